@@ -1,0 +1,1 @@
+"""fkd: teacher labels once, students for ever."""
