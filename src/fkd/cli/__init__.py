@@ -61,7 +61,7 @@ def _run(command: Callable[..., Any], options: list[str], prog: str) -> None:
 
     parameters = list(inspect.signature(command).parameters.values())
     config_class = parameters[0].annotation if len(parameters) == 1 else None
-    if dataclasses.is_dataclass(config_class):
+    if isinstance(config_class, type) and dataclasses.is_dataclass(config_class):
         config = auto_cli(config_class, args=options, prog=prog, description=command.__doc__)
         command(config)
     else:
@@ -79,8 +79,8 @@ def _help() -> str:
     verbs = "\n".join(f"  {verb:9}{summary}" for verb, (_, summary) in VERBS.items())
     return (
         "usage: fkd VERB [--config FILE.yaml] [--option value ...]\n\n"
-        "Teacher labels once, students for ever: soft labels of many crops per image in a compact,\n"
-        f"checked store, and training from it.\n\n{verbs}\n\n"
+        "Teacher labels once, students for ever: soft labels of many crops per image in a\n"
+        f"compact, checked store, and training from it.\n\n{verbs}\n\n"
         "fkd VERB --help lists the options of a verb; --print_config prints them as YAML."
     )
 

@@ -1,0 +1,128 @@
+"""The sparse loss against the dense one in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fkd.codecs import decode, parse_codec
+from fkd.errors import ConfigError
+from fkd.losses import SoftTargetLoss, soft_cross_entropy
+from fkd.targets import SoftTargets, mix_targets
+
+B, C = 16, 50
+CODECS = ["full", "hard", "smoothing", "ms:5", "ms:10", "mr:5", "ms:50", "logits"]
+
+
+def batch(name, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(B, C, generator=generator) * 3
+    outputs = torch.randn(B, C, generator=generator) * 2
+    codec = parse_codec(name)
+    encoded = codec.encode(outputs if name == "logits" else outputs.softmax(1))
+    targets = codec.targets(encoded, C)
+    torch.testing.assert_close(targets.dense(), decode(codec, encoded, C))
+    return logits, targets
+
+
+def dense_oracle(logits, q, temperature=1.0):
+    """-sum q log softmax(z / t) and its gradient for the mean, in float64."""
+    z = logits.double().requires_grad_()
+    loss = -(q.double() * F.log_softmax(z / temperature, dim=1)).sum(1)
+    loss.mean().backward()
+    return loss.detach(), z.grad
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("name", CODECS)
+def test_loss_and_gradient_equal_the_dense_oracle(name, temperature):
+    """Relative to the loss, and to the largest entry of the gradient: 1e-6 in float32."""
+    logits, targets = batch(name)
+    expected, expected_grad = dense_oracle(logits, targets.dense(), temperature)
+    z = logits.clone().requires_grad_()
+    loss = soft_cross_entropy(z, targets, temperature)
+    loss.mean().backward()
+    assert ((loss.double() - expected).abs() / expected.abs()).max() < 1e-6
+    assert (z.grad.double() - expected_grad).abs().max() < 1e-6 * expected_grad.abs().max()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_the_backward_passes_gradcheck(name):
+    logits, targets = batch(name)
+    z = logits[:3].double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: soft_cross_entropy(z, targets[:3], 2.0), (z,))
+
+
+@pytest.mark.parametrize("name", ["ms:5", "full"])
+def test_half_precision_logits_are_lifted(name):
+    logits, targets = batch(name)
+    z = logits.bfloat16().requires_grad_()
+    loss = soft_cross_entropy(z, targets)
+    loss.mean().backward()
+    assert loss.dtype == torch.float32
+    assert z.grad.dtype == torch.bfloat16
+    expected, _ = dense_oracle(logits.bfloat16().float(), targets.dense())
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_huge_logits_stay_finite():
+    logits, targets = batch("ms:5")
+    z = (logits * 1e4).requires_grad_()
+    soft_cross_entropy(z, targets).mean().backward()
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ms:5", "hard", "full"])
+def test_mixed_labels_give_the_mixture_of_the_losses(name):
+    """L(z, a q + (1 - a) q') = a L(z, q) + (1 - a) L(z, q'): cross-entropy is linear in q."""
+    logits, targets = batch(name)
+    partner, share = torch.randperm(B), torch.rand(B)
+    mixed = mix_targets(targets, partner, share)
+    loss = soft_cross_entropy(logits, mixed)
+    by_parts = share * soft_cross_entropy(logits, targets)
+    by_parts += (1 - share) * soft_cross_entropy(logits, targets[partner])
+    torch.testing.assert_close(loss, by_parts, rtol=2e-6, atol=1e-6)
+    dense = share[:, None] * targets.dense() + (1 - share[:, None]) * targets.dense()[partner]
+    torch.testing.assert_close(mixed.dense(), dense)
+
+
+def test_the_ground_truth_term_is_equation_1():
+    logits, targets = batch("ms:5")
+    labels = torch.arange(B) % C
+    labelled = SoftTargets(targets.index, targets.weight, targets.tail, C, labels)
+    loss = SoftTargetLoss(temperature=2.0, soft_weight=0.7)(logits, labelled)
+    soft, _ = dense_oracle(logits, targets.dense(), 2.0)
+    expected = 0.7 * soft.mean() + 0.3 * F.cross_entropy(logits.double(), labels)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_one_hot_targets_are_ordinary_cross_entropy():
+    logits, labels = torch.randn(B, C), torch.randint(0, C, (B,))
+    for smoothing in (0.0, 0.1):
+        loss = SoftTargetLoss()(logits, SoftTargets.one_hot(labels, C, smoothing))
+        torch.testing.assert_close(
+            loss, F.cross_entropy(logits, labels, label_smoothing=smoothing), rtol=1e-6, atol=0
+        )
+
+
+def test_the_entropy_is_the_smallest_loss():
+    _, targets = batch("ms:5")
+    best = soft_cross_entropy(targets.dense().log(), targets)
+    torch.testing.assert_close(targets.entropy(), best, rtol=1e-5, atol=1e-6)
+
+
+def test_a_student_with_other_classes_is_refused():
+    _, targets = batch("ms:5")
+    with pytest.raises(ConfigError, match="gives 10 classes but the labels have 50"):
+        soft_cross_entropy(torch.zeros(B, 10), targets)
+
+
+def test_a_ground_truth_term_without_ground_truth_is_refused():
+    logits, targets = batch("ms:5")
+    with pytest.raises(ConfigError, match="needs the true class"):
+        SoftTargetLoss(soft_weight=0.5)(logits, targets)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"soft_weight": 1.5}])
+def test_impossible_settings_are_refused_by_name(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        SoftTargetLoss(**options)
