@@ -1,1 +1,93 @@
-"""fkd: teacher labels once, students for ever."""
+"""fkd: teacher labels once, students for ever.
+
+The names below are the public interface; everything else may move. They are imported when first
+used, so that `import fkd` costs milliseconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fkd.augment import AugmentConfig
+    from fkd.codecs import (
+        Full,
+        Hard,
+        Logits,
+        MarginalRenorm,
+        MarginalSmoothing,
+        Smoothing,
+        parse_codec,
+    )
+    from fkd.crops import CropConfig, replay, sample_crops
+    from fkd.data import ImagesConfig, MultiCropDataset, collate_crops, open_source
+    from fkd.errors import FKDError
+    from fkd.labeling import LabelConfig, label
+    from fkd.losses import SoftTargetLoss, soft_cross_entropy
+    from fkd.models import TeacherConfig, load_teachers
+    from fkd.store import LabelStore, verify_store
+    from fkd.targets import SoftTargets
+    from fkd.training import TrainConfig, train
+
+_HOMES = {
+    "fkd.augment": ["AugmentConfig"],
+    "fkd.codecs": [
+        "Full",
+        "Hard",
+        "Logits",
+        "MarginalRenorm",
+        "MarginalSmoothing",
+        "Smoothing",
+        "parse_codec",
+    ],
+    "fkd.crops": ["CropConfig", "replay", "sample_crops"],
+    "fkd.data": ["ImagesConfig", "MultiCropDataset", "collate_crops", "open_source"],
+    "fkd.errors": ["FKDError"],
+    "fkd.labeling": ["LabelConfig", "label"],
+    "fkd.losses": ["SoftTargetLoss", "soft_cross_entropy"],
+    "fkd.models": ["TeacherConfig", "load_teachers"],
+    "fkd.store": ["LabelStore", "verify_store"],
+    "fkd.targets": ["SoftTargets"],
+    "fkd.training": ["TrainConfig", "train"],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AugmentConfig",
+    "CropConfig",
+    "FKDError",
+    "Full",
+    "Hard",
+    "ImagesConfig",
+    "LabelConfig",
+    "LabelStore",
+    "Logits",
+    "MarginalRenorm",
+    "MarginalSmoothing",
+    "MultiCropDataset",
+    "Smoothing",
+    "SoftTargetLoss",
+    "SoftTargets",
+    "TeacherConfig",
+    "TrainConfig",
+    "collate_crops",
+    "label",
+    "load_teachers",
+    "open_source",
+    "parse_codec",
+    "replay",
+    "sample_crops",
+    "soft_cross_entropy",
+    "train",
+    "verify_store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'fkd' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
