@@ -1,0 +1,121 @@
+"""Images that a data set object yields as pictures, not as files (torchvision's CIFAR and others).
+
+Every picture is given out as the bytes of a PPM file, which holds exactly its RGB pixels; checksum
+and decoding then work as for files. Keys are positions, as such data sets have no names.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fkd.data.decode import rgb_pixels
+from fkd.errors import ConfigError
+
+_LABEL_ATTRIBUTES = ("targets", "labels", "_labels")  # as torchvision's data sets call them
+
+
+class ArraySource:
+    """A map-style data set of (picture, ...) items; a picture is a PIL image or a uint8 array.
+
+    Labels are taken from the data set's `targets` or `labels`, names from its `classes`; a data set
+    without labels there has no classes.
+
+    Attributes:
+        root: what the data set calls its folder, or the name of its type.
+        class_names: names in the order of the labels, or None.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        """Takes a data set without transforms.
+
+        Raises:
+            ConfigError: it has a transform, or no length.
+        """
+        refuse_transforms(dataset)
+        self.root = str(getattr(dataset, "root", type(dataset).__name__))
+        self._dataset = dataset
+        self._labels = _find_labels(dataset)
+        self.class_names = _find_class_names(dataset, self._labels)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __repr__(self) -> str:
+        return f"ArraySource({type(self._dataset).__name__}, {len(self)} images)"
+
+    def key(self, i: int) -> bytes:
+        """The position with at least eight digits."""
+        digits = max(8, len(str(len(self) - 1)))
+        return b"%0*d" % (digits, i)
+
+    def label(self, i: int) -> int:
+        """The class of image `i`, -1 for none."""
+        return -1 if self._labels is None else int(self._labels[i])
+
+    def name(self, i: int) -> str:
+        """Data set and position."""
+        return f"image {i} of {type(self._dataset).__name__}"
+
+    def file_size(self, i: int) -> int:
+        """Bytes of the PPM file; as costly as reading it."""
+        return len(self.read(i))
+
+    def read(self, i: int) -> bytes:
+        """Image `i` as a PPM file.
+
+        Raises:
+            ImageError: the picture has no obvious meaning as RGB.
+            ConfigError: the item does not begin with a picture.
+        """
+        item = self._dataset[i]
+        picture = item[0] if isinstance(item, tuple | list) else item
+        return encode_ppm(self._pixels(picture, i))
+
+    def _pixels(self, picture: Any, i: int) -> np.ndarray:
+        if isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
+            picture = Image.fromarray(picture)
+        if not isinstance(picture, Image.Image):
+            raise ConfigError(
+                f"{self.name(i)} is a {type(picture).__name__}, not a PIL image or uint8 array "
+                "(H, W, 3); give the data set without transforms"
+            )
+        return rgb_pixels(picture, self.name(i))
+
+
+def encode_ppm(pixels: np.ndarray) -> bytes:
+    """A PPM file with these pixels, uint8 (H, W, 3)."""
+    height, width, _ = pixels.shape
+    return b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
+
+
+def refuse_transforms(dataset: Any) -> None:
+    """Transforms of a data set would be skipped silently, so they are refused.
+
+    Raises:
+        ConfigError: the data set has one.
+    """
+    for attribute in ("transform", "target_transform"):
+        if getattr(dataset, attribute, None) is not None:
+            raise ConfigError(
+                f"the data set {type(dataset).__name__} has a {attribute}, which would not be "
+                f"applied; build it with {attribute}=None"
+            )
+
+
+def _find_labels(dataset: Any) -> np.ndarray | None:
+    for attribute in _LABEL_ATTRIBUTES:
+        labels = getattr(dataset, attribute, None)
+        if labels is not None and len(labels) == len(dataset):
+            return np.asarray(labels, dtype=np.int32)
+    return None
+
+
+def _find_class_names(dataset: Any, labels: np.ndarray | None) -> list[str] | None:
+    if labels is None:
+        return None
+    names: Sequence[Any] | None = getattr(dataset, "classes", None)
+    if names is None:
+        return [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+    return [str(name) for name in names]

@@ -1,0 +1,197 @@
+"""Turns the bytes of an image file into pixels: one function for labelling and for training.
+
+A stored label belongs to the pixels the teacher saw, so both phases must decode alike. Nothing is
+left to chance: which formats are read, what becomes of orientation, alpha and depth, and when an
+image is refused. `DECODER` records those choices in the identity of every label store.
+
+Not known here: files, folders, crops.
+"""
+
+import io
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import (  # noqa: F401 - importing a plugin registers its format in Image.OPEN
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+from torch import Tensor
+
+from fkd.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+MAX_PIXELS = 1024**3 // 4 // 3
+"""Largest image that is decoded, 89.5 million pixels: the limit at which Pillow starts to warn."""
+
+DECODER: dict[str, Any] = {
+    "library": "pillow",
+    "version": PIL.__version__,
+    "libjpeg_turbo": features.version("libjpeg_turbo"),
+    "exif": "ignored",
+    "icc": "ignored",
+    "alpha": "dropped",
+    "grey16": "divided by 257 and rounded",
+    "colour16": "high byte",
+}
+
+_CONVERTED_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr"})
+_GREY16_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+# What people have instead of an image, by how it begins (compared in lower case).
+_IMPOSTORS = (
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the real file with `git lfs pull`"),
+    (b"<!doctype html", "an HTML page, probably of a failed download; download it again"),
+    (b"<html", "an HTML page, probably of a failed download; download it again"),
+    (b"<?xml", "an XML or SVG document; convert it to PNG or JPEG"),
+    (b"<svg", "an SVG drawing; convert it to PNG or JPEG"),
+    (b"%pdf", "a PDF document; convert it to PNG or JPEG"),
+    (b"%!ps", "a PostScript document; convert it to PNG or JPEG"),
+    (b"\xc5\xd0\xd3\xc6", "a PostScript document; convert it to PNG or JPEG"),
+    (b"pk\x03\x04", "a ZIP archive; unpack it"),
+    (b"\x1f\x8b", "a gzip archive; unpack it"),
+    (b"\xff\x0a", "a JPEG XL image; convert it to PNG or JPEG"),
+    (b"\0\0\0\x0cjxl ", "a JPEG XL image; convert it to PNG or JPEG"),
+    (b"\0\0\0\x0cjp  ", "a JPEG 2000 image; convert it to PNG or JPEG"),
+)
+_BLANKS = b"\xef\xbb\xbf \t\r\n"  # a byte order mark or white space before the document
+_ISO_MEDIA = b"ftyp"  # at byte 4 of HEIC and AVIF files, and of films
+
+_SILENCED = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
+
+
+def decode_image(data: bytes, name: str) -> Tensor:
+    """Decode an image file to uint8 RGB (3, H, W); the memory is laid out height, width, channel.
+
+    The orientation in EXIF data is ignored, as torchvision and timm do (the orientation tag of a
+    TIFF is part of that format and is applied). Alpha is dropped, without blending. Grey images of
+    16 bits are divided by 257. Safe to call from many threads.
+
+    Two settings of the process change at the first call, because no thread-safe way is narrower:
+    Pillow's `LOAD_TRUNCATED_IMAGES` goes off, and remarks of Pillow on odd metadata are silenced.
+
+    Args:
+        data: the whole file.
+        name: how error messages call the image.
+
+    Raises:
+        ImageError: the bytes are not one complete still image in one of `FORMATS`, have a pixel
+            type without an obvious meaning as RGB, or exceed `MAX_PIXELS`.
+    """
+    _prepare_pillow()
+    try:
+        with _open(data, name) as image:
+            _refuse_unsuitable(image, name)
+            image.load()
+            pixels = rgb_pixels(image, name)
+    except (ImageError, MemoryError):  # a lack of memory says nothing about the image
+        raise
+    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+        reason = str(error) or type(error).__name__
+        raise ImageError(
+            f"{name} is damaged or incomplete ({reason}); replace the file or remove it"
+        ) from error
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ImageError(
+            f"{name} was decoded while another part of the program set "
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which hides missing pixels; do not set it"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of a Pillow image as a new uint8 array (H, W, 3); see `decode_image`.
+
+    Raises:
+        ImageError: the mode of the image has no obvious meaning as RGB.
+    """
+    if image.mode in _GREY16_MODES:
+        return np.repeat(_grey16_to_8(np.asarray(image), name)[..., None], 3, axis=2)
+    if image.mode in _CONVERTED_MODES:
+        image = _without_transparency(image).convert("RGB")
+    if image.mode != "RGB":
+        raise ImageError(
+            f"{name} has pixels of type {image.mode}, which has no one meaning as RGB; "
+            "convert it to 8-bit RGB"
+        )
+    return np.array(image)
+
+
+def _prepare_pillow() -> None:
+    """Make Pillow strict about missing pixels and silent about odd metadata.
+
+    Both settings belong to the process and other code may undo them, hence again for each image.
+    `warnings.catch_warnings` would be undone by other threads, and each use makes Python forget
+    which warnings were shown already.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    if warnings.filters[:1] != [_SILENCED]:  # in front, or a later "error" would win
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def _open(data: bytes, name: str) -> ImageFile.ImageFile:
+    """Parse the header; opens the plugin itself, as `Image.open` warns of large images."""
+    if not data:
+        raise ImageError(f"{name} is empty (zero bytes); replace the file or remove it")
+    for format_name in FORMATS:
+        factory, accept = Image.OPEN[format_name]
+        if accept is None or accept(data[:16]) is True:
+            return factory(io.BytesIO(data), "")
+    raise ImageError(f"{name} is {_describe_impostor(data)}")
+
+
+def _describe_impostor(data: bytes) -> str:
+    start = data[:512].lower()
+    for prefix, description in _IMPOSTORS:
+        if start.startswith(prefix) or start.lstrip(_BLANKS).startswith(prefix):
+            return description
+    if data[4:8] == _ISO_MEDIA:
+        return "a HEIC or AVIF image or a film; convert it to PNG or JPEG"
+    return f"not an image of a known format ({', '.join(FORMATS)}); convert or remove it"
+
+
+def _refuse_unsuitable(image: ImageFile.ImageFile, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} claims {width}x{height} pixels, more than the {MAX_PIXELS / 1e6:.1f} million "
+            "that are decoded; make it smaller or remove it"
+        )
+    # The further pictures of an MPO (a camera's stereo pair or preview) are not its content.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise ImageError(
+            f"{name} holds several frames or pages; save the one you mean as a file of its own"
+        )
+
+
+def _without_transparency(image: Image.Image) -> Image.Image:
+    """The image without its transparent colour, which Pillow would otherwise convert or lament."""
+    if "transparency" not in image.info:
+        return image
+    image = image.copy()
+    del image.info["transparency"]
+    return image
+
+
+def _grey16_to_8(grey: np.ndarray, name: str) -> np.ndarray:
+    """Map 0..65535 to 0..255, rounding x / 257 to the nearest (a tie cannot occur)."""
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise ImageError(
+            f"{name} has grey values from {low} to {high}, which do not fit 16 bits; "
+            "convert it to 8-bit RGB"
+        )
+    return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)

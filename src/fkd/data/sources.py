@@ -1,0 +1,189 @@
+"""Where images come from: one protocol in front of folders, Parquet files and data set objects.
+
+A source gives out encoded files by position and knows a stable key for each. What a file shows is
+left to `fkd.data.decode`.
+"""
+
+import os
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+from torch import Tensor
+
+from fkd.data.arrays import ArraySource, refuse_transforms
+from fkd.data.decode import decode_image
+from fkd.data.folder import FolderSource, scan_folder
+from fkd.data.parquet import ParquetSource
+from fkd.errors import ConfigError
+
+SourceFormat = Literal["auto", "folder", "flat", "parquet", "cifar10", "cifar100"]
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Encoded images by position, in ascending bytewise order of their unique keys.
+
+    Attributes:
+        root: where the images are, for messages.
+        class_names: names in the order of the labels, or None if images have no labels.
+    """
+
+    root: str
+    class_names: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    def key(self, i: int) -> bytes:
+        """The stable identity of image `i`, such as its relative path."""
+        ...
+
+    def label(self, i: int) -> int:
+        """The class of image `i`, -1 for none."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What messages call image `i`: printable, and enough to find it."""
+        ...
+
+    def file_size(self, i: int) -> int:
+        """Bytes of the encoded image `i`."""
+        ...
+
+    def read(self, i: int) -> bytes:
+        """The encoded image `i`; raises ImageError."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    """Where the images are and how they are laid out.
+
+    Attributes:
+        root: a folder, or one Parquet file.
+        format: auto finds out by looking; folder takes sub-folders as classes if there are any;
+            flat has no classes; cifar10 and cifar100 are torchvision's.
+        split: which part, where `root` holds several (train, validation, test).
+        image_column: column of the encoded images (Parquet).
+        label_column: column of the labels (Parquet); null for images without labels.
+        download: fetch CIFAR if it is not there.
+    """
+
+    root: str
+    format: SourceFormat = "auto"
+    split: str = "train"
+    image_column: str = "image"
+    label_column: str | None = "label"
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(SourceFormat):
+            known = ", ".join(get_args(SourceFormat))
+            raise ConfigError(f"images.format: unknown format {self.format!r}; choose from {known}")
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """A decoded image and the identity of the file it came from.
+
+    Attributes:
+        image: uint8 RGB (3, H, W).
+        crc32: checksum of the encoded file.
+        num_bytes: size of the encoded file.
+    """
+
+    image: Tensor
+    crc32: int
+    num_bytes: int
+
+
+def load(source: ImageSource, i: int) -> LoadedImage:
+    """Read and decode image `i`.
+
+    Raises:
+        ImageError: it cannot be read or decoded.
+    """
+    data = source.read(i)
+    return LoadedImage(decode_image(data, source.name(i)), zlib.crc32(data), len(data))
+
+
+def open_source(config: ImagesConfig) -> ImageSource:
+    """The images that a configuration describes.
+
+    Raises:
+        ConfigError: nothing usable is there; the message names the field and the way out.
+    """
+    if config.format in ("cifar10", "cifar100"):
+        return ArraySource(_open_cifar(config))
+    if config.format == "parquet" or (config.format == "auto" and _holds_parquet(config.root)):
+        if not os.path.exists(config.root):
+            raise ConfigError(f"images.root: {config.root} does not exist; give a file or folder")
+        return ParquetSource(
+            config.root,
+            split=config.split,
+            image_column=config.image_column,
+            label_column=config.label_column,
+        )
+    return scan_folder(config.root, split=config.split, flat=config.format == "flat")
+
+
+def as_source(dataset: Any) -> ImageSource:
+    """Any data set as a source: a source itself, an ImageFolder, or a sequence of (picture, ...).
+
+    Positions in the source are in the order of the keys, which for an ImageFolder need not be the
+    order of its samples.
+
+    Raises:
+        ConfigError: the object is no data set, or has transforms or a loader that would be skipped.
+    """
+    if isinstance(dataset, ImageSource):
+        return dataset
+    if hasattr(dataset, "samples") and hasattr(dataset, "loader"):
+        return _from_image_folder(dataset)
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return ArraySource(dataset)
+    raise ConfigError(
+        f"a {type(dataset).__name__} is not a data set of images; give a folder's ImageFolder, "
+        "a map-style data set of PIL images, or an object with the methods of ImageSource"
+    )
+
+
+def _from_image_folder(dataset: Any) -> FolderSource:
+    from torchvision.datasets.folder import default_loader
+
+    refuse_transforms(dataset)
+    if dataset.loader is not default_loader:
+        raise ConfigError(
+            f"the data set {type(dataset).__name__} has its own loader, which would be skipped; "
+            "build it without"
+        )
+    # torchvision's ImageNet keeps the images of a split one folder below `root`, the ids in `wnids`
+    root = str(getattr(dataset, "split_folder", dataset.root))
+    names = getattr(dataset, "wnids", dataset.classes)
+    keys = [
+        os.fsencode(os.path.relpath(path, root).replace(os.sep, "/")) for path, _ in dataset.samples
+    ]
+    return FolderSource(root, keys, [label for _, label in dataset.samples], list(names))
+
+
+def _holds_parquet(root: str) -> bool:
+    """Whether `root` is a Parquet file, or has some in it or in `data/` (as on Hugging Face)."""
+    if os.path.isfile(root):
+        return root.endswith(".parquet")
+    folders = [folder for folder in (root, os.path.join(root, "data")) if os.path.isdir(folder)]
+    return any(file.endswith(".parquet") for folder in folders for file in os.listdir(folder))
+
+
+def _open_cifar(config: ImagesConfig) -> Any:
+    from torchvision import datasets
+
+    if config.split not in ("train", "test"):
+        raise ConfigError(f"images.split: CIFAR has train and test, no {config.split!r}")
+    build = datasets.CIFAR10 if config.format == "cifar10" else datasets.CIFAR100
+    try:
+        return build(config.root, train=config.split == "train", download=config.download)
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"images.root: {config.root} holds no complete {build.__name__} ({error}); "
+            "set images.download true where there is a network"
+        ) from error
