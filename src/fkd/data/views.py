@@ -1,0 +1,222 @@
+"""Which crops of an image a student sees, and when.
+
+*Positions* number the crops that an image has been seen with: a pass with m crops that starts at
+epoch e uses the positions e .. e + m - 1. Crops are a pure function of (seed, image key, position),
+so a run sees the same ones after a restart and with any number of processes.
+
+    views   crop at a position                                    target
+    stored  what the store holds: every crop once per cycle of M  the stored label
+    fresh   a new one, drawn for that position                    none (ask a teacher, or the class)
+
+Stored views without replacement: cycle c of an image is a random order of its M crops. Where an
+access begins in one cycle and ends in the next, m = 3, M = 5:
+
+    position  0 1 2 | 3 4 . 5 | 6 7 8 | 9 ...        the access | 3 4 5 | straddles
+    cycle     -- 0 ------ -- 1 -------------
+
+the next order first uses crops that its predecessor did not just use, so the m crops of an access
+always differ, and every cycle still has every crop exactly once.
+
+Source: FKD (Shen and Xing, ECCV 2022), Sec. 4.1: crops shuffled and without overlap. The authors'
+code draws m of M afresh at every access: order "iid".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from fkd.augment import NO_AUGMENT, AugmentConfig
+from fkd.codecs import Encoded
+from fkd.crops import CropConfig, sample_crops
+from fkd.data.sources import ImageSource, LoadedImage
+from fkd.errors import ConfigError, CropMismatch
+from fkd.randomness import Purpose, permutations, stream_keys
+from fkd.records import CropRecords
+from fkd.store import LabelStore, StoredCrops
+from fkd.targets import SoftTargets
+
+ViewOrder = Literal["epoch_permutation", "iid"]
+
+
+class ViewRequest(NamedTuple):
+    """One access: `crops` crops of image `image`, from position `start` on."""
+
+    image: int
+    start: int
+    crops: int
+
+
+@dataclass(frozen=True)
+class PickedCrops:
+    """The crops of one access to several images.
+
+    Attributes:
+        targets: stored labels of all crops, image after image; None for fresh views.
+        records: (j, loaded image) to the records (m,) of the j-th image; checks the image.
+    """
+
+    targets: SoftTargets | None
+    records: Callable[[int, LoadedImage], CropRecords]
+
+
+class Views(Protocol):
+    """Where the crops of an access come from."""
+
+    def pick(self, images: np.ndarray, start: int, count: int) -> PickedCrops:
+        """`count` crops, from position `start` on, of each of the images (B,)."""
+
+
+class FreshViews:
+    """New random crops at every position: what plain training and online distillation use."""
+
+    def __init__(
+        self, images: ImageSource, config: CropConfig, augment: AugmentConfig = NO_AUGMENT
+    ) -> None:
+        self._images = images
+        self._config = config
+        self._augment = augment
+
+    def pick(self, images: np.ndarray, start: int, count: int) -> PickedCrops:
+        """Crop numbers are positions; nothing is drawn before the image's size is known."""
+        numbers = np.arange(start, start + count)
+
+        def records(j: int, loaded: LoadedImage) -> CropRecords:
+            size = (loaded.image.shape[1], loaded.image.shape[2])
+            key = self._images.key(int(images[j]))
+            return sample_crops(self._config, key, size, numbers, self._augment)
+
+        return PickedCrops(None, records)
+
+
+class StoredViews:
+    """The crops of a label store, with their labels.
+
+    Args:
+        images: where the images come from; their keys are looked up in the store.
+        store: the labels.
+        rows: store row of each image, int64 (len(images),).
+        stride: m, crops of every multi-crop access.
+        offset: position of the first multi-crop access (the warm-up's length).
+        seed: picks the orders.
+        order: without replacement, or independent at every access.
+
+    Raises:
+        ConfigError: an access needs more crops than the store has.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        store: LabelStore,
+        rows: np.ndarray,
+        *,
+        stride: int,
+        offset: int = 0,
+        seed: int = 0,
+        order: ViewOrder = "epoch_permutation",
+    ) -> None:
+        if stride > store.num_crops:
+            raise ConfigError(
+                f"the store has {store.num_crops} crops per image, asked for {stride}; lower "
+                "crops_per_image or label more crops"
+            )
+        self._images = images
+        self._store = store
+        self._rows = rows
+        self._stride = stride
+        self._offset = offset
+        self._seed = seed
+        self._order = order
+
+    def pick(self, images: np.ndarray, start: int, count: int) -> PickedCrops:
+        """All records and labels are read at once; an image is checked when it is at hand."""
+        crops = self.crop_numbers(images, start, count)
+        stored = self._store.read(self._rows[images], crops)
+
+        def records(j: int, loaded: LoadedImage) -> CropRecords:
+            check_image(stored, j, loaded, self._images.name(int(images[j])))
+            return stored.records[j]
+
+        return PickedCrops(self._targets(stored), records)
+
+    def crop_numbers(self, images: np.ndarray, start: int, count: int) -> np.ndarray:
+        """Which stored crops an access uses, int64 (B, count)."""
+        streams = stream_keys(self._seed, [self._images.key(int(i)) for i in images])
+        num_crops = self._store.num_crops
+        if self._order == "iid":
+            return permutations(streams, Purpose.VIEW_ORDER, start, num_crops)[:, :count]
+        return without_replacement(
+            streams, num_crops, range(start, start + count), self._stride, self._offset
+        )
+
+    def _targets(self, stored: StoredCrops) -> SoftTargets:
+        encoded = Encoded(_flat(stored.index), _flat(stored.value))
+        return self._store.codec.targets(encoded, self._store.num_classes)
+
+
+def without_replacement(
+    streams: np.ndarray, num_crops: int, positions: range, stride: int, offset: int
+) -> np.ndarray:
+    """Crop numbers (B, len(positions)): every cycle of `num_crops` positions has every crop once.
+
+    Accesses of `stride` positions start at `offset`, `offset + stride` ...; the crops of each of
+    them are distinct. Needs stride <= num_crops.
+    """
+    cycles = sorted({position // num_crops for position in positions})
+    orders = {c: _cycle_order(streams, c, num_crops, stride, offset) for c in cycles}
+    columns = [orders[p // num_crops][:, p % num_crops] for p in positions]
+    return np.stack(columns, axis=1)
+
+
+def _cycle_order(
+    streams: np.ndarray, cycle: int, num_crops: int, stride: int, offset: int
+) -> np.ndarray:
+    """The order (B, M) of one cycle: a permutation, in which the crops of an access that straddles
+    its beginning come last. It depends on its predecessors back to the last cycle that no access
+    straddles."""
+
+    def tail(c: int) -> int:
+        """Positions that the access across the start of cycle c has in cycle c - 1."""
+        return max(c * num_crops - offset, 0) % stride
+
+    origin = next(c for c in range(cycle, -1, -1) if tail(c) == 0)
+    numbers = np.arange(origin, cycle + 1)
+    draws = permutations(streams[:, None], Purpose.VIEW_ORDER, numbers, num_crops)
+    order = draws[:, 0]
+    for c in range(origin + 1, cycle + 1):
+        just_used = order[:, num_crops - tail(c) :]
+        order = _move_to_end(draws[:, c - origin], just_used)
+    return order
+
+
+def _move_to_end(order: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Each order (B, M) with some of its entries (B, r) moved to its end, else unchanged."""
+    late = (order[:, :, None] == values[:, None, :]).any(axis=2)
+    return np.take_along_axis(order, np.argsort(late, axis=1, kind="stable"), axis=1)
+
+
+def check_image(stored: StoredCrops, j: int, loaded: LoadedImage, name: str) -> None:
+    """Refuse an image file that is not the one that was labelled.
+
+    Raises:
+        CropMismatch: its bytes differ, or it decodes to another size.
+    """
+    if loaded.crc32 != stored.images.crc32[j] or loaded.num_bytes != stored.images.num_bytes[j]:
+        raise CropMismatch(
+            f"{name} is not the file that was labelled (its checksum differs); restore it, or "
+            "label these images anew"
+        )
+    size, expected = tuple(loaded.image.shape[1:]), tuple(stored.images.size[j].tolist())
+    if size != expected:
+        raise CropMismatch(
+            f"{name} decodes to {size[0]}x{size[1]} pixels here but to {expected[0]}x{expected[1]} "
+            "when it was labelled; use the decoder versions that the store names"
+        )
+
+
+def _flat(values: np.ndarray | None) -> torch.Tensor | None:
+    """(B, m, K) as a tensor (B * m, K)."""
+    return None if values is None else torch.from_numpy(values.reshape(-1, values.shape[-1]))

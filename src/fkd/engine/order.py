@@ -1,0 +1,161 @@
+"""Which images meet in which step, on which process: a pure function of (seed, epoch, step).
+
+One *global batch* per optimiser step holds ceil(batch_size / m) images, whatever the number of
+processes. It is cut into `world_size * accumulate_steps` chunks, which processes take in turn:
+
+    global batch  | image 0 1 2 | 3 4 5 | 6 7 | 8 9 |     world_size 2, accumulate_steps 2
+    process       |      0      |   1   |  0  |  1  |
+    part          |      0      |   0   |  1  |  1  |
+
+Nothing here is state: a run that goes on at step t, also with other processes, asks for the same
+batches as one that never stopped.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from fkd.data.views import ViewRequest
+from fkd.engine.schedule import Pass
+from fkd.randomness import Purpose, permutations, stream_key, uniforms
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step lies in its run.
+
+    Attributes:
+        number: which pass.
+        of: the pass.
+        step: steps of this pass before this one.
+        num_steps: steps of this pass.
+    """
+
+    number: int
+    of: Pass
+    step: int
+    num_steps: int
+
+    @property
+    def ends_pass(self) -> bool:
+        """Whether this is the last step of its pass."""
+        return self.step == self.num_steps - 1
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done before this step."""
+        return self.of.epoch + self.of.crops * self.step / self.num_steps
+
+    @property
+    def epoch_after(self) -> float:
+        """Epochs done after this step."""
+        return self.of.epoch + self.of.crops * (self.step + 1) / self.num_steps
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one process computes in one forward pass.
+
+    Attributes:
+        requests: the views to load.
+        weight: factor of the chunk's mean loss, so that the gradients, averaged over processes and
+            summed over parts, are those of the mean over the global batch; 0 for a filler, which a
+            process computes where there are fewer images than chunks.
+        number: which chunk of the global batch.
+        last: whether it is the process's last chunk of the step.
+    """
+
+    requests: list[ViewRequest]
+    weight: float
+    number: int
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The order of a whole run.
+
+    Attributes:
+        images: positions of the images to train on, int64.
+        passes: from `plan_passes`.
+        batch_size: crops per optimiser step, over all processes.
+        seed: picks the order.
+        world_size: processes.
+        rank: this process.
+        accumulate_steps: forward passes of a process per optimiser step.
+    """
+
+    images: np.ndarray
+    passes: Sequence[Pass]
+    batch_size: int
+    seed: int
+    world_size: int = 1
+    rank: int = 0
+    accumulate_steps: int = 1
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the run."""
+        return int(self._ends[-1])
+
+    def place(self, step: int) -> Place:
+        """Where step `step` lies."""
+        ends = self._ends
+        number = int(np.searchsorted(ends, step, side="right"))
+        first = int(ends[number - 1]) if number else 0
+        return Place(number, self.passes[number], step - first, int(ends[number]) - first)
+
+    def global_batch(self, step: int) -> np.ndarray:
+        """Positions of the images of a step, int64, the same for every process."""
+        place = self.place(step)
+        size = self._images_per_batch(place.of)
+        stop = (place.step + 1) * size if not place.ends_pass else len(self.images)
+        chosen = _image_order(self.seed, place.of.epoch, len(self.images))
+        batch: np.ndarray = self.images[chosen[place.step * size : stop]]
+        return batch
+
+    def chunk(self, step: int, part: int) -> Chunk:
+        """What this process does in the `part`-th forward pass of a step."""
+        images, view = self.global_batch(step), self.place(step).of
+        number = part * self.world_size + self.rank
+        own = np.array_split(images, self.world_size * self.accumulate_steps)[number]
+        weight = self.world_size * len(own) / len(images)
+        shown = own if len(own) else images[:1]
+        requests = [ViewRequest(image, view.epoch, view.crops) for image in shown.tolist()]
+        return Chunk(requests, weight, number, last=part == self.accumulate_steps - 1)
+
+    def chunks(self, first_step: int) -> Iterator[Chunk]:
+        """All chunks of this process from a step to the end of the run."""
+        for step in range(first_step, self.num_steps):
+            for part in range(self.accumulate_steps):
+                yield self.chunk(step, part)
+
+    def _images_per_batch(self, view: Pass) -> int:
+        return -(-self.batch_size // view.crops)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Steps of the run up to the end of each pass."""
+        return np.cumsum([self._steps_of(view) for view in self.passes])
+
+    def _steps_of(self, view: Pass) -> int:
+        """Steps of one pass; the last, partial batch is kept.
+
+        A last batch of one single crop joins the one before: batch norm cannot train on it.
+        """
+        full, rest = divmod(len(self.images), self._images_per_batch(view))
+        return max(1, full + (rest * view.crops > 1))
+
+
+@lru_cache(maxsize=2)  # an order of ImageNet takes 10 MB; the loader is at most one pass ahead
+def _image_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    """The order of the images in the pass that starts at `epoch`, int64 (num_images,)."""
+    return permutations(stream_key(seed), Purpose.IMAGE_ORDER, epoch, num_images)
+
+
+def step_seed(seed: int, step: int, chunk: int) -> int:
+    """The seed of torch's generators for one forward pass (dropout, drop path)."""
+    draws = uniforms(stream_key(seed, b"chunk %d" % chunk), Purpose.STEP, step, 2)
+    return int(draws[0] * 2**31) << 32 | int(draws[1] * 2**32)

@@ -1,0 +1,125 @@
+"""How a run is cut into passes, and which learning rate each pass has.
+
+Epochs count *crops*: in one epoch every image is seen once. A pass goes over the images once, with
+m crops of each, and so is worth m epochs. After the warm-up (single crops) come multi-crop passes;
+the last epochs are again single-crop passes, the "fine-grained" ending.
+
+    E    m   multi-crop passes   single-crop ending   passes
+    300  1   299                 1                    300
+    300  4   74                  4                    78
+    300  8   37                  4                    41
+
+The learning rate is a function of the epoch at which a pass starts, so it is a staircase m times
+coarser than usual, the "serrated" curve; it is not scaled by m.
+
+Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3, and the authors' training loops.
+Differs: the authors' ViT script runs the ending one epoch ahead of its own curve; here every epoch
+has the rate of its own place.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from fkd.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the images.
+
+    Attributes:
+        epoch: epochs (crops seen of every image) before this pass.
+        crops: crops of every image in this pass.
+    """
+
+    epoch: int
+    crops: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate falls, and which epochs use single crops.
+
+    Attributes:
+        name: shape of the curve; step multiplies by 0.1 at each milestone.
+        warmup_epochs: first epochs, with single crops and a rising rate; the paper uses 5 for
+            transformers and AdamW, 0 for plain SGD.
+        warmup_lr: rate at the start of the warm-up.
+        min_lr: rate that cosine and linear end at; the paper's AdamW recipe uses 1e-5.
+        milestones: where step drops, as shares of all epochs (120 and 240 of 300).
+        single_crop_ending: train the last epochs, up to crops_per_image + its remainder, with one
+            crop per image, as the authors do.
+        per_step: follow the curve at every step instead of holding the rate through a pass.
+    """
+
+    name: Literal["cosine", "linear", "step"] = "cosine"
+    warmup_epochs: int = 0
+    warmup_lr: float = 1e-5
+    min_lr: float = 0.0
+    milestones: tuple[float, ...] = (0.4, 0.8)
+    single_crop_ending: bool = True
+    per_step: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in _CURVES:
+            raise ConfigError(f"schedule.name must be one of {', '.join(_CURVES)}: {self.name!r}")
+        if self.warmup_epochs < 0:
+            raise ConfigError(f"schedule.warmup_epochs must be >= 0, got {self.warmup_epochs}")
+        if self.warmup_lr < 0 or self.min_lr < 0:
+            raise ConfigError(
+                "schedule.warmup_lr and schedule.min_lr must be >= 0, "
+                f"got {self.warmup_lr} and {self.min_lr}"
+            )
+
+
+def plan_passes(epochs: int, crops_per_image: int, config: ScheduleConfig) -> list[Pass]:
+    """The passes of a run, in order; they hold exactly `epochs` epochs.
+
+    Raises:
+        ConfigError: there are no epochs, no crops, or the warm-up is longer than the run.
+    """
+    if epochs < 1 or crops_per_image < 1:
+        raise ConfigError(
+            f"epochs and crops_per_image must be at least 1, got {epochs} and {crops_per_image}"
+        )
+    warmup = config.warmup_epochs
+    if warmup > epochs:
+        raise ConfigError(f"schedule.warmup_epochs is {warmup}, but the run has {epochs} epochs")
+    passes = [Pass(epoch, 1) for epoch in range(warmup)]
+    for epoch in range(warmup, epochs, crops_per_image):
+        if config.single_crop_ending and epoch >= epochs - crops_per_image:
+            passes += [Pass(last, 1) for last in range(epoch, epochs)]
+            break
+        passes.append(Pass(epoch, min(crops_per_image, epochs - epoch)))
+    return passes
+
+
+def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int) -> float:
+    """The rate at an epoch (with per_step, a fraction of it) of a run of `epochs` epochs."""
+    if epoch < config.warmup_epochs:
+        return config.warmup_lr + (peak - config.warmup_lr) * epoch / config.warmup_epochs
+    return _CURVES[config.name](config, peak, epoch / epochs)
+
+
+def _cosine(config: ScheduleConfig, peak: float, share: float) -> float:
+    """min + (peak - min) (1 + cos(pi e / E)) / 2; the warm-up replaces the curve's beginning."""
+    return config.min_lr + (peak - config.min_lr) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def _linear(config: ScheduleConfig, peak: float, share: float) -> float:
+    """min + (peak - min) (1 - e / E)."""
+    return config.min_lr + (peak - config.min_lr) * (1.0 - share)
+
+
+def _step(config: ScheduleConfig, peak: float, share: float) -> float:
+    """peak * 0.1 ^ (milestones passed)."""
+    return peak * 0.1 ** sum(share >= milestone for milestone in config.milestones)
+
+
+_CURVES: dict[str, Callable[[ScheduleConfig, float, float], float]] = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "step": _step,
+}
