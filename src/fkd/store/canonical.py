@@ -1,0 +1,155 @@
+"""Canonical JSON: one value, one byte string; and a careful look at JSON that others wrote.
+
+Canonical means: keys sorted, no spaces, ASCII only, no NaN or Infinity, one newline at the end. A
+file of a store must hold exactly these bytes, so a flipped bit shows even in a space, and duplicate
+keys or odd spellings of a number cannot hide. What this module does not know: what the values mean.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from fkd.errors import DamagedStore, FormatError
+
+T = TypeVar("T")
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_SHOWN = 60  # characters of a value that an error message shows
+
+
+def encode(value: Any) -> bytes:
+    """The canonical bytes of a JSON value.
+
+    Raises:
+        ValueError: it holds NaN or Infinity, or is nested into itself.
+        TypeError: it holds something that JSON has no word for.
+
+    Example:
+        >>> encode({"b": [1, 0.5], "a": "\\u00e9"})
+        b'{"a":"\\\\u00e9","b":[1,0.5]}\\n'
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+    return text.encode("ascii") + b"\n"
+
+
+def decode(data: bytes, file: str) -> Any:
+    """The value of canonical bytes.
+
+    Raises:
+        DamagedStore: the bytes are not canonical JSON; `file` is named.
+    """
+    try:
+        value = json.loads(data)
+        same = encode(value) == data
+    except (ValueError, RecursionError) as error:
+        raise DamagedStore(f"{file} is not readable as JSON; restore it from a copy") from error
+    if not same:
+        raise DamagedStore(f"{file} was changed: it is not canonical JSON; restore it from a copy")
+    return value
+
+
+def sha256(data: Any) -> str:
+    """The SHA-256 of bytes or a buffer, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Fields:
+    """The members of a JSON object, taken one by one with their type and range checked.
+
+    A missing or odd member raises `FormatError` naming the file and the member.
+    """
+
+    def __init__(self, value: Any, file: str) -> None:
+        self._file = file
+        if not isinstance(value, dict):
+            raise FormatError(f"{file} holds {_short(value)} where an object is expected")
+        self._members = value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """A whole number in [low, high]."""
+        value = self._members.get(name)
+        if type(value) is not int or not low <= value <= high:
+            raise self._odd(name, f"a whole number from {low} to {high}")
+        return value
+
+    def text(self, name: str) -> str:
+        """A string."""
+        return self._typed(name, str, "a string")
+
+    def digest(self, name: str) -> str:
+        """64 hexadecimal digits."""
+        value = self.text(name)
+        if not _DIGEST.fullmatch(value):
+            raise self._odd(name, "64 hexadecimal digits")
+        return value
+
+    def items(self, name: str) -> list[Any]:
+        """A list."""
+        return self._typed(name, list, "a list")
+
+    def members(self, name: str) -> dict[str, Any]:
+        """An object."""
+        return self._typed(name, dict, "an object")
+
+    def exactly(self, *names: str) -> None:
+        """Refuse members that this version does not know."""
+        if unknown := sorted(self._members.keys() - set(names)):
+            raise FormatError(f"{self._file} has the unknown field {_short(unknown[0])}")
+
+    def _typed(self, name: str, kind: type[T], wanted: str) -> T:
+        value = self._members.get(name)
+        if not isinstance(value, kind):
+            raise self._odd(name, wanted)
+        return value
+
+    def _odd(self, name: str, wanted: str) -> FormatError:
+        if name not in self._members:
+            return FormatError(f"{self._file} lacks the field {name} ({wanted})")
+        return FormatError(f"{self._file}: {name} is {_short(self._members[name])}, not {wanted}")
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Where two JSON values differ: dotted name, old value, new value; long lists as one field.
+
+    Example:
+        >>> list(differences({"crops": {"seed": 0}, "k": 5}, {"crops": {"seed": 1}, "k": 5}))
+        ['crops.seed: 0 in the store, 1 now']
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            inner = f"{name}.{key}" if name else key
+            if key not in new:
+                yield f"{inner}: {_short(old[key])} in the store, absent now"
+            elif key not in old:
+                yield f"{inner}: absent in the store, {_short(new[key])} now"
+            else:
+                yield from differences(old[key], new[key], inner)
+    elif isinstance(old, list) and isinstance(new, list):
+        yield from _list_differences(old, new, name)
+    elif encode(old) != encode(new):
+        yield f"{name}: {_short(old)} in the store, {_short(new)} now"
+
+
+def _list_differences(old: list[Any], new: list[Any], name: str) -> Iterator[str]:
+    if len(old) != len(new):
+        yield f"{name}: {len(old)} items in the store, {len(new)} now"
+        return
+    found = [
+        line
+        for i, (a, b) in enumerate(zip(old, new, strict=True))
+        for line in differences(a, b, f"{name}.{i}")
+    ]
+    plain = not any(isinstance(item, dict) for item in old)
+    if plain and len(found) > 1:
+        yield f"{found[0]} (and {len(found) - 1} more items of {name})"
+    else:
+        yield from found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -1,0 +1,180 @@
+"""What a store's `config` says about its layout; everything else in it is carried along unread.
+
+The config is the identity of a store: its canonical JSON hashes to `config_id`, which every shard
+and commit repeats.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fkd.codecs import VALUE_DTYPES, Codec, check_codec, parse_codec
+from fkd.errors import ConfigError, FormatError
+from fkd.store import canonical
+from fkd.store.canonical import Fields
+
+FORMAT = "fkd-label-store"
+FORMAT_VERSION = 1
+MAX_IMAGES = 1 << 40
+MAX_CROPS = 1 << 24
+MAX_CLASSES = 1 << 24
+MAX_EXTRAS = 64
+# dtypes that a replayed augmentation may store, as spelled in the config
+EXTRA_DTYPES = ("b1", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
+_EXTRA_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Parameters of one replayed augmentation: little-endian dtype and shape per crop."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """The part of the config that the store understands, and the whole as `source`.
+
+    Attributes:
+        num_images: images in the store, unreadable ones included.
+        num_crops: M, crops stored per image.
+        num_classes: C.
+        class_names: C names, in the order of the class ids.
+        codec: how labels are compressed.
+        value_dtype: "u16", "f16" or "f32"; how a value is stored.
+        extras: columns of replayed augmentations, sorted by name.
+        images_per_shard: images in every shard but the last, which may have fewer.
+        keys_sha256: `keys_digest` of all keys in order.
+        source: the JSON object itself.
+        config_id: SHA-256 of its canonical JSON.
+    """
+
+    num_images: int
+    num_crops: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    codec: Codec
+    value_dtype: str
+    extras: tuple[Extra, ...]
+    images_per_shard: int
+    keys_sha256: str
+    source: dict[str, Any]
+    config_id: str
+
+    @cached_property
+    def num_shards(self) -> int:
+        """Shards of the finished store."""
+        return -(-self.num_images // self.images_per_shard)
+
+    @property
+    def num_index(self) -> int:
+        """K: class ids stored per crop."""
+        return self.codec.num_index(self.num_classes)
+
+    @property
+    def num_values(self) -> int:
+        """V: values stored per crop."""
+        return self.codec.num_values(self.num_classes)
+
+    def shard_range(self, number: int) -> tuple[int, int]:
+        """First image of a shard, and one past its last."""
+        first = number * self.images_per_shard
+        return first, min(first + self.images_per_shard, self.num_images)
+
+    @staticmethod
+    def parse(value: Any, file: str) -> "StoreConfig":
+        """Read a config; `file` is named in errors.
+
+        Raises:
+            FormatError: a field is missing or odd, or the format is newer than this package.
+        """
+        fields = Fields(value, file)
+        require_version(fields.integer("format_version", 1, MAX_CLASSES), file)
+        num_classes = fields.integer("num_classes", 1, MAX_CLASSES)
+        codec, value_dtype = _parse_label(fields, num_classes, file)
+        return StoreConfig(
+            num_images=fields.integer("num_images", 1, MAX_IMAGES),
+            num_crops=fields.integer("num_crops", 1, MAX_CROPS),
+            num_classes=num_classes,
+            class_names=_parse_class_names(fields, num_classes, file),
+            codec=codec,
+            value_dtype=value_dtype,
+            extras=_parse_extras(fields.members("extras"), file),
+            images_per_shard=fields.integer("images_per_shard", 1, MAX_IMAGES),
+            keys_sha256=fields.digest("keys_sha256"),
+            source=value,
+            config_id=config_id(value, file),
+        )
+
+
+def config_id(value: Any, file: str) -> str:
+    """SHA-256 of the canonical JSON of a config.
+
+    Raises:
+        FormatError: it has no canonical JSON (a NaN, or an object of Python).
+    """
+    try:
+        return canonical.sha256(canonical.encode(value))
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{file} cannot be written as JSON: {error}") from error
+
+
+def require_version(version: int, file: str) -> None:
+    """Refuse a format that this package cannot read.
+
+    Raises:
+        FormatError: the version is newer.
+    """
+    if version > FORMAT_VERSION:
+        raise FormatError(
+            f"{file} has format version {version} and this fkd reads up to {FORMAT_VERSION}; "
+            "upgrade fkd"
+        )
+
+
+def _parse_label(fields: Fields, num_classes: int, file: str) -> tuple[Codec, str]:
+    value_dtype = fields.text("value_dtype")
+    if value_dtype not in VALUE_DTYPES:
+        raise FormatError(
+            f"{file}: value_dtype {value_dtype!a} is none of {', '.join(VALUE_DTYPES)}"
+        )
+    try:
+        codec = parse_codec(fields.text("codec"))
+        check_codec(codec, num_classes)
+    except ConfigError as error:
+        raise FormatError(f"{file}: {error}") from error
+    if codec.encodes == "logits" and value_dtype == "u16":
+        raise FormatError(f"{file}: u16 holds probabilities only; store logits as f16 or f32")
+    return codec, value_dtype
+
+
+def _parse_class_names(fields: Fields, num_classes: int, file: str) -> tuple[str, ...]:
+    names = fields.items("class_names")
+    if len(names) != num_classes or not all(type(name) is str for name in names):
+        raise FormatError(f"{file} must name {num_classes} classes by strings, has {len(names)}")
+    return tuple(names)
+
+
+def _parse_extras(extras: dict[str, Any], file: str) -> tuple[Extra, ...]:
+    if len(extras) > MAX_EXTRAS:
+        raise FormatError(f"{file} has {len(extras)} extras; a store allows {MAX_EXTRAS}")
+    return tuple(_parse_extra(name, extras[name], file) for name in sorted(extras))
+
+
+def _parse_extra(name: str, value: Any, file: str) -> Extra:
+    where = f"{file}: extras.{name[:64]!a}"
+    fields = Fields(value, where)
+    fields.exactly("dtype", "shape")
+    dtype, shape = fields.text("dtype"), fields.items("shape")
+    if not _EXTRA_NAME.fullmatch(name):
+        raise FormatError(f"{where} must be named by small letters, digits and underscores")
+    if dtype not in EXTRA_DTYPES:
+        raise FormatError(f"{where} has dtype {dtype!a}, none of {', '.join(EXTRA_DTYPES)}")
+    if len(shape) > 4 or not all(type(n) is int and 0 < n <= 1 << 16 for n in shape):
+        raise FormatError(f"{where} has the shape {str(shape)[:60]}; use up to 4 sizes above 0")
+    return Extra(name, np.dtype(dtype).newbyteorder("<"), tuple(shape))

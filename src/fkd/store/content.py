@@ -1,0 +1,178 @@
+"""What a shard holds, as plain arrays, and how it becomes the bytes of a file."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from fkd.codecs import quantise
+from fkd.records import CropRecords
+from fkd.store.canonical import sha256
+from fkd.store.checksums import RowChecksums
+from fkd.store.config import StoreConfig
+from fkd.store.keys import MAX_KEY_BYTES
+from fkd.store.layout import Placed, build_header, columns_of, metadata_of, place
+
+LABELLED, UNREADABLE = 0, 1
+_MAX_U16 = 65535
+
+
+@dataclass(frozen=True)
+class ShardContent:
+    """The n images of one shard with M crops each; all arrays in the order of `keys`.
+
+    Attributes:
+        keys: strictly ascending, bytewise.
+        crc32: uint32 (n,), of the image file.
+        num_bytes: uint64 (n,), length of the image file.
+        size: uint32 (n, 2), height and width after decoding.
+        status: uint8 (n,), 0 labelled, 1 unreadable; the rest of an unreadable image's row is
+            stored as zeros, whatever is given here.
+        records: (n, M).
+        index: int64 (n, M, K) class ids, or None where the codec has none.
+        value: float32 (n, M, V), or None where the codec has none.
+    """
+
+    keys: list[bytes]
+    crc32: np.ndarray
+    num_bytes: np.ndarray
+    size: np.ndarray
+    status: np.ndarray
+    records: CropRecords
+    index: np.ndarray | None
+    value: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class ShardBytes:
+    """A shard's file, and the checksums of it that its commit repeats."""
+
+    data: bytes
+    sha256: str
+    header_sha256: str
+
+
+def encode_shard(config: StoreConfig, first_image: int, content: ShardContent) -> ShardBytes:
+    """The bytes of a shard; a function of its arguments alone.
+
+    Raises:
+        ValueError: arrays do not fit the config, or hold what no label may hold.
+    """
+    check_content(config, content)
+    wide_boxes = bool(np.max(content.size, initial=0) > _MAX_U16)
+    columns = columns_of(config, wide_boxes)
+    given = _arrays(config, content)
+    placed = place(columns, len(content.keys), given["key.bytes"].size)
+    header = build_header(placed, metadata_of(config.config_id, first_image))
+    file = bytearray(header) + bytes(max(column.stop for column in placed.values()))
+    data = memoryview(file)[len(header) :]
+    for name, array in given.items():
+        _put(data, placed[name], array)
+    checksums = RowChecksums(data, placed).of(range(len(content.keys)))
+    _put(data, placed["record.crc32"], np.array(checksums))
+    return ShardBytes(bytes(file), sha256(file), sha256(header))
+
+
+def _put(data: memoryview, column: Placed, array: np.ndarray) -> None:
+    stored = np.ascontiguousarray(array, column.dtype)
+    data[column.start : column.stop] = stored.reshape(-1).view(np.uint8).data
+
+
+def _arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.ndarray]:
+    """Every column but the checksum; rows of unreadable images are zero."""
+    offsets = np.cumsum([0, *map(len, content.keys)])
+    arrays = {
+        "image.crc32": content.crc32,
+        "image.bytes": content.num_bytes,
+        "image.size": content.size,
+        "crop.box": content.records.box,
+        "crop.flip": np.packbits(content.records.flip, axis=1, bitorder="little"),
+    }
+    arrays |= {f"crop.extra.{e.name}": content.records.extra[e.name] for e in config.extras}
+    if content.index is not None:
+        arrays["label.index"] = content.index
+    if content.value is not None:
+        arrays["label.value"] = content.value
+    unreadable = content.status != LABELLED
+    if unreadable.any():
+        arrays = {name: array.copy() for name, array in arrays.items()}
+        for array in arrays.values():
+            array[unreadable] = 0
+    if content.value is not None:
+        arrays["label.value"] = quantise(arrays["label.value"], config.value_dtype)
+    keys = np.frombuffer(b"".join(content.keys), np.uint8)
+    return arrays | {"key.offset": offsets, "key.bytes": keys, "image.status": content.status}
+
+
+def check_content(config: StoreConfig, content: ShardContent) -> None:
+    """Refuse arrays that do not fit the config or each other.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    _check_shapes(config, content)
+    _check_keys(content.keys)
+    labelled = content.status == LABELLED
+    _require(
+        bool(np.isin(content.status, (LABELLED, UNREADABLE)).all()), "status is neither 0 nor 1"
+    )
+    box = content.records.box[labelled]
+    height, width = (content.size[labelled, side, None].astype(np.int64) for side in (0, 1))
+    inside = (
+        (box >= 0).all()
+        and (box[..., 2:] > 0).all()
+        and (box[..., 0] + box[..., 2] <= height).all()
+        and (box[..., 1] + box[..., 3] <= width).all()
+    )
+    _require(bool(inside), "a crop box leaves its image or is empty")
+    if content.index is not None:
+        ids = content.index[labelled]
+        _require(
+            bool(((ids >= 0) & (ids < config.num_classes)).all()), "a class id is out of range"
+        )
+    if content.value is not None:
+        value = content.value[labelled]
+        _require(bool(np.isfinite(value).all()), "a label value is NaN or infinite")
+        probabilities = config.codec.encodes == "probabilities"
+        _require(not probabilities or bool((value >= 0).all()), "a probability is below 0")
+
+
+def _check_shapes(config: StoreConfig, content: ShardContent) -> None:
+    n, m = len(content.keys), config.num_crops
+    expected = {
+        "crc32": (content.crc32, (n,)),
+        "num_bytes": (content.num_bytes, (n,)),
+        "size": (content.size, (n, 2)),
+        "status": (content.status, (n,)),
+        "records.box": (content.records.box, (n, m, 4)),
+        "records.flip": (content.records.flip, (n, m)),
+    }
+    _require(
+        content.records.extra.keys() == {extra.name for extra in config.extras},
+        f"records have the extras {sorted(content.records.extra)}, the config has others",
+    )
+    for extra in config.extras:
+        expected[extra.name] = (content.records.extra[extra.name], (n, m, *extra.shape))
+    for name, array, width in (
+        ("index", content.index, config.num_index),
+        ("value", content.value, config.num_values),
+    ):
+        _require((array is None) == (width == 0), f"{name} is given, or missing, against the codec")
+        if array is not None:
+            expected[name] = (array, (n, m, width))
+    for name, (array, shape) in expected.items():
+        _require(array.shape == shape, f"{name} has the shape {array.shape}, not {shape}")
+
+
+def _check_keys(keys: list[bytes]) -> None:
+    _require(
+        all(0 < len(key) <= MAX_KEY_BYTES for key in keys),
+        f"a key has no byte or more than {MAX_KEY_BYTES}",
+    )
+    ascending = all(a < b for a, b in pairwise(keys))
+    _require(ascending, "keys are not in strictly ascending bytewise order")
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ValueError(f"this content cannot be a shard: {otherwise}")

@@ -1,0 +1,210 @@
+"""The bytes of a shard: which columns there are, in which order, and the header before them.
+
+    8 bytes   N, length of the header, little-endian
+    N bytes   header: JSON object, padded with spaces to a multiple of 8
+    rest      the columns, one after the other, no holes; largest items first, then by name
+
+This is the safetensors layout, so any tool that knows safetensors opens a shard. `parse_header`
+accepts exactly what the safetensors library accepts in what we use of it: every byte belongs to one
+column, offsets neither overlap nor leave holes, and the file ends where the last column ends.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fkd.codecs import VALUE_DTYPES
+from fkd.errors import FormatError
+from fkd.store.canonical import Fields
+from fkd.store.config import FORMAT, FORMAT_VERSION, StoreConfig
+
+MAX_HEADER_BYTES = 1 << 20
+_DTYPES = {
+    "BOOL": np.dtype("|b1"),
+    "U8": np.dtype("|u1"),
+    "I8": np.dtype("|i1"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "F16": np.dtype("<f2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "F32": np.dtype("<f4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MAX_U16_CLASSES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of a shard: little-endian dtype and shape per image.
+
+    The two columns of the keys have their own counts: key.offset has one entry more than there are
+    images, key.bytes has as many as the keys have bytes.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An array as a header describes it: dtype, full shape, and byte range after the header."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes from one item of the first axis to the next."""
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+
+def columns_of(config: StoreConfig, wide_boxes: bool) -> tuple[Column, ...]:
+    """All columns of a shard in the order of the file.
+
+    Args:
+        config: says M, C, codec and extras.
+        wide_boxes: boxes as u32, because an image of this shard has a side above 65,535.
+    """
+    m, u1, u2, u4 = config.num_crops, np.dtype("|u1"), np.dtype("<u2"), np.dtype("<u4")
+    columns = [
+        Column("key.offset", u4),
+        Column("key.bytes", u1),
+        Column("image.crc32", u4),
+        Column("image.bytes", np.dtype("<u8")),
+        Column("image.size", u4, (2,)),
+        Column("image.status", u1),
+        Column("crop.box", u4 if wide_boxes else u2, (m, 4)),
+        Column("crop.flip", u1, (-(-m // 8),)),
+        Column("record.crc32", u4),
+    ]
+    columns += [Column(f"crop.extra.{e.name}", e.dtype, (m, *e.shape)) for e in config.extras]
+    if config.num_index:
+        ids = u2 if config.num_classes <= _MAX_U16_CLASSES else u4
+        columns.append(Column("label.index", ids, (m, config.num_index)))
+    if config.num_values:
+        columns.append(
+            Column("label.value", VALUE_DTYPES[config.value_dtype], (m, config.num_values))
+        )
+    return tuple(sorted(columns, key=lambda column: (-column.dtype.itemsize, column.name)))
+
+
+def place(columns: Sequence[Column], num_images: int, num_key_bytes: int) -> dict[str, Placed]:
+    """Where each column lies in a shard of so many images and bytes of keys."""
+    counts = {"key.offset": num_images + 1, "key.bytes": num_key_bytes}
+    placed, start = {}, 0
+    for column in columns:
+        shape = (counts.get(column.name, num_images), *column.shape)
+        stop = start + math.prod(shape) * column.dtype.itemsize
+        placed[column.name] = Placed(column.dtype, shape, start, stop)
+        start = stop
+    return placed
+
+
+def metadata_of(config_id: str, first_image: int) -> dict[str, str]:
+    """The `__metadata__` of a shard's header."""
+    return {
+        "config_id": config_id,
+        "first_image": str(first_image),
+        "format": FORMAT,
+        "version": str(FORMAT_VERSION),
+    }
+
+
+def build_header(placed: Mapping[str, Placed], metadata: Mapping[str, str]) -> bytes:
+    """Length and header of a file; together a multiple of 8 bytes, so that columns are aligned."""
+    members: dict[str, Any] = {
+        name: {
+            "data_offsets": [array.start, array.stop],
+            "dtype": _DTYPE_NAMES[array.dtype],
+            "shape": list(array.shape),
+        }
+        for name, array in placed.items()
+    }
+    members["__metadata__"] = dict(metadata)
+    text = json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def header_length(data: bytes | memoryview, file: str) -> int:
+    """Bytes before the first column: the 8 of the length and the header itself.
+
+    Raises:
+        FormatError: the length is above the limit, or the file is too short for it.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > MAX_HEADER_BYTES or 8 + length > len(data):
+        raise FormatError(f"{file} claims a header of {length} bytes in a file of {len(data)}")
+    return 8 + length
+
+
+def parse_header(
+    header: bytes, data_bytes: int, file: str
+) -> tuple[dict[str, Placed], dict[str, str]]:
+    """Arrays and metadata of a safetensors header.
+
+    Args:
+        header: the JSON alone, without the 8 bytes of its length.
+        data_bytes: bytes of the file after the header.
+        file: named in errors.
+
+    Raises:
+        FormatError: malformed JSON, unknown dtypes, or arrays that do not tile the data exactly.
+    """
+    members = _load_object(header, file)
+    metadata = members.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
+        raise FormatError(f"{file}: __metadata__ must map names to strings")
+    placed = {
+        name: _parse_array(value, f"{file}: {name[:64]!a}") for name, value in members.items()
+    }
+    end = 0
+    for name, array in sorted(placed.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if array.start != end:
+            raise FormatError(f"{file}: {name[:64]!a} starts at byte {array.start}, not {end}")
+        end = array.stop
+    if end != data_bytes:
+        raise FormatError(f"{file} describes {end} bytes of data and has {data_bytes}")
+    return placed, metadata
+
+
+def _load_object(header: bytes, file: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            raise ValueError("a name appears twice")
+        return members
+
+    try:
+        if header[:1] != b"{":
+            raise ValueError("it does not begin with {")
+        value = json.loads(header, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{file} has a malformed header: {error}") from error
+    assert isinstance(value, dict)
+    return value
+
+
+def _parse_array(value: Any, where: str) -> Placed:
+    fields = Fields(value, where)
+    fields.exactly("dtype", "shape", "data_offsets")
+    name, shape, offsets = fields.text("dtype"), fields.items("shape"), fields.items("data_offsets")
+    if name not in _DTYPES:
+        raise FormatError(f"{where} has the unknown dtype {name[:16]!a}")
+    if not all(type(n) is int and n >= 0 for n in (*shape, *offsets)) or len(offsets) != 2:
+        raise FormatError(f"{where} has a shape or offsets that are not whole numbers")
+    start, stop = offsets
+    if stop - start != math.prod(shape) * _DTYPES[name].itemsize:
+        raise FormatError(f"{where} has {stop - start} bytes, which its shape does not fill")
+    return Placed(_DTYPES[name], tuple(shape), start, stop)

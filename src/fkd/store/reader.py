@@ -1,0 +1,363 @@
+"""Reading a label store: open a folder, find images by key, read crops and their labels.
+
+Opening looks at the manifest only; shards are mapped when first needed. Reading needs no write
+access, copies what it returns, and checks every record it touches against its checksum.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fkd.codecs import Codec
+from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
+from fkd.store import files
+from fkd.store.config import StoreConfig
+from fkd.store.content import LABELLED
+from fkd.store.folder import read_commits, read_config, read_manifest
+from fkd.store.join import Fingerprint, JoinReport, compare_keys
+from fkd.store.keys import keys_digest, printable
+from fkd.store.manifest import CONFIG, MANIFEST, MAX_COMMIT_BYTES, ShardEntry, commit_name
+from fkd.store.shard import Shard
+from fkd.store.stored import (
+    Buffers,
+    Entry,
+    ImageFacts,
+    StoredCrops,
+    crop_buffers,
+    image_buffers,
+    image_facts,
+    stored_crops,
+)
+
+# Every mapped shard holds a file descriptor; processes are commonly allowed 1,024.
+_MAX_MAPPED = 256
+
+
+class LabelStore:
+    """A label store on disk, read-only; see `LabelStore.open`.
+
+    Rows number the images from 0 in the order of their keys. Instances are cheap to pickle: a
+    worker process opens the same store again, and refuses another one in its place.
+
+    Attributes:
+        path: the folder.
+        config: the JSON object that identifies the store.
+        root_hash: covers every byte; None for an unfinished store.
+        canaries: what some crops looked like to the teacher.
+        environment: library versions and hardware that made the store.
+    """
+
+    def __init__(
+        self, path: Path, config: StoreConfig, shards: Sequence[ShardEntry], check_reads: bool
+    ) -> None:
+        self.path = path
+        self.root_hash: str | None = None
+        self.canaries: list[Any] = []
+        self.environment: dict[str, Any] = {}
+        self._parsed = config
+        self._entries = {entry.number: entry for entry in shards}
+        self._numbers = sorted(self._entries)
+        self._first_keys = [self._entries[number].first_key for number in self._numbers]
+        self._check_reads = check_reads
+        self._mapped: dict[int, Shard] = {}
+
+    @staticmethod
+    def open(
+        path: str | os.PathLike[str], *, partial: bool = False, check_reads: bool = True
+    ) -> "LabelStore":
+        """Open the store in a folder.
+
+        Args:
+            path: the folder.
+            partial: also accept a store that is not finished, for looking at it.
+            check_reads: compare every record that is read with its checksum.
+
+        Raises:
+            FormatError: not a label store, or of a newer format.
+            MissingLabel: not finished, and `partial` is not set.
+            DamagedStore: the small files differ from their checksums.
+        """
+        folder = Path(path).absolute()
+        if not folder.is_dir():
+            raise FormatError(f"{folder} is not a folder; give the folder of a label store")
+        if files.exists(folder, MANIFEST):
+            return _open_finished(folder, check_reads)
+        return _open_partial(folder, partial, check_reads)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The JSON object that identifies the store."""
+        return self._parsed.source
+
+    @property
+    def config_id(self) -> str:
+        """SHA-256 of the canonical JSON of the config."""
+        return self._parsed.config_id
+
+    @property
+    def num_images(self) -> int:
+        """Images in the store, unreadable ones included."""
+        return self._parsed.num_images
+
+    @property
+    def num_crops(self) -> int:
+        """M: crops stored per image."""
+        return self._parsed.num_crops
+
+    @property
+    def num_classes(self) -> int:
+        """C: classes of a decoded label."""
+        return self._parsed.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The C classes in the order of their ids."""
+        return self._parsed.class_names
+
+    @property
+    def codec(self) -> Codec:
+        """How labels are compressed."""
+        return self._parsed.codec
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(entry.num_bytes for entry in self._entries.values())
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __iter__(self) -> Iterator[bytes]:
+        for number in self._numbers:
+            yield from self._shard(number).keys()
+
+    def __repr__(self) -> str:
+        return (
+            f"LabelStore({str(self.path)!r}: {self.num_images:,} images x {self.num_crops} crops, "
+            f"{self.codec.name} {self._parsed.value_dtype}, teacher {_teachers(self.config)}, "
+            f"{self.num_bytes:,} bytes)"
+        )
+
+    def __reduce__(self) -> tuple[Callable[..., "LabelStore"], tuple[Any, ...]]:
+        return _reopen, (self.path, self._check_reads, self.config_id, self.root_hash)
+
+    def __getitem__(self, key: str | bytes) -> Entry:
+        name = os.fsencode(key)
+        crops = self.read(self.rows([name]))
+        height, width = crops.images.size[0].tolist()
+        return Entry(
+            key=name,
+            size=(height, width),
+            records=crops.records[0],
+            index=None if crops.index is None else crops.index[0],
+            value=None if crops.value is None else crops.value[0],
+            codec=self.codec,
+            num_classes=self.num_classes,
+        )
+
+    def rows(self, keys: Sequence[bytes]) -> np.ndarray:
+        """The row of each key, int64 (n,).
+
+        Raises:
+            MissingLabel: a key is not in the store; says how many and which is the first.
+        """
+        rows = self._find(keys)
+        missing = np.flatnonzero(rows < 0)
+        if len(missing):
+            raise MissingLabel(
+                f"{self.path} has no label for {len(missing)} of {len(keys)} images, the first is "
+                f"{printable(keys[missing[0]])}; label the same images that you train on"
+            )
+        return rows
+
+    def keys(self, rows: ArrayLike | slice = slice(None)) -> list[bytes]:
+        """The keys of these rows."""
+        if isinstance(rows, slice):
+            rows = range(*rows.indices(self.num_images))
+        size = self._parsed.images_per_shard
+        numbers, local = np.divmod(self._in_range(rows), size)
+        return [
+            self._shard(number).key(row)
+            for number, row in zip(numbers.tolist(), local.tolist(), strict=True)
+        ]
+
+    def images(self, rows: ArrayLike) -> ImageFacts:
+        """What the store knows of the image files of these rows."""
+        return self._images(self._in_range(rows), self._check_reads)
+
+    def _images(self, rows: np.ndarray, check: bool) -> ImageFacts:
+        buffers = image_buffers(len(rows))
+        self._fill(buffers, rows, np.empty((len(rows), 0), np.int64), check)
+        return image_facts(buffers)
+
+    def read(self, rows: ArrayLike, crops: ArrayLike | None = None) -> StoredCrops:
+        """Crops and labels of many images in one go.
+
+        Args:
+            rows: (B,), from `rows`; repeats are fine.
+            crops: (B, m), which crops of each image, in [0, M); None for all of them.
+
+        Raises:
+            DamagedStore: a record differs from its checksum; names the file and the image.
+            MissingLabel: an image could not be read when the store was made, or has no label yet.
+            IndexError: a row or crop number is out of range.
+        """
+        wanted = self._in_range(rows)
+        chosen = self._crops_in_range(crops, len(wanted))
+
+        buffers = crop_buffers(self._parsed, *chosen.shape)
+        self._fill(buffers, wanted, chosen, self._check_reads)
+        read = stored_crops(self._parsed, buffers, chosen)
+        self._require_labels(wanted, read)
+        return read
+
+    def join(
+        self,
+        keys: Sequence[bytes],
+        *,
+        num_bytes: Sequence[int] | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> JoinReport:
+        """Match the images of a source with those of the store, exactly.
+
+        Args:
+            keys: the keys of the source, each once, in any order.
+            num_bytes: lengths of the image files; with them, replaced images are found.
+            fingerprint: (crc32, length) of the file of a key; with it, renamed images are told
+                from missing ones. It is called for unknown images only.
+
+        Raises:
+            StoreMismatch: images are renamed, missing, extra or replaced; names the first of each.
+        """
+        if keys_digest(keys) == self._parsed.keys_sha256:
+            report = JoinReport(rows=np.arange(self.num_images))
+        else:
+            report = compare_keys(self.keys(), keys, self.images, fingerprint)
+        if num_bytes is not None:
+            # Checking every row would read the whole store; only rows that differ are worth it.
+            facts = self._images(report.found_rows, check=False)
+            report = report.with_replaced(keys, num_bytes, facts)
+            self.images(self.rows(report.replaced))
+        if not report.exact:
+            raise StoreMismatch(f"{self.path} does not fit these images: {report}")
+        return report
+
+    def _find(self, keys: Sequence[bytes]) -> np.ndarray:
+        """The row of each key, -1 for unknown ones."""
+        groups: dict[int, list[int]] = {}
+        for position, key in enumerate(keys):
+            groups.setdefault(bisect_right(self._first_keys, key) - 1, []).append(position)
+        rows = np.full(len(keys), -1, np.int64)
+        for place, positions in groups.items():
+            if place >= 0:
+                shard = self._shard(self._numbers[place])
+                local = shard.find([keys[position] for position in positions])
+                rows[positions] = np.where(local < 0, -1, local + shard.entry.first_image)
+        return rows
+
+    def _require_labels(self, rows: np.ndarray, read: StoredCrops) -> None:
+        """Refuse unreadable images, and ids that would let a decoder leave its arrays."""
+        unlabelled = np.flatnonzero(read.images.status != LABELLED)
+        if len(unlabelled):
+            raise MissingLabel(
+                f"{self.path} has no labels for {len(unlabelled)} of these images, because they "
+                f"could not be read; the first is {printable(self.keys(rows[unlabelled[0]])[0])}"
+            )
+        if read.index is not None and np.max(read.index, initial=0) >= self.num_classes:
+            raise FormatError(f"{self.path} holds a class id above {self.num_classes - 1}")
+
+    def _in_range(self, rows: Any) -> np.ndarray:
+        wanted = np.asarray(rows, np.int64).reshape(-1)
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < self.num_images):
+            raise IndexError(f"rows must lie in [0, {self.num_images}) for {self.path}")
+        return wanted
+
+    def _crops_in_range(self, crops: ArrayLike | None, num_rows: int) -> np.ndarray:
+        if crops is None:
+            return np.broadcast_to(np.arange(self.num_crops), (num_rows, self.num_crops))
+        chosen = np.asarray(crops, np.int64)
+        if chosen.ndim != 2 or len(chosen) != num_rows:
+            raise IndexError(f"crops must have the shape ({num_rows}, m), not {chosen.shape}")
+        if chosen.size and not (chosen.min() >= 0 and chosen.max() < self.num_crops):
+            raise IndexError(f"crops must lie in [0, {self.num_crops}) for {self.path}")
+        return chosen
+
+    def _shard(self, number: int) -> Shard:
+        """A shard, mapped on first use; the oldest is let go when there are too many."""
+        shard = self._mapped.get(number)
+        if shard is None:
+            shard = self._map(number)
+            if len(self._mapped) >= _MAX_MAPPED:
+                self._mapped.pop(next(iter(self._mapped)), None)
+            self._mapped[number] = shard
+        return shard
+
+    def _map(self, number: int) -> Shard:
+        if number not in self._entries:
+            raise MissingLabel(
+                f"shard {number} of {self.path} is not labelled yet; run the label command again"
+            )
+        entry = self._entries[number]
+        commit = files.read(self.path, commit_name(number), MAX_COMMIT_BYTES)
+        if commit != entry.commit(self.config_id):
+            raise DamagedStore(
+                f"{self.path / commit_name(number)} was changed; {files.repair_hint(self.path)}"
+            )
+        return Shard(self.path, self._parsed, entry)
+
+    def _fill(self, buffers: Buffers, rows: np.ndarray, crops: np.ndarray, check: bool) -> None:
+        """Read rows into buffers, shard by shard."""
+        numbers, local = np.divmod(rows, self._parsed.images_per_shard)
+        groups: dict[int, list[int]] = {}
+        for position, number in enumerate(numbers.tolist()):
+            groups.setdefault(number, []).append(position)
+        for number, members in groups.items():
+            shard = self._shard(number)
+            # A single row, and a whole batch from one shard, need no index arrays.
+            many = slice(None) if len(members) == len(rows) else np.array(members)
+            positions = members[0] if len(members) == 1 else many
+            if check:
+                shard.check(local[members].tolist())
+            shard.fill(buffers, positions, local[positions], crops[positions])
+
+
+def _teachers(config: dict[str, Any]) -> str:
+    """Names of the teachers, where the config has them in the usual place."""
+    teachers = config.get("teachers")
+    listed = teachers if isinstance(teachers, list) else []
+    names = [teacher.get("name") for teacher in listed if isinstance(teacher, dict)]
+    return " + ".join(ascii(name)[1:-1] for name in names if isinstance(name, str)) or "unknown"
+
+
+def _open_finished(folder: Path, check_reads: bool) -> LabelStore:
+    manifest = read_manifest(folder)
+    store = LabelStore(folder, manifest.config, manifest.shards, check_reads)
+    store.root_hash = manifest.root_hash
+    store.canaries, store.environment = manifest.canaries, manifest.environment
+    return store
+
+
+def _open_partial(folder: Path, partial: bool, check_reads: bool) -> LabelStore:
+    if not files.exists(folder, CONFIG):
+        raise FormatError(f"{folder} is not a label store: it has no {MANIFEST}")
+    config = read_config(folder)
+    shards = read_commits(folder, config)
+    if not partial:
+        raise MissingLabel(
+            f"{folder} is not finished: {len(shards)} of {config.num_shards} shards are labelled; "
+            "run the same `fkd label` command again"
+        )
+    return LabelStore(folder, config, shards, check_reads)
+
+
+def _reopen(path: Path, check_reads: bool, config_id: str, root_hash: str | None) -> LabelStore:
+    """Open a store again in another process, and make sure that it is the same one."""
+    store = LabelStore.open(path, partial=root_hash is None, check_reads=check_reads)
+    if (store.config_id, store.root_hash) != (config_id, root_hash):
+        raise StoreMismatch(f"{path} was replaced by another store while it was in use")
+    return store

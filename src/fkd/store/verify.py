@@ -1,0 +1,271 @@
+"""Check every byte of a store, and move damaged parts out of the way.
+
+`verify_store` trusts nothing: it hashes whole files, compares the small files with each other and
+with their canonical form, checks every row, and names files that do not belong. `repair_store`
+moves damaged shards to quarantine/, and the label command computes them again; it deletes nothing.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial as bind
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from fkd.errors import DamagedStore, FormatError, StoreError
+from fkd.store import canonical, files
+from fkd.store.canonical import sha256
+from fkd.store.config import StoreConfig
+from fkd.store.content import ShardContent, check_content
+from fkd.store.folder import read_commit, read_config
+from fkd.store.keys import keys_digest, printable
+from fkd.store.locks import WriterLock
+from fkd.store.manifest import (
+    COMMITS,
+    CONFIG,
+    LOCK,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    QUARANTINE,
+    SHARDS,
+    Manifest,
+    ShardEntry,
+    commit_name,
+    number_of,
+    shard_name,
+)
+from fkd.store.shard import Shard
+from fkd.store.stored import crop_buffers, stored_crops
+
+T = TypeVar("T")
+_CHUNK_ROWS = 256
+Progress = Callable[[int, int], None]  # shards done, shards in all
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one file of a store; `file` is its name inside the folder."""
+
+    file: str
+    message: str
+
+
+def verify_store(
+    path: str | os.PathLike[str], progress: Progress | None = None, *, partial: bool = False
+) -> list[Problem]:
+    """Everything that is wrong with a store; an empty list if nothing is.
+
+    Args:
+        path: the folder.
+        progress: called after every shard.
+        partial: the store may be unfinished; what a running or killed process leaves behind is
+            no problem then.
+
+    Raises:
+        FormatError: the folder is no label store at all.
+    """
+    folder = Path(path).absolute()
+    return _Check(folder, partial).run(progress or (lambda done, total: None))
+
+
+def repair_store(path: str | os.PathLike[str]) -> list[str]:
+    """Move damaged shards, their commits and the manifest to quarantine/; return their new names.
+
+    The label command then computes the missing shards again and finishes the store. A damaged
+    config.json is restored from the manifest.
+
+    Raises:
+        StoreLocked: a process is writing to the store.
+        DamagedStore: neither config.json nor manifest.json can be read.
+        FormatError: the folder is no label store at all.
+    """
+    folder = Path(path).absolute()
+    _require_store(folder)
+    lock = WriterLock.prepare(folder)
+    try:
+        partial = not files.exists(folder, MANIFEST)
+        broken = {problem.file for problem in verify_store(folder, partial=partial)}
+        return _quarantine(folder, broken)
+    finally:
+        lock.release()
+
+
+class _Check:
+    """One pass over a store; problems are collected, not raised."""
+
+    def __init__(self, folder: Path, partial: bool) -> None:
+        self._folder = folder
+        self._partial = partial
+        self._problems: list[Problem] = []
+
+    def run(self, progress: Progress) -> list[Problem]:
+        _require_store(self._folder)
+        manifest = self._manifest()
+        config = self._config(manifest)
+        if config is not None:
+            self._shards(config, manifest, progress)
+            self._strays(config)
+        return self._problems
+
+    def _report(self, file: str, message: str) -> None:
+        self._problems.append(Problem(file, message))
+
+    def _attempt(self, file: str, step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except StoreError as error:
+            self._report(file, str(error))
+            return None
+
+    def _manifest(self) -> Manifest | None:
+        if not files.exists(self._folder, MANIFEST):
+            if not self._partial:
+                self._report(MANIFEST, "is missing: the store is not finished; label again")
+            return None
+        return self._attempt(MANIFEST, lambda: _read_manifest(self._folder))
+
+    def _config(self, manifest: Manifest | None) -> StoreConfig | None:
+        config = self._attempt(CONFIG, lambda: read_config(self._folder))
+        if manifest is None:
+            return config
+        if config is not None and config.config_id != manifest.config.config_id:
+            self._report(CONFIG, f"differs from {MANIFEST}")
+        return manifest.config
+
+    def _shards(self, config: StoreConfig, manifest: Manifest | None, progress: Progress) -> None:
+        keys: list[bytes] = []
+        for number in range(config.num_shards):
+            listed = manifest.shards[number] if manifest else None
+            entry = self._commit(config, number, listed) or listed
+            if entry is not None:
+                name = shard_name(number)
+                checked = self._attempt(name, bind(self._shard, config, entry))
+                keys += checked or []
+            progress(number + 1, config.num_shards)
+        if not self._problems and manifest is not None:
+            self._check_keys(keys, config)
+
+    def _commit(
+        self, config: StoreConfig, number: int, listed: ShardEntry | None
+    ) -> ShardEntry | None:
+        name = commit_name(number)
+        if not files.exists(self._folder, name):
+            if not self._partial or listed is not None:
+                self._report(name, "is missing; the shard is not labelled yet")
+            return None
+        entry = self._attempt(name, lambda: read_commit(self._folder, config, number))
+        if entry is not None and listed is not None and entry != listed:
+            self._report(name, f"differs from {MANIFEST}")
+            return listed
+        return entry
+
+    def _shard(self, config: StoreConfig, entry: ShardEntry) -> list[bytes]:
+        """The keys of a sound shard."""
+        shard = Shard(self._folder, config, entry)
+        keys = shard.keys()
+        if keys[0] != entry.first_key:
+            raise FormatError(f"{shard.path} begins with another key than its commit says")
+        for first in range(0, len(shard), _CHUNK_ROWS):
+            rows = np.arange(first, min(first + _CHUNK_ROWS, len(shard)))
+            shard.check(rows.tolist())
+            _check_labels(config, shard, keys, rows)
+        if sha256(shard.file_bytes) != entry.sha256:
+            raise DamagedStore(f"{shard.path} differs from its checksum")
+        return keys
+
+    def _check_keys(self, keys: list[bytes], config: StoreConfig) -> None:
+        if any(a >= b for a, b in pairwise(keys)):
+            self._report(MANIFEST, "keys are not ascending from shard to shard")
+        elif keys_digest(keys) != config.keys_sha256:
+            self._report(MANIFEST, "the keys of the shards are not those of the config")
+
+    def _strays(self, config: StoreConfig) -> None:
+        numbers = range(config.num_shards)
+        expected = {
+            "": {CONFIG, MANIFEST, LOCK, SHARDS, COMMITS, QUARANTINE},
+            SHARDS: {shard_name(n).rpartition("/")[2] for n in numbers},
+            COMMITS: {commit_name(n).rpartition("/")[2] for n in numbers},
+        }
+        for inner, known in expected.items():
+            leaves = self._attempt(inner, bind(files.names, self._folder, inner))
+            for leaf in leaves or ():
+                unfinished = self._partial and leaf.startswith(files.TEMPORARY)
+                if leaf not in known and not unfinished:
+                    name = printable(os.fsencode(f"{inner}/{leaf}" if inner else leaf))
+                    self._report(name, "does not belong to the store; move it away")
+        if files.exists(self._folder, LOCK):
+            self._attempt(LOCK, lambda: files.read(self._folder, LOCK, limit=0))
+
+
+def _require_store(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FormatError(f"{folder} is not a folder; give the folder of a label store")
+    if not files.exists(folder, MANIFEST) and not files.exists(folder, CONFIG):
+        raise FormatError(f"{folder} is not a label store: it has no {MANIFEST}")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    return Manifest.parse(files.read(folder, MANIFEST, MAX_MANIFEST_BYTES), str(folder / MANIFEST))
+
+
+def _check_labels(config: StoreConfig, shard: Shard, keys: list[bytes], rows: np.ndarray) -> None:
+    """What no label may hold: boxes outside the image, unknown classes, NaN."""
+    chosen = np.broadcast_to(np.arange(config.num_crops), (len(rows), config.num_crops))
+    buffers = crop_buffers(config, *chosen.shape)
+    shard.fill(buffers, slice(None), rows, chosen)
+    crops = stored_crops(config, buffers, chosen)
+    content = ShardContent(
+        keys=[keys[row] for row in rows],
+        crc32=crops.images.crc32,
+        num_bytes=crops.images.num_bytes,
+        size=crops.images.size,
+        status=crops.images.status,
+        records=crops.records,
+        index=crops.index,
+        value=crops.value,
+    )
+    try:
+        check_content(config, content)
+    except ValueError as error:
+        raise FormatError(f"{shard.path}: {error}") from error
+
+
+def _quarantine(folder: Path, broken: Iterable[str]) -> list[str]:
+    broken = set(broken)
+    moved = []
+    if CONFIG in broken:
+        moved += _restore_config(folder)
+    numbers = {number for name in broken if (number := _shard_number(name)) is not None}
+    doomed = [name(number) for number in sorted(numbers) for name in (shard_name, commit_name)]
+    if numbers or MANIFEST in broken:
+        doomed.append(MANIFEST)
+    doomed = [name for name in doomed if files.exists(folder, name)]
+    if doomed:
+        files.make_folder(folder / QUARANTINE)
+    # The manifest goes first: a kill in between then leaves an unfinished store, not a wrong one.
+    return moved + [files.move(folder, name, QUARANTINE) for name in reversed(doomed)]
+
+
+def _restore_config(folder: Path) -> list[str]:
+    try:
+        manifest = _read_manifest(folder)
+    except StoreError as error:
+        raise DamagedStore(
+            f"neither {CONFIG} nor {MANIFEST} of {folder} can be read; restore one from a copy"
+        ) from error
+    moved = []
+    if files.exists(folder, CONFIG):
+        files.make_folder(folder / QUARANTINE)
+        moved.append(files.move(folder, CONFIG, QUARANTINE))
+    files.publish(folder, CONFIG, canonical.encode(manifest.config.source))
+    return moved
+
+
+def _shard_number(name: str) -> int | None:
+    """The shard that a name of a shard or commit means; None for other files."""
+    inner, _, leaf = name.partition("/")
+    suffix = {SHARDS: ".safetensors", COMMITS: ".json"}.get(inner)
+    return None if suffix is None else number_of(leaf, suffix)

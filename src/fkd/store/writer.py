@@ -1,0 +1,278 @@
+"""Writing a label store: shards one by one in any order, by any number of processes.
+
+    with StoreWriter.open(path, config) as writer:
+        for number in writer.pending():
+            writer.commit(number, ...)
+        root_hash = writer.finish()
+
+Killed at any moment and started again, this ends in the same bytes: a shard counts from the moment
+its commit file is there, and what a dead process left unfinished is removed under the lock.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
+from fkd.store import canonical, files
+from fkd.store.canonical import sha256
+from fkd.store.config import StoreConfig
+from fkd.store.content import ShardContent, encode_shard
+from fkd.store.folder import read_commits, read_config, read_manifest
+from fkd.store.keys import keys_digest
+from fkd.store.locks import WriterLock
+from fkd.store.manifest import (
+    COMMITS,
+    CONFIG,
+    LOCK,
+    MANIFEST,
+    QUARANTINE,
+    SHARDS,
+    Manifest,
+    ShardEntry,
+    commit_name,
+    number_of,
+    shard_name,
+)
+from fkd.store.shard import Shard
+
+_PATIENCE = 600.0  # seconds that helpers wait for process 0, which may load a teacher first
+_OURS = {LOCK, CONFIG, MANIFEST, SHARDS, COMMITS, QUARANTINE}
+
+
+class StoreWriter:
+    """A store under construction, held by this process; see `StoreWriter.open`."""
+
+    def __init__(
+        self, path: Path, config: StoreConfig, lock: WriterLock, *, rank: int, world_size: int
+    ) -> None:
+        self.path = path
+        self.config = config
+        self._lock = lock
+        self._rank, self._world_size = rank, world_size
+        self._committed: set[int] = set()
+
+    @staticmethod
+    def open(
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> "StoreWriter":
+        """Create a store, or go on with one of the same config.
+
+        Process 0 of a run leads: it prepares the folder and shuts other runs out. The others wait
+        until it has done so, and may then write shards too.
+
+        Args:
+            path: folder of the store; new, empty, or an earlier state of the same store.
+            config: the identity of the store, see docs/format.md.
+            rank: number of this process in the run.
+            world_size: processes in the run.
+
+        Raises:
+            StoreLocked: another run is writing to it.
+            StoreMismatch: it was made with another config; every differing field is named.
+            DamagedStore: a committed shard is missing or damaged.
+            FormatError: the folder holds other files, or the config is malformed.
+            StoreFull: no space.
+        """
+        folder = Path(path).absolute()
+        parsed = StoreConfig.parse(dict(config), "the config")
+        if rank > 0:
+            lock = WriterLock.join(folder, _PATIENCE)
+            prepare = _require_same_config
+        else:
+            _require_own_folder(folder)
+            files.make_folder(folder)
+            lock = WriterLock.prepare(folder)
+            prepare = _prepare
+        try:
+            prepare(folder, parsed, lock)
+            writer = StoreWriter(folder, parsed, lock, rank=rank, world_size=world_size)
+            writer._look_for_commits()
+            return writer
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Let other runs write; what is committed stays."""
+        self._lock.release()
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the finished store."""
+        return self.config.num_shards
+
+    def shard_range(self, number: int) -> tuple[int, int]:
+        """First image of a shard, and one past its last."""
+        return self.config.shard_range(number)
+
+    def is_committed(self, number: int) -> bool:
+        """Whether a shard is complete on disk, whoever wrote it."""
+        if number not in self._committed and files.exists(self.path, commit_name(number)):
+            self._committed.add(number)
+        return number in self._committed
+
+    def pending(self, rank: int | None = None, world_size: int | None = None) -> list[int]:
+        """Shards that process `rank` of `world_size` has to write: rank, rank + world_size, ..."""
+        first = self._rank if rank is None else rank
+        step = self._world_size if world_size is None else world_size
+        return [n for n in range(first, self.num_shards, step) if not self.is_committed(n)]
+
+    def commit(self, number: int, content: ShardContent) -> None:
+        """Write one shard durably; afterwards it survives a kill and a power cut.
+
+        A shard that another process has committed meanwhile must have the same bytes.
+
+        Raises:
+            ValueError: the content does not fit the config; a mistake of the caller.
+            StoreFull: no space; nothing is lost, run again.
+            DamagedStore: other bytes are there already.
+        """
+        first, stop = self.shard_range(number)
+        if len(content.keys) != stop - first:
+            raise ValueError(f"shard {number} has {stop - first} images, not {len(content.keys)}")
+        shard = encode_shard(self.config, first, content)
+        entry = ShardEntry(
+            number=number,
+            num_bytes=len(shard.data),
+            sha256=shard.sha256,
+            header_sha256=shard.header_sha256,
+            first_image=first,
+            num_images=stop - first,
+            first_key=content.keys[0],
+        )
+        files.publish(self.path, entry.file, shard.data)
+        files.publish(self.path, commit_name(number), entry.commit(self.config.config_id))
+        self._committed.add(number)
+
+    def finish(
+        self, environment: Mapping[str, Any] | None = None, canaries: Sequence[Any] = ()
+    ) -> str:
+        """Write the manifest, after reading every shard once more; the store is then finished.
+
+        On a finished store this does nothing.
+
+        Args:
+            environment: library versions and hardware, informational; nothing that changes from
+                run to run, because it is part of the root hash.
+            canaries: what some crops looked like to the teacher.
+
+        Returns:
+            The root hash, which covers every byte of the store.
+
+        Raises:
+            MissingLabel: shards are not committed yet.
+            DamagedStore: a shard differs from its commit, or the keys from the config.
+        """
+        if files.exists(self.path, MANIFEST):
+            return read_manifest(self.path).root_hash
+        entries = read_commits(self.path, self.config)
+        if len(entries) < self.num_shards:
+            raise MissingLabel(
+                f"{self.path} has {len(entries)} of {self.num_shards} shards; "
+                "label the others first"
+            )
+        self._check_shards(entries)
+        manifest = Manifest(self.config, tuple(entries), dict(environment or {}), list(canaries))
+        data = manifest.encode()
+        Manifest.parse(data, str(self.path / MANIFEST))
+        files.publish(self.path, MANIFEST, data)
+        return manifest.root_hash
+
+    def _look_for_commits(self) -> None:
+        """Find the committed shards; lengths and headers are checked, `finish` checks the rest."""
+        for entry in read_commits(self.path, self.config):
+            Shard(self.path, self.config, entry)
+            self._committed.add(entry.number)
+
+    def _check_shards(self, entries: Sequence[ShardEntry]) -> None:
+        keys: list[bytes] = []
+        for entry in entries:
+            shard = Shard(self.path, self.config, entry)
+            if sha256(shard.file_bytes) != entry.sha256:
+                raise DamagedStore(
+                    f"{shard.path} differs from its commit; {files.repair_hint(self.path)}"
+                )
+            keys += shard.keys()
+        if keys_digest(keys) != self.config.keys_sha256:
+            raise DamagedStore(
+                f"{self.path}: the keys of its shards are not those of its config; label it anew"
+            )
+
+
+def _require_own_folder(folder: Path) -> None:
+    """Refuse to write among files of others."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FormatError(f"{folder} is a file; give a new or empty folder for the store")
+    leaves = files.names(folder)
+    foreign = [leaf for leaf in leaves if leaf not in _OURS and not _is_temporary(leaf)]
+    if CONFIG in leaves:
+        read_config(folder)
+    elif foreign:
+        raise FormatError(
+            f"{folder} holds other files ({foreign[0]!a}); give a new or empty folder for the store"
+        )
+
+
+def _prepare(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
+    """Bring the folder into the state from which every process can work."""
+    _remove_temporaries(folder)
+    if not files.exists(folder, CONFIG):
+        files.publish(folder, CONFIG, canonical.encode(config.source))
+    _require_same_config(folder, config, lock)
+    lock.lead()
+    for name in (SHARDS, COMMITS):
+        files.make_folder(folder / name)
+    _remove_uncommitted(folder)
+    # A run that was killed may have linked names without making them durable.
+    for name in ("", SHARDS, COMMITS):
+        files.sync_folder(folder, name)
+    lock.share()
+
+
+def _require_same_config(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
+    stored = read_config(folder)
+    if stored.config_id != config.config_id:
+        found = list(canonical.differences(stored.source, config.source))
+        raise StoreMismatch(
+            f"{folder} was made with other settings: {'; '.join(found)}. Use the same settings, or "
+            "another folder"
+        )
+
+
+def _remove_temporaries(folder: Path) -> None:
+    for inner in ("", SHARDS, COMMITS):
+        for leaf in files.names(folder, inner):
+            if _is_temporary(leaf):
+                files.remove(folder, f"{inner}/{leaf}" if inner else leaf)
+
+
+def _is_temporary(leaf: str) -> bool:
+    return leaf.startswith(files.TEMPORARY)
+
+
+def _remove_uncommitted(folder: Path) -> None:
+    """Shards whose process died before it committed them; their content is computed again."""
+    for leaf in files.names(folder, SHARDS):
+        number = number_of(leaf, ".safetensors")
+        if number is not None and not files.exists(folder, commit_name(number)):
+            files.remove(folder, shard_name(number))

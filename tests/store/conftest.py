@@ -1,0 +1,149 @@
+"""A teacher made of arithmetic: its labels are a function of image and crop number alone."""
+
+import hashlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fkd.records import CropRecords
+from fkd.store import ShardContent, StoreWriter, keys_digest
+from fkd.store.config import StoreConfig
+
+TEACHER = {"name": "arithmetic", "weights_sha256": "0" * 64, "temperature": 1.0}
+JITTER = {"jitter": {"dtype": "f4", "shape": [4]}, "jitter_order": {"dtype": "u1", "shape": []}}
+CANARIES = [{"crop": 1, "row": 0, "sha256": "f" * 64, "thumbnail": "AAAA"}]
+
+
+class LabelJob:
+    """All that a labelling run needs, and the run itself."""
+
+    def __init__(
+        self,
+        num_images: int = 20,
+        num_crops: int = 3,
+        num_classes: int = 10,
+        codec: str = "ms:2",
+        value_dtype: str = "u16",
+        extras: dict | None = None,
+        images_per_shard: int = 8,
+        unreadable: bool = True,
+        widest: int = 200,
+        **others: object,
+    ) -> None:
+        self.keys = sorted(b"n%02d/caf\xc3\xa9 %05d.jpg" % (i % 3, i) for i in range(num_images))
+        self.unreadable = unreadable
+        self.widest = widest
+        self.config = {
+            "format_version": 1,
+            "num_images": num_images,
+            "num_crops": num_crops,
+            "num_classes": num_classes,
+            "class_names": [f"class {i}" for i in range(num_classes)],
+            "codec": codec,
+            "value_dtype": value_dtype,
+            "extras": extras or {},
+            "images_per_shard": images_per_shard,
+            "keys_sha256": keys_digest(self.keys),
+            "teachers": [TEACHER],
+            "crops": {"seed": 0, "scale": [0.08, 1.0]},
+        } | others
+        self.parsed = StoreConfig.parse(self.config, "the job")
+
+    def content(self, number: int) -> ShardContent:
+        """What the teacher says about one shard."""
+        first, stop = self.parsed.shard_range(number)
+        image = np.arange(first, stop)
+        mixed = image[:, None] * 131 + np.arange(self.parsed.num_crops) * 17
+        return ShardContent(
+            keys=self.keys[first:stop],
+            crc32=(image * 2654435761 % 2**32).astype(np.uint32),
+            num_bytes=(image + 1000).astype(np.uint64),
+            size=np.stack([60 + image % 50, self.widest - image % 40], 1).astype(np.uint32),
+            status=(self.unreadable & (image % 11 == 3)).astype(np.uint8),
+            records=self._records(mixed),
+            index=self._index(mixed),
+            value=self._value(mixed),
+        )
+
+    def _records(self, mixed: np.ndarray) -> CropRecords:
+        box = np.stack([mixed % 20, mixed % 30, 1 + mixed % 40, 1 + mixed % 90], -1)
+        extra = {}
+        for e in self.parsed.extras:
+            steps = np.arange(np.prod(e.shape, dtype=int)).reshape(e.shape)
+            spread = mixed.reshape(*mixed.shape, *[1] * len(e.shape)) % 100 + steps
+            extra[e.name] = spread.astype(e.dtype)
+        return CropRecords(box, mixed % 2 == 1, extra)
+
+    def _index(self, mixed: np.ndarray) -> np.ndarray | None:
+        k = self.parsed.num_index
+        return (mixed[..., None] + np.arange(k)) % self.parsed.num_classes if k else None
+
+    def _value(self, mixed: np.ndarray) -> np.ndarray | None:
+        v = self.parsed.num_values
+        if not v:
+            return None
+        value = (1 - mixed[..., None] % 97 / 200) * 0.5 ** (1 + np.arange(v) % 30)
+        logits = self.parsed.codec.encodes == "logits"
+        return (value * 20 - 7 if logits else value).astype(np.float32)
+
+    def run(self, path: Path, rank: int = 0, world_size: int = 1) -> str:
+        """Label what is missing; process 0 waits for the others and returns the root hash."""
+        with StoreWriter.open(path, self.config, rank=rank, world_size=world_size) as writer:
+            for number in writer.pending():
+                writer.commit(number, self.content(number))
+            if rank > 0:
+                return ""
+            while writer.pending(0, 1):
+                os.sched_yield()
+            return writer.finish({"numpy": "any"}, CANARIES)
+
+
+def folder_digest(path: Path) -> str:
+    """SHA-256 over the names and bytes of all files but the lock."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != "lock"):
+        digest.update(os.fsencode(file.relative_to(path)) + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Run `work` in a child process that never returns into the test; the child's id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside torch's idle threads
+        child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+@pytest.fixture(scope="session")
+def lab() -> SimpleNamespace:
+    """The helpers of this folder, for tests and hypothesis alike."""
+    return SimpleNamespace(
+        Job=LabelJob, JITTER=JITTER, CANARIES=CANARIES, folder_digest=folder_digest, fork=fork
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small store of 20 images in 3 shards; never changed."""
+    path = tmp_path_factory.mktemp("finished") / "store"
+    LabelJob(extras=JITTER).run(path)
+    return path
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished` that a test may damage."""
+    return Path(shutil.copytree(finished, tmp_path / "store"))

@@ -1,0 +1,138 @@
+"""Whatever can be written comes back, and the bytes are a function of the content alone."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fkd.codecs import dequantise, quantise
+from fkd.records import CropRecords
+from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest, verify_store
+from fkd.store.config import EXTRA_DTYPES
+
+extra_columns = st.dictionaries(
+    st.from_regex("[a-z][a-z0-9_]{0,8}", fullmatch=True),
+    st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(EXTRA_DTYPES),
+            "shape": st.lists(st.integers(1, 3), max_size=2),
+        }
+    ),
+    max_size=3,
+)
+codecs = st.sampled_from(
+    [("ms:3", "u16"), ("mr:1", "f16"), ("hard", "u16"), ("full", "f32"), ("logits", "f32")]
+)
+
+
+@st.composite
+def stores(draw):
+    keys = sorted(draw(st.sets(st.binary(min_size=1, max_size=12), min_size=1, max_size=9)))
+    codec, value_dtype = draw(codecs)
+    config = {
+        "format_version": 1,
+        "num_images": len(keys),
+        "num_crops": draw(st.integers(1, 11)),
+        "num_classes": draw(st.integers(3, 5)),
+        "codec": codec,
+        "value_dtype": value_dtype,
+        "extras": draw(extra_columns),
+        "images_per_shard": draw(st.integers(1, 5)),
+        "keys_sha256": keys_digest(keys),
+        "anything": draw(st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False))),
+    }
+    names = st.lists(st.text(), min_size=config["num_classes"], max_size=config["num_classes"])
+    config["class_names"] = draw(names)
+    return config, draw(contents(config, keys))
+
+
+@st.composite
+def contents(draw, config, keys):
+    n, m, c = len(keys), config["num_crops"], config["num_classes"]
+    k = {"ms:3": 3, "mr:1": 1, "hard": 1}.get(config["codec"], 0)
+    v = {"ms:3": 3, "mr:1": 1, "hard": 0}.get(config["codec"], c)
+    logits = config["codec"] == "logits"
+    values = st.floats(-50 if logits else 0, 50 if logits else 1, width=32)
+    size = draw(arrays(np.uint32, (n, 2), elements=st.integers(1, 80_000)))
+    box = np.stack([np.zeros((n, m, 2), np.int64), np.broadcast_to(size[:, None], (n, m, 2))], 2)
+    extra = {
+        name: draw(arrays(np.dtype(e["dtype"]), (n, m, *e["shape"])))
+        for name, e in config["extras"].items()
+    }
+    return ShardContent(
+        keys=keys,
+        crc32=draw(arrays(np.uint32, n)),
+        num_bytes=draw(arrays(np.uint64, n, elements=st.integers(0, 2**40))),
+        size=size,
+        status=np.zeros(n, np.uint8),
+        records=CropRecords(box.reshape(n, m, 4), draw(arrays(bool, (n, m))), extra),
+        index=draw(arrays(np.int64, (n, m, k), elements=st.integers(0, c - 1))) if k else None,
+        value=draw(arrays(np.float32, (n, m, v), elements=values)) if v else None,
+    )
+
+
+def part(content: ShardContent, rows: slice) -> ShardContent:
+    return ShardContent(
+        keys=content.keys[rows],
+        crc32=content.crc32[rows],
+        num_bytes=content.num_bytes[rows],
+        size=content.size[rows],
+        status=content.status[rows],
+        records=content.records[rows],
+        index=None if content.index is None else content.index[rows],
+        value=None if content.value is None else content.value[rows],
+    )
+
+
+def write(path: Path, config: dict, content: ShardContent, order: int) -> None:
+    with StoreWriter.open(path, config) as writer:
+        for number in writer.pending()[::order]:
+            writer.commit(number, part(content, slice(*writer.shard_range(number))))
+        writer.finish()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=stores())
+def test_every_store_comes_back_as_it_was_written(lab, data):
+    config, content = data
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a")
+        write(path, config, content, 1)
+        write(Path(folder, "b"), config, content, -1)
+        assert lab.folder_digest(path) == lab.folder_digest(Path(folder, "b"))
+        assert verify_store(path) == []
+        store = LabelStore.open(path)
+        assert store.config == config
+        assert store.keys() == content.keys
+        read = store.read(store.rows(content.keys))
+    np.testing.assert_array_equal(read.records.box, content.records.box)
+    np.testing.assert_array_equal(read.records.flip, content.records.flip)
+    for name, values in content.records.extra.items():
+        np.testing.assert_array_equal(read.records.extra[name], values)
+    np.testing.assert_array_equal(read.images.crc32, content.crc32)
+    np.testing.assert_array_equal(read.images.num_bytes, content.num_bytes)
+    np.testing.assert_array_equal(read.images.size, content.size)
+    assert (read.index is None) == (content.index is None)
+    if content.index is not None:
+        np.testing.assert_array_equal(read.index, content.index)
+    if content.value is not None:
+        dtype = config["value_dtype"]
+        stored = dequantise(quantise(content.value, dtype), dtype)
+        np.testing.assert_array_equal(read.value, stored)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_reading_some_crops_equals_reading_all_of_them(lab, finished, seed):
+    draw = np.random.default_rng(seed)
+    labelled = np.setdiff1d(np.arange(20), [3, 14])
+    rows = draw.choice(labelled, 9)
+    crops = draw.integers(0, 3, (9, 2))
+    store = LabelStore.open(finished)
+    some, every = store.read(rows, crops), store.read(rows)
+    at = (np.arange(9)[:, None], crops)
+    np.testing.assert_array_equal(some.value, every.value[at])
+    np.testing.assert_array_equal(some.records.extra["jitter"], every.records.extra["jitter"][at])

@@ -1,0 +1,288 @@
+import os
+import stat
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
+from fkd.records import CropRecords
+from fkd.store import LabelStore, StoreWriter, verify_store
+
+
+def test_a_second_run_of_a_finished_store_changes_nothing(lab, store):
+    before = lab.folder_digest(store)
+    job = lab.Job(extras=lab.JITTER)
+    with StoreWriter.open(store, job.config) as writer:
+        assert writer.pending() == []
+        root_hash = writer.finish({"other": "environment"})
+    assert lab.folder_digest(store) == before
+    assert root_hash == LabelStore.open(store).root_hash
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(lab, finished, tmp_path):
+    job = lab.Job(extras=lab.JITTER)
+    for number in (2, 0):  # any order
+        with StoreWriter.open(tmp_path / "s", job.config) as writer:
+            writer.commit(number, job.content(number))
+    job.run(tmp_path / "s")
+    assert lab.folder_digest(tmp_path / "s") == lab.folder_digest(finished)
+
+
+def test_shards_are_shared_among_processes_without_overlap(lab, tmp_path):
+    with StoreWriter.open(tmp_path / "s", lab.Job(num_images=50).config) as writer:
+        assert writer.num_shards == 7
+        assert [writer.shard_range(n) for n in (0, 6)] == [(0, 8), (48, 50)]
+        assert [writer.pending(rank, 3) for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+def test_what_another_process_committed_is_no_longer_pending(lab, tmp_path):
+    job = lab.Job()
+    with StoreWriter.open(tmp_path / "s", job.config, world_size=2) as first:
+        with StoreWriter.open(tmp_path / "s", job.config, rank=1, world_size=2) as second:
+            second.commit(2, job.content(2))
+        assert first.pending(0, 1) == [0, 1]
+
+
+def test_two_processes_given_the_same_shard_by_mistake_agree(lab, tmp_path):
+    job = lab.Job()
+    with StoreWriter.open(tmp_path / "s", job.config) as writer:
+        writer.commit(0, job.content(0))
+        writer.commit(0, job.content(0))
+    assert sorted(os.listdir(tmp_path / "s/shards")) == ["00000.safetensors"]
+
+
+def test_two_processes_that_compute_different_bytes_are_caught(lab, tmp_path):
+    job = lab.Job()
+    other = lab.Job(unreadable=False)
+    with StoreWriter.open(tmp_path / "s", job.config) as writer:
+        writer.commit(0, job.content(0))
+        with pytest.raises(DamagedStore, match="computed different content"):
+            writer.commit(0, other.content(0))
+
+
+def test_finishing_too_early_says_how_much_is_missing(lab, tmp_path):
+    job = lab.Job()
+    with StoreWriter.open(tmp_path / "s", job.config) as writer:
+        writer.commit(0, job.content(0))
+        with pytest.raises(MissingLabel, match="1 of 3 shards"):
+            writer.finish()
+
+
+def test_shards_with_keys_of_other_images_are_not_finished(lab, tmp_path):
+    job = lab.Job(keys_sha256="0" * 64)
+    with pytest.raises(DamagedStore, match="keys"):
+        job.run(tmp_path / "s")
+
+
+CHANGES = {
+    "num_images": 19,
+    "num_crops": 4,
+    "num_classes": 11,
+    "codec": "mr:2",
+    "value_dtype": "f16",
+    "extras": {"gray": {"dtype": "u1", "shape": []}},
+    "images_per_shard": 9,
+    "teachers.0.weights_sha256": "1" * 64,
+    "teachers.0.temperature": 1.5,
+    "crops.seed": 1,
+    "crops.scale.0": 0.1,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), CHANGES.items(), ids=CHANGES)
+def test_other_settings_are_refused_and_named(lab, tmp_path, name, value):
+    job = lab.Job()
+    StoreWriter.open(tmp_path / "s", job.config).close()
+    before = lab.folder_digest(tmp_path / "s")
+    options, where = {}, name.split(".")
+    if len(where) == 1:
+        options[name] = value
+    elif where[0] == "teachers":
+        options["teachers"] = [job.config["teachers"][0] | {where[2]: value}]
+    else:
+        crops = dict(job.config["crops"])
+        crops[where[1]] = value if len(where) == 2 else [value, 1.0]
+        options["crops"] = crops
+    with pytest.raises(StoreMismatch) as caught:
+        StoreWriter.open(tmp_path / "s", lab.Job(**options).config)
+    if name != "extras":
+        assert f"{name}: " in str(caught.value)
+    else:
+        assert "extras.gray: absent in the store" in str(caught.value)
+    assert lab.folder_digest(tmp_path / "s") == before
+
+
+def test_every_differing_field_is_named_at_once(lab, tmp_path):
+    StoreWriter.open(tmp_path / "s", lab.Job().config).close()
+    other = lab.Job(num_crops=4, codec="full", crops={"seed": 3, "scale": [0.08, 1.0]})
+    with pytest.raises(StoreMismatch) as caught:
+        StoreWriter.open(tmp_path / "s", other.config)
+    for part in ("num_crops: 3", 'codec: "ms:2"', "crops.seed: 0"):
+        assert part in str(caught.value)
+
+
+def test_a_folder_with_other_files_is_left_alone(lab, tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(FormatError, match=r"holiday\.jpg"):
+        StoreWriter.open(tmp_path, lab.Job().config)
+    assert os.listdir(tmp_path) == ["holiday.jpg"]
+
+
+def test_somebody_elses_config_json_is_left_alone(lab, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / ".tmp.theirs").write_text("x")
+    with pytest.raises(DamagedStore, match=r"config\.json"):
+        StoreWriter.open(tmp_path, lab.Job().config)
+    assert sorted(os.listdir(tmp_path)) == [".tmp.theirs", "config.json"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(lab, tmp_path):
+    (tmp_path / "s").write_text("x")
+    with pytest.raises(FormatError, match="is a file"):
+        StoreWriter.open(tmp_path / "s", lab.Job().config)
+
+
+def test_what_a_dead_process_left_is_removed_and_nothing_else(lab, tmp_path):
+    path, job = tmp_path / "s", lab.Job()
+    with StoreWriter.open(path, job.config) as writer:
+        writer.commit(0, job.content(0))
+        writer.commit(1, job.content(1))
+    (path / "commits/00001.json").unlink()
+    (path / "shards/.tmp.00002.safetensors.77").write_bytes(b"half")
+    (path / "commits/.tmp.00002.json.77").write_bytes(b"half")
+    (path / ".tmp.manifest.json.77").write_bytes(b"half")
+    (path / "shards/notes.txt").write_bytes(b"a user's")
+    with StoreWriter.open(path, job.config) as writer:
+        assert writer.pending() == [1, 2]
+    left = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+    assert left == [
+        "commits/00000.json",
+        "config.json",
+        "lock",
+        "shards/00000.safetensors",
+        "shards/notes.txt",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "header"])
+def test_a_commit_without_its_shard_is_reported_with_the_way_out(lab, tmp_path, damage):
+    path, job = tmp_path / "s", lab.Job()
+    with StoreWriter.open(path, job.config) as writer:
+        writer.commit(1, job.content(1))
+    shard = path / "shards/00001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 1
+    shard.unlink()
+    if damage != "missing":
+        shard.write_bytes(data if damage == "header" else data[:-1])
+    with pytest.raises(DamagedStore, match=f"fkd verify {path} --repair"):
+        StoreWriter.open(path, job.config)
+
+
+def test_finishing_reads_every_shard_once_more(lab, tmp_path):
+    path, job = tmp_path / "s", lab.Job()
+    with StoreWriter.open(path, job.config) as writer:
+        for number in writer.pending():
+            writer.commit(number, job.content(number))
+        shard = path / "shards/00001.safetensors"
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+        with pytest.raises(DamagedStore, match=r"00001\.safetensors differs"):
+            writer.finish()
+    assert not (path / "manifest.json").exists()
+
+
+def test_files_honour_the_umask(lab, tmp_path):
+    before = os.umask(0o022)
+    try:
+        lab.Job().run(tmp_path / "s")
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "s").rglob("*"):
+        assert stat.S_IMODE(file.stat().st_mode) == (0o755 if file.is_dir() else 0o644)
+
+
+def test_unreadable_images_keep_their_row_and_store_zeros(lab, tmp_path):
+    job = lab.Job()
+    content = job.content(0)
+    noisy = replace(
+        content, value=np.where(content.status[:, None, None] == 1, np.nan, content.value)
+    )
+    with StoreWriter.open(tmp_path / "s", job.config) as writer:
+        writer.commit(0, noisy)
+    facts = LabelStore.open(tmp_path / "s", partial=True).images(np.arange(8))
+    assert facts.status.tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert (facts.crc32[3], facts.num_bytes[3], facts.size[3].tolist()) == (0, 0, [0, 0])
+
+
+def outside(records):
+    return CropRecords(records.box + np.array([0, 0, 100, 0]), records.flip, records.extra)
+
+
+WRONG = {
+    "a box outside": lambda c: replace(c, records=outside(c.records)),
+    "a negative box": lambda c: replace(c, records=CropRecords(c.records.box - 21, c.records.flip)),
+    "an empty box": lambda c: replace(
+        c, records=CropRecords(c.records.box * [1, 1, 0, 1], c.records.flip)
+    ),
+    "a class that is not": lambda c: replace(c, index=c.index + 1),
+    "a negative class": lambda c: replace(c, index=c.index - 1),
+    "NaN": lambda c: replace(c, value=c.value * np.nan),
+    "a negative probability": lambda c: replace(c, value=-c.value),
+    "no values": lambda c: replace(c, value=None),
+    "too few ids": lambda c: replace(c, index=c.index[..., :1]),
+    "one crop less": lambda c: replace(c, records=c.records[:, 1:]),
+    "an extra column": lambda c: replace(
+        c, records=CropRecords(c.records.box, c.records.flip, {"gray": c.records.flip})
+    ),
+    "an unknown status": lambda c: replace(c, status=c.status + 2),
+    "keys out of order": lambda c: replace(c, keys=c.keys[::-1]),
+    "a key twice": lambda c: replace(c, keys=[c.keys[0], *c.keys[:-1]]),
+    "an empty key": lambda c: replace(c, keys=[b"", *c.keys[1:]]),
+    "one image less": lambda c: replace(c, keys=c.keys[1:]),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_content_that_no_label_may_hold_is_not_written(lab, tmp_path, change):
+    job = lab.Job()
+    with StoreWriter.open(tmp_path / "s", job.config) as writer:
+        with pytest.raises(ValueError, match="shard"):
+            writer.commit(0, change(job.content(0)))
+        assert writer.pending() == [0, 1, 2]
+    assert os.listdir(tmp_path / "s/shards") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_crops": 0}, "num_crops is 0"),
+        ({"num_images": "20"}, "num_images"),
+        ({"class_names": ["one"]}, "10 classes"),
+        ({"codec": "ms:11"}, "keeps 11 classes"),
+        ({"codec": "zip"}, "zip"),
+        ({"codec": "logits"}, "u16 holds probabilities"),
+        ({"value_dtype": "f64"}, "f64"),
+        ({"extras": {"Gray": {"dtype": "u1", "shape": []}}}, "Gray"),
+        ({"extras": {"gray": {"dtype": ">u2", "shape": []}}}, ">u2"),
+        ({"extras": {"gray": {"dtype": "u1", "shape": [0]}}}, "shape"),
+        ({"keys_sha256": "abc"}, "keys_sha256"),
+        ({"format_version": 2}, "upgrade fkd"),
+        ({"crops": {"seed": float("nan")}}, "JSON"),
+        ({"crops": {"seed": {1, 2}}}, "JSON"),
+    ],
+)
+def test_a_config_that_cannot_work_names_the_field(lab, tmp_path, change, message):
+    config = lab.Job().config | change
+    with pytest.raises(FormatError, match=message):
+        StoreWriter.open(tmp_path / "s", config)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_finished_store_is_sound_for_every_codec(lab, tmp_path):
+    for codec, dtype in [("full", "f16"), ("hard", "u16"), ("mr:3", "f32"), ("logits", "f16")]:
+        path = tmp_path / codec
+        lab.Job(codec=codec, value_dtype=dtype).run(path)
+        assert verify_store(path) == []
