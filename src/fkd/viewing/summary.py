@@ -1,0 +1,142 @@
+"""What a label store holds, in numbers and a few sample labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fkd.models.classes import display_names
+from fkd.randomness import Purpose, stream_key, uniforms
+from fkd.store import LabelStore
+
+
+@dataclass(frozen=True)
+class TopClasses:
+    """The most probable classes of one crop, highest first: readable names and probabilities."""
+
+    names: list[str]
+    probabilities: list[float]
+
+    def __str__(self) -> str:
+        pairs = zip(self.names, self.probabilities, strict=True)
+        return ", ".join(f"{name} {p:.2f}" for name, p in pairs)
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """A label store in numbers.
+
+    Attributes:
+        facts: what the store is, name to value, in reading order.
+        settings: the store's configuration as dotted names to values.
+        num_bytes: size of all its files.
+        bytes_per_crop: `num_bytes` over all stored crops.
+        mean_confidence: mean probability of the top class over the sampled crops.
+        mean_entropy: mean entropy of the sampled labels, nats.
+        samples: (image, crop number, top classes) of a few random crops.
+    """
+
+    facts: dict[str, str]
+    settings: dict[str, str]
+    num_bytes: int
+    bytes_per_crop: float
+    mean_confidence: float
+    mean_entropy: float
+    samples: list[tuple[str, int, TopClasses]]
+
+
+def summarise(store: LabelStore, *, num_samples: int = 8, seed: int = 0) -> StoreSummary:
+    """Numbers and `num_samples` sample labels of a store; statistics over up to 64 images."""
+    num_bytes = store_bytes(store.path)
+    rows = sample_labelled_rows(store, 64, seed)
+    confidence, entropy = _statistics(store, rows)
+    samples = [
+        (printable(store.keys([row])[0]), crop, top_classes(store, int(row), 5)[crop])
+        for row, crop in zip(rows, range(num_samples), strict=False)
+        for crop in [crop % store.num_crops]
+    ]
+    return StoreSummary(
+        facts=_facts(store, num_bytes),
+        settings=dict(_dotted(_settings_of(store.config))),
+        num_bytes=num_bytes,
+        bytes_per_crop=num_bytes / max(1, store.num_images * store.num_crops),
+        mean_confidence=confidence,
+        mean_entropy=entropy,
+        samples=samples,
+    )
+
+
+def top_classes(store: LabelStore, row: int, k: int) -> list[TopClasses]:
+    """The k most probable classes of every crop of one image, decoded."""
+    probabilities = store[store.keys([row])[0]].decode().numpy()
+    k = min(k, probabilities.shape[1])
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    names = display_names(store.class_names)
+    return [
+        TopClasses([names[c] for c in classes], p[classes].tolist())
+        for classes, p in zip(order, probabilities, strict=True)
+    ]
+
+
+def sample_labelled_rows(store: LabelStore, count: int, seed: int) -> np.ndarray:
+    """Up to `count` distinct random rows that have labels, ascending, int64 (n,)."""
+    draws = uniforms(stream_key(seed), Purpose.PROBE, np.arange(8 * count), 1)[:, 0]
+    rows = np.unique(np.floor(draws * store.num_images).astype(np.int64))
+    if store.num_images <= 8 * count:
+        rows = np.arange(store.num_images)
+    rows = rows[store.images(rows).status == 0]
+    keep = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
+    return rows[keep]
+
+
+def store_bytes(path: Path) -> int:
+    """Size of all files of a store, bytes."""
+    return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+
+
+def printable(key: bytes) -> str:
+    """An image key as text that cannot disturb a terminal or a page."""
+    text = key.decode("utf-8", errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
+    crops = store.num_images * store.num_crops
+    unreadable = int((store.images(np.arange(store.num_images)).status != 0).sum())
+    facts = {
+        "images": f"{store.num_images:,}",
+        "crops per image": f"{store.num_crops:,}",
+        "classes": f"{store.num_classes:,}",
+        "codec": f"{store.codec.name}, values as {store.config['value_dtype']}",
+        "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} a crop)",
+        "root hash": store.root_hash,
+    }
+    return facts | ({"unreadable images": f"{unreadable:,}"} if unreadable else {})
+
+
+def _statistics(store: LabelStore, rows: np.ndarray) -> tuple[float, float]:
+    """Mean top probability and mean entropy (nats) over the crops of the rows."""
+    if len(rows) == 0:
+        return float("nan"), float("nan")
+    labels = [store[key].decode() for key in store.keys(rows)]
+    confidence = np.mean([label.max(1).values.mean().item() for label in labels])
+    entropy = np.mean([torch.special.entr(label).sum(1).mean().item() for label in labels])
+    return float(confidence), float(entropy)
+
+
+def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without its long lists."""
+    return {name: value for name, value in config.items() if name != "class_names"}
+
+
+def _dotted(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested objects as (dotted name, text) pairs."""
+    if isinstance(value, dict):
+        return [
+            pair for k in sorted(value) for pair in _dotted(value[k], f"{name}.{k}" if name else k)
+        ]
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [pair for i, v in enumerate(value) for pair in _dotted(v, f"{name}.{i}")]
+    return [(name, str(value))]
