@@ -1,0 +1,191 @@
+"""What the outputs of a classifier are called, and which of them a data set means.
+
+A class of ImageNet is called by its WordNet id ("n02123045"), which is unique; people read its
+lemmas ("tabby, tabby cat"). A head that nobody named has the classes "0", "1", ...
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fkd.errors import ConfigError
+
+# Outputs of a head -> list of classes, as timm infers it. Only sizes that nobody has by accident.
+_IMAGENET_BY_SIZE = {
+    1000: "imagenet-1k",
+    11221: "imagenet-21k-miil",
+    11821: "imagenet-12k",
+    21841: "imagenet-22k",
+    21842: "imagenet-22k-ms",
+    21843: "imagenet-21k-goog",
+}
+
+
+def imagenet_classes(num_classes: int) -> list[str] | None:
+    """The WordNet ids of an ImageNet head with that many outputs, None if there is no such head."""
+    if num_classes not in _IMAGENET_BY_SIZE:
+        return None
+    return list(_imagenet_info(_IMAGENET_BY_SIZE[num_classes]).label_names())
+
+
+def numbered_classes(num_classes: int) -> list[str]:
+    """Names for a head that nobody named: "0", "1", ..."""
+    return [str(i) for i in range(num_classes)]
+
+
+def display_names(class_names: Sequence[str]) -> list[str]:
+    """Names for people: the first lemma of a WordNet id, any other name as it is.
+
+    Example:
+        >>> display_names(["n02123045", "my cat"])
+        ['tabby', 'my cat']
+    """
+    return [(_lemmas(name) or [name])[0] for name in class_names]
+
+
+def match_classes(wanted: Sequence[str], head: Sequence[str]) -> list[int]:
+    """For each wanted class the output of the head that stands for it.
+
+    A name matches if it is the same; or else if it equals, apart from case and underscores, one of
+    the words for exactly one class. Words are the name itself and the lemmas of a WordNet id; the
+    first lemma goes before the others.
+
+    Example:
+        >>> match_classes(["Egyptian_cat", "n02123045"], ["n02123045", "n02124075"])
+        [1, 0]
+
+    Raises:
+        ConfigError: a name matches no class or several, or two names match the same class.
+    """
+    position = {name: i for i, name in enumerate(head)}
+    first_words, all_words = _words_of_outputs(head)
+    found = [
+        [position[name]] if name in position else _by_words(name, first_words, all_words)
+        for name in wanted
+    ]
+    _refuse_unmatched(wanted, head, found)
+    outputs = [candidates[0] for candidates in found]
+    _refuse_shared(wanted, head, outputs)
+    return outputs
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """Class names in the order of a head's outputs: a JSON list, or a text file with one a line.
+
+    Raises:
+        ConfigError: the file is missing or holds something else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        names: Any = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"class_names: {path} cannot be read ({error}); give a JSON list or one name a line"
+        ) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"class_names: {path} must hold a list of non-empty names")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"class_names: {path} holds a name twice; names must be unique")
+    return names
+
+
+def _words_of_outputs(head: Sequence[str]) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+    """From a word to the outputs it may mean, by the first word of each class and by all words."""
+    first: dict[str, set[int]] = defaultdict(set)
+    every: dict[str, set[int]] = defaultdict(set)
+    for output, name in enumerate(head):
+        words = _words(name)
+        first[words[0]].add(output)
+        for word in words:
+            every[word].add(output)
+    return first, every
+
+
+def _by_words(
+    name: str, first_words: dict[str, set[int]], all_words: dict[str, set[int]]
+) -> list[int]:
+    for table in (first_words, all_words):
+        outputs: set[int] = set().union(*(table.get(word, set()) for word in _words(name)))
+        if outputs:
+            return sorted(outputs)
+    return []
+
+
+def _refuse_unmatched(
+    wanted: Sequence[str], head: Sequence[str], found: Sequence[list[int]]
+) -> None:
+    missing = [name for name, outputs in zip(wanted, found, strict=True) if not outputs]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} of {len(wanted)} classes are unknown to the teacher, the first is "
+            f"{missing[0]!r} (it knows {len(head)} such as {_examples(head)}); rename the classes, "
+            "name the teacher's outputs in teacher.class_names, or keep the teacher's own classes"
+        )
+    for name, outputs in zip(wanted, found, strict=True):
+        if len(outputs) > 1:
+            options = " or ".join(head[i] for i in outputs)
+            raise ConfigError(f"class {name!r} may mean {options}; rename it to the one you mean")
+
+
+def _refuse_shared(wanted: Sequence[str], head: Sequence[str], outputs: Sequence[int]) -> None:
+    owner: dict[int, str] = {}
+    for name, output in zip(wanted, outputs, strict=True):
+        if output in owner:
+            raise ConfigError(
+                f"classes {owner[output]!r} and {name!r} both mean {head[output]!r} of the "
+                "teacher; rename one of them"
+            )
+        owner[output] = name
+
+
+def _examples(head: Sequence[str]) -> str:
+    return ", ".join(_described(name) for name in head[:2])
+
+
+def _described(name: str) -> str:
+    lemmas = _lemmas(name)
+    return f"{name} ({lemmas[0]})" if lemmas else name
+
+
+def _words(name: str) -> list[str]:
+    return [_normalise(word) for word in _lemmas(name) or [name]]
+
+
+def _normalise(word: str) -> str:
+    return " ".join(word.replace("_", " ").casefold().split())
+
+
+def _lemmas(name: str) -> list[str]:
+    """The words for a WordNet id, none for another name."""
+    if len(name) != 9 or name[0] != "n" or not name[1:].isdigit():
+        return []
+    try:
+        described = str(_imagenet_info("imagenet-1k").label_name_to_description(name))
+    except KeyError:  # looks like an id, but is none
+        return []
+    return [lemma.strip() for lemma in described.split(",")]
+
+
+@cache
+def _imagenet_info(subset: str) -> Any:
+    from timm.data.imagenet_info import (
+        ImageNetInfo,
+    )  # imported late: it brings torch and takes seconds
+
+    return ImageNetInfo(subset)
+
+
+def refuse_duplicates(class_names: Iterable[str], owner: str) -> None:
+    """Names must be unique to match by name.
+
+    Raises:
+        ConfigError: a name occurs twice.
+    """
+    seen: set[str] = set()
+    for name in class_names:
+        if name in seen:
+            raise ConfigError(f"{owner} has two classes called {name!r}; names must be unique")
+        seen.add(name)

@@ -1,0 +1,79 @@
+"""The names of networks: timm's as they are, torchvision's after "torchvision/"."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+import timm
+import torchvision
+
+from fkd.errors import ConfigError
+
+_TORCHVISION = "torchvision/"
+_TIMM = "timm/"  # how the Hugging Face hub writes timm's names
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A known classification network.
+
+    Attributes:
+        library: whose it is.
+        architecture: its name there.
+        tag: which pretrained weights, such as "in1k" or "IMAGENET1K_V2"; empty for the default.
+    """
+
+    library: Literal["timm", "torchvision"]
+    architecture: str
+    tag: str = ""
+
+    def __str__(self) -> str:
+        prefix = _TORCHVISION if self.library == "torchvision" else ""
+        return prefix + self.architecture + (f".{self.tag}" if self.tag else "")
+
+    @property
+    def library_name(self) -> str:
+        """The name as its library takes it."""
+        return str(self).removeprefix(_TORCHVISION)
+
+
+def parse_model_name(name: str) -> ModelName:
+    """The network called `name`, with or without a tag.
+
+    Example:
+        >>> parse_model_name("torchvision/resnet50.IMAGENET1K_V1").tag
+        'IMAGENET1K_V1'
+
+    Raises:
+        ConfigError: there is none; close names or the known tags are in the message.
+    """
+    library: Literal["timm", "torchvision"] = "timm"
+    if name.startswith(_TORCHVISION):
+        library = "torchvision"
+    bare = name.removeprefix(_TORCHVISION).removeprefix(_TIMM)
+    architecture, _, tag = bare.partition(".")
+    known = torchvision_names() if library == "torchvision" else timm.list_models()
+    if architecture not in known:
+        everything = [*timm.list_models(), *(_TORCHVISION + n for n in torchvision_names())]
+        close = difflib.get_close_matches(name.partition(".")[0], everything, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
+        raise ConfigError(f"unknown model {name!r}; {hint}")
+    tags = _tags(library, architecture)
+    if tag and tag not in tags:
+        raise ConfigError(
+            f"model {architecture} has no weights called {tag!r}; "
+            f"choose from {', '.join(tags) or 'none'}"
+        )
+    return ModelName(library, architecture, tag)
+
+
+def torchvision_names() -> list[str]:
+    """Torchvision's classification networks."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def _tags(library: str, architecture: str) -> list[str]:
+    if library == "torchvision":
+        return [weights.name for weights in torchvision.models.get_model_weights(architecture)]
+    names = timm.list_pretrained(f"{architecture}.*")
+    return [name.partition(".")[2] for name in names]
