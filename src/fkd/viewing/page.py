@@ -21,7 +21,8 @@ from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.records import CropRecords
 from fkd.store import LabelStore
-from fkd.viewing.summary import TopClasses, printable, sample_labelled_rows, summarise, top_classes
+from fkd.store.keys import printable
+from fkd.viewing.summary import TopClasses, sample_labelled_rows, summarise, top_classes
 
 # Eight colours that stay apart on light and dark photographs and for most colour-blind readers.
 _COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")

@@ -10,6 +10,7 @@ import torch
 from fkd.models.classes import display_names
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LabelStore
+from fkd.store.keys import printable
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,13 @@ def sample_labelled_rows(store: LabelStore, count: int, seed: int) -> np.ndarray
         rows = np.arange(store.num_images)
     rows = rows[store.images(rows).status == 0]
     keep = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
-    return rows[keep]
+    chosen: np.ndarray = rows[keep]
+    return chosen
 
 
 def store_bytes(path: Path) -> int:
     """Size of all files of a store, bytes."""
     return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
-
-
-def printable(key: bytes) -> str:
-    """An image key as text that cannot disturb a terminal or a page."""
-    text = key.decode("utf-8", errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
@@ -111,7 +107,7 @@ def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
         "classes": f"{store.num_classes:,}",
         "codec": f"{store.codec.name}, values as {store.config['value_dtype']}",
         "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} a crop)",
-        "root hash": store.root_hash,
+        "root hash": store.root_hash or "none: the store is not finished",
     }
     return facts | ({"unreadable images": f"{unreadable:,}"} if unreadable else {})
 
