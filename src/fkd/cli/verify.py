@@ -1,0 +1,119 @@
+"""`fkd verify`: is a store whole, does it belong to these images, is it this teacher's word?"""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from fkd.data.canary import check_canaries
+from fkd.data.sources import ImagesConfig, ImageSource, open_source
+from fkd.errors import ConfigError, DamagedStore
+from fkd.labeling import (
+    audit_store,
+    check_images,
+    describe_decoder_change,
+    load_teachers_of,
+    require_agreement,
+)
+from fkd.models.teacher import TeacherConfig, TeacherEnsemble
+from fkd.store import LabelStore, repair_store, verify_store
+
+_SHOWN = 20  # problems that are listed one by one
+
+
+def verify(
+    store: Path,
+    *,
+    images: ImagesConfig | None = None,
+    teacher: TeacherConfig | None = None,
+    teachers: list[TeacherConfig] | None = None,
+    probes: int = 64,
+    seed: int = 0,
+    device: str | None = None,
+    repair: bool = False,
+) -> None:
+    """Check every byte of a label store; with images and teacher, also what the bytes mean.
+
+    Args:
+        store: the store's folder.
+        images: the images that were labelled: every file's checksum is compared.
+        teacher: the model that labelled them: it labels some crops anew.
+        teachers: several models, for the store of an ensemble.
+        probes: crops to label anew.
+        seed: picks these crops.
+        device: where the teacher runs; by default a GPU if there is one.
+        repair: move damaged shards to quarantine/, so that `fkd label` computes them again.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    models = ([] if teacher is None else [teacher]) + (teachers or [])
+    if models and images is None:
+        raise ConfigError("images.root: the teacher needs the images that were labelled")
+    if repair:
+        _repair(store, console)
+        return
+    _check_bytes(store, console)
+    if images is None:
+        return
+    labels, source = LabelStore.open(store), open_source(images)
+    loaded = load_teachers_of(labels, models, device) if models else None
+    _check_images(labels, source, console)
+    if loaded is not None:
+        _audit(labels, source, loaded, probes, seed, console)
+
+
+def _repair(store: Path, console: Console) -> None:
+    moved = repair_store(store)
+    for name in moved:
+        console.print(f"moved     {name}")
+    if moved:
+        console.print(f"repair    {len(moved)} files moved; run the label command again to finish")
+    else:
+        console.print("repair    nothing to do: every byte is as it was written")
+
+
+def _check_bytes(store: Path, console: Console) -> None:
+    with _bar(console) as bar:
+        task = bar.add_task("checksums", total=None)
+        problems = verify_store(
+            store, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    for problem in problems[:_SHOWN]:
+        console.print(f"damaged   {problem.file}: {problem.message}")
+    if problems:
+        raise DamagedStore(
+            f"{len(problems)} problems in {store}, the first in {problems[0].file}; "
+            f"run `fkd verify {store} --repair`, then the label command again"
+        )
+    console.print(f"bytes     {LabelStore.open(store)!r} is whole")
+
+
+def _check_images(store: LabelStore, source: ImageSource, console: Console) -> None:
+    with _bar(console) as bar:
+        task = bar.add_task("images", total=len(source))
+        check_images(store, source, lambda done: bar.advance(task, done))
+    report = check_canaries(store, source)
+    console.print(f"images    {len(source):,} files are those that were labelled")
+    console.print(f"canaries  {report}")
+
+
+def _audit(
+    store: LabelStore,
+    source: ImageSource,
+    teachers: TeacherEnsemble,
+    probes: int,
+    seed: int,
+    console: Console,
+) -> None:
+    report = audit_store(store, source, teachers, probes, seed)
+    console.print(f"audit     {report}")
+    change = describe_decoder_change(store)
+    if change:
+        console.print(
+            f"warning   images are decoded otherwise than when they were labelled: {change}"
+        )
+    require_agreement(report, store, same_decoder=not change)
+
+
+def _bar(console: Console) -> Bar:
+    """A progress bar that vanishes; nothing where nobody watches."""
+    return Bar(console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,183 @@
+"""What some crops looked like to the teacher, kept so that training can see that it cuts the same.
+
+A canary is one crop of a store: the SHA-256 of the pixels that entered the teacher, and a thumbnail
+of them. Rebuilding it needs the image, the record and no teacher. Another image, decoder,
+orientation, box, flip or resampling shows at once.
+"""
+
+import base64
+import hashlib
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fkd.crops import Interpolation, replay
+from fkd.data.decode import DECODER
+from fkd.data.sources import ImageSource, load
+from fkd.errors import CropMismatch, StoreMismatch
+from fkd.randomness import Purpose, stream_key, uniforms
+from fkd.store import LABELLED, LabelStore
+from fkd.store.keys import printable
+
+NUM_CANARIES = 64
+_SIDE = 8  # pixels of a thumbnail's side
+_LIMIT = 2.0  # grey levels by which thumbnails of other decoders may differ on average
+
+
+@dataclass(frozen=True)
+class CanaryReport:
+    """How the canaries of a store fare with these images and libraries.
+
+    Attributes:
+        num: canaries compared.
+        num_exact: canaries whose pixels are the same to the bit.
+        mean_difference: mean over all thumbnails of their absolute difference, grey levels.
+        same_libraries: whether decoder, torch and kind of CPU are those that made the store.
+    """
+
+    num: int
+    num_exact: int
+    mean_difference: float
+    same_libraries: bool
+
+    def __str__(self) -> str:
+        libraries = "same" if self.same_libraries else "other"
+        return (
+            f"{self.num_exact} of {self.num} crops look to the bit as they did to the teacher, "
+            f"mean difference {self.mean_difference:.2f} grey levels ({libraries} libraries)"
+        )
+
+
+def sample_places(
+    seed: int, purpose: str, count: int, num_images: int, num_crops: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and crop numbers, int64 (count,) each: spread evenly over the images, at random inside.
+
+    With no more places than images, no image comes twice.
+    """
+    stream = stream_key(seed, purpose.encode())
+    draws = uniforms(stream, Purpose.PROBE, np.arange(count), 2)
+    rows = np.floor((np.arange(count) + draws[:, 0]) * num_images / count).astype(np.int64)
+    crops = np.floor(draws[:, 1] * num_crops).astype(np.int64)
+    return np.minimum(rows, num_images - 1), crops
+
+
+def make_canaries(
+    store: LabelStore, source: ImageSource, count: int = NUM_CANARIES
+) -> list[dict[str, Any]]:
+    """Canaries for the manifest of a store, whose shards are all there.
+
+    Args:
+        store: holds the records.
+        source: the images that were labelled.
+        count: how many; fewer where there are fewer images, or unreadable ones among them.
+
+    Raises:
+        CropMismatch: an image was changed since it was labelled.
+        ImageError: it cannot be read any more.
+    """
+    count = min(count, store.num_images)
+    rows, crops = sample_places(0, "canary", count, store.num_images, store.num_crops)
+    readable = store.images(rows).status == LABELLED
+    return [
+        {"row": row, "crop": crop} | _portrait(_rebuild(store, source, row, crop))
+        for row, crop in zip(rows[readable].tolist(), crops[readable].tolist(), strict=True)
+    ]
+
+
+def check_canaries(store: LabelStore, source: ImageSource) -> CanaryReport:
+    """Rebuild the canaries of a store from these images and compare.
+
+    With the libraries that made the store the pixels must be the same to the bit; with others the
+    thumbnails may differ by 2 grey levels on average.
+
+    Raises:
+        CropMismatch: a crop looks different, or an image is not the one that was labelled.
+        StoreMismatch: the images are not those of the store.
+        ImageError: an image cannot be read.
+    """
+    same_libraries = _libraries_of(store) == (DECODER, version("torch"), cpu_name())
+    differences, num_exact = [], 0
+    for canary in store.canaries:
+        portrait = _portrait(_rebuild(store, source, canary["row"], canary["crop"]))
+        exact = portrait["sha256"] == canary["sha256"]
+        difference = 0.0 if exact else _difference(portrait["thumbnail"], canary["thumbnail"])
+        if not exact and (same_libraries or difference > _LIMIT):
+            raise CropMismatch(
+                f"crop {canary['crop']} of {source.name(canary['row'])} does not look as it did to "
+                f"the teacher (thumbnails differ by {difference:.1f} grey levels); the store was "
+                "made by another version of fkd or its libraries, label again"
+            )
+        differences.append(difference)
+        num_exact += exact
+    mean = float(np.mean(differences)) if differences else 0.0
+    return CanaryReport(len(differences), num_exact, mean, same_libraries)
+
+
+def load_labelled(store: LabelStore, source: ImageSource, row: int) -> Tensor:
+    """The decoded image of a row of the store, uint8 (3, H, W), checked to be the labelled one.
+
+    Raises:
+        StoreMismatch: the source has another image at this place.
+        CropMismatch: the file was changed since it was labelled.
+        ImageError: it cannot be read.
+    """
+    key = store.keys([row])[0]
+    if row >= len(source) or source.key(row) != key:
+        raise StoreMismatch(
+            f"{source.root} has no image {printable(key)} in the place where {store.path} has it; "
+            "use the images that were labelled"
+        )
+    loaded, facts = load(source, row), store.images([row])
+    found = (loaded.crc32, loaded.num_bytes, *loaded.image.shape[1:])
+    if found != (int(facts.crc32[0]), int(facts.num_bytes[0]), *facts.size[0].tolist()):
+        raise CropMismatch(
+            f"{source.name(row)} is not the file that was labelled (checksum, length or size "
+            "differ); restore the original, or label again"
+        )
+    return loaded.image
+
+
+def cpu_name() -> str:
+    """The kind of CPU, as far as torch chooses its routines by it."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def teacher_view(store: LabelStore) -> tuple[int, Interpolation]:
+    """Side in pixels and interpolation of the first teacher's input."""
+    teacher = store.config["teachers"][0]
+    return teacher["input_size"], teacher["interpolation"]
+
+
+def _libraries_of(store: LabelStore) -> tuple[Any, Any, Any]:
+    packages = store.environment.get("packages", {})
+    return store.config["decoder"], packages.get("torch"), store.environment.get("cpu")
+
+
+def _rebuild(store: LabelStore, source: ImageSource, row: int, crop: int) -> Tensor:
+    """One crop as it enters the first teacher, uint8 (3, S, S)."""
+    image = load_labelled(store, source, row)
+    records = store.read([row], [[crop]]).records[0]
+    return replay(image, records, *teacher_view(store))[0]
+
+
+def _portrait(crop: Tensor) -> dict[str, str]:
+    pixels = crop.permute(1, 2, 0).contiguous().numpy().tobytes()
+    small = F.adaptive_avg_pool2d(crop.float(), _SIDE).round().to(torch.uint8)
+    thumbnail = small.permute(1, 2, 0).contiguous().numpy().tobytes()
+    return {
+        "sha256": hashlib.sha256(pixels).hexdigest(),
+        "thumbnail": base64.b64encode(thumbnail).decode("ascii"),
+    }
+
+
+def _difference(a: str, b: str) -> float:
+    """Mean absolute difference of two thumbnails, grey levels."""
+    left, right = (np.frombuffer(base64.b64decode(t), np.uint8).astype(np.int16) for t in (a, b))
+    return float(np.abs(left - right).mean())

@@ -1,0 +1,33 @@
+"""The teacher's side: run it once over random crops of all images and store its soft labels."""
+
+from fkd.labeling.audit import ProbeReport, audit_probes, require_agreement
+from fkd.labeling.check import (
+    audit_store,
+    check_images,
+    describe_decoder_change,
+    load_teachers_of,
+)
+from fkd.labeling.config import LabelConfig, build_store_config
+from fkd.labeling.gate import GateReport, measure_accuracy
+from fkd.labeling.generate import LabelResult, Progress, RunStart, label
+from fkd.labeling.plan import Plan, plan
+
+__all__ = [
+    "GateReport",
+    "LabelConfig",
+    "LabelResult",
+    "Plan",
+    "ProbeReport",
+    "Progress",
+    "RunStart",
+    "audit_probes",
+    "audit_store",
+    "build_store_config",
+    "check_images",
+    "describe_decoder_change",
+    "label",
+    "load_teachers_of",
+    "measure_accuracy",
+    "plan",
+    "require_agreement",
+]

@@ -1,0 +1,235 @@
+"""The settings of a labelling run, and the part of them that makes a label store what it is."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from fkd.augment import NO_AUGMENT, AugmentConfig
+from fkd.codecs import Codec, check_codec, parse_codec
+from fkd.crops import CropConfig
+from fkd.data.canary import cpu_name
+from fkd.data.decode import DECODER
+from fkd.data.sources import ImagesConfig, ImageSource
+from fkd.errors import ConfigError
+from fkd.models.numerics import Autocast
+from fkd.models.teacher import TeacherConfig, TeacherEnsemble
+from fkd.store import keys_digest
+
+ValueDtype = Literal["u16", "f16", "f32"]
+ClassChoice = Literal["teacher", "dataset"]
+
+_FORMAT_VERSION = 1
+_BATCH_SIZE = {"cpu": 16, "cuda": 256}
+_MOST_SHARDS = 1024  # a default store has no more files than that ...
+_LEAST_CROPS = 1024  # ... and no shard with less work than that
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """Label images: run a teacher over random crops of every image and store what it says.
+
+    Attributes:
+        images: the images to label.
+        out: folder of the label store; a store that was begun is continued.
+        teacher: the model that gives the labels.
+        teachers: several models, averaged by their weights over full probabilities.
+        num_crops: crops stored per image (M).
+        scale: smallest and largest share of an image's area in a crop.
+        ratio: smallest and largest width / height of a crop.
+        flip_prob: probability of mirroring a crop.
+        seed: picks the whole set of crops.
+        replayed: augmentations that the teacher sees; their parameters are stored with the label.
+        student_only: augmentations that the student shall add by itself; only noted in the store.
+        codec: how a label is compressed (full, hard, smoothing, ms:K, mr:K or logits).
+        value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits.
+        classes: teacher keeps all classes of its head; dataset keeps those of the images' folders,
+            matched by name, in their order.
+        images_per_shard: images in a unit of work; by default at most 1,024 shards of at least
+            1,024 crops.
+        batch_size: crops in a forward pass; by default 16 on a CPU, 256 on a GPU. It changes the
+            last bits of a label and is part of the store's identity.
+        autocast: compute in bf16 or fp16, faster and less exact; by default full float32.
+        device: where the teacher runs; by default a GPU if there is one.
+        num_workers: threads that decode and crop ahead of the teacher.
+        min_accuracy: refuse a teacher whose top-1 on a sample of the images is lower, 0 to 1.
+        gate_images: images in that sample; 0 skips it.
+        max_unreadable: images that may be unreadable in a finished store.
+        probes: crops that are labelled anew and compared at the end; 0 skips it.
+    """
+
+    images: ImagesConfig
+    out: str
+    teacher: TeacherConfig | None = None
+    teachers: list[TeacherConfig] = field(default_factory=list)
+    num_crops: int = 200
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_prob: float = 0.5
+    seed: int = 0
+    replayed: AugmentConfig = NO_AUGMENT
+    student_only: AugmentConfig = NO_AUGMENT
+    codec: str = "ms:5"
+    value_dtype: ValueDtype | None = None
+    classes: ClassChoice = "teacher"
+    images_per_shard: int | None = None
+    batch_size: int | None = None
+    autocast: Autocast | None = None
+    device: str | None = None
+    num_workers: int = 2
+    min_accuracy: float | None = None
+    gate_images: int = 256
+    max_unreadable: int = 0
+    probes: int = 64
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out: give the folder of the label store, e.g. --out labels/mine")
+        if bool(self.teachers) == (self.teacher is not None):
+            raise ConfigError(
+                "teacher.name: name one teacher, e.g. --teacher.name tf_efficientnet_lite0, or "
+                "several in `teachers`, but not both"
+            )
+        self._check_numbers()
+        self._check_choices()
+        crop_config(self)  # checks its own fields
+
+    def _check_numbers(self) -> None:
+        at_least = {"images_per_shard": 1, "batch_size": 1, "num_workers": 1}
+        at_least |= {"gate_images": 0, "max_unreadable": 0, "probes": 0}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        if self.min_accuracy is not None and not 0.0 <= self.min_accuracy <= 1.0:
+            raise ConfigError(f"min_accuracy must lie in [0, 1], got {self.min_accuracy}")
+
+    def _check_choices(self) -> None:
+        for name, choices in (
+            ("value_dtype", ValueDtype),
+            ("autocast", Autocast),
+            ("classes", ClassChoice),
+        ):
+            value, known = getattr(self, name), get_args(choices)
+            if value not in known and (value is not None or name == "classes"):
+                raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}")
+        if parse_codec(self.codec).encodes == "logits" and self.value_dtype == "u16":
+            raise ConfigError(
+                "value_dtype: u16 holds probabilities only; use f16 or f32 for logits"
+            )
+
+
+def crop_config(config: LabelConfig) -> CropConfig:
+    """How crops are drawn."""
+    return CropConfig(
+        num_crops=config.num_crops,
+        scale=config.scale,
+        ratio=config.ratio,
+        flip_prob=config.flip_prob,
+        seed=config.seed,
+    )
+
+
+def all_teachers(config: LabelConfig) -> list[TeacherConfig]:
+    """The teachers, one or several."""
+    return config.teachers if config.teacher is None else [config.teacher]
+
+
+def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
+    """The device that a setting means: a GPU for every process of a machine, or the CPU.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and torch.cuda.is_available():
+        device = f"cuda:{local_rank % torch.cuda.device_count()}"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"device: {device!r} cannot be used here; use cpu, cuda or cuda:0"
+        ) from error
+    return torch.device(device)
+
+
+def resolve_batch_size(config: LabelConfig, device: torch.device) -> int:
+    """Crops per forward pass."""
+    return config.batch_size or _BATCH_SIZE.get(device.type, _BATCH_SIZE["cuda"])
+
+
+def resolve_images_per_shard(config: LabelConfig, num_images: int) -> int:
+    """Images in a unit of work: large enough to be worth a file, small enough to lose."""
+    if config.images_per_shard is not None:
+        return config.images_per_shard
+    return max(ceil_div(num_images, _MOST_SHARDS), ceil_div(_LEAST_CROPS, config.num_crops))
+
+
+def resolve_value_dtype(config: LabelConfig, codec: Codec) -> str:
+    """How values are stored: spaced for probabilities, or as half floats for logits."""
+    return config.value_dtype or ("f16" if codec.encodes == "logits" else "u16")
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def build_store_config(
+    config: LabelConfig, source: ImageSource, teachers: TeacherEnsemble, batch_size: int
+) -> dict[str, Any]:
+    """The identity of the store that a run makes: everything that its bytes depend on.
+
+    Raises:
+        ConfigError: the codec keeps more classes than there are.
+    """
+    codec = parse_codec(config.codec)
+    check_codec(codec, len(teachers.class_names))
+    identity = {
+        "format_version": _FORMAT_VERSION,
+        "num_images": len(source),
+        "num_crops": config.num_crops,
+        "num_classes": len(teachers.class_names),
+        "class_names": list(teachers.class_names),
+        "codec": codec.name,
+        "value_dtype": resolve_value_dtype(config, codec),
+        "extras": {
+            name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
+            for name, (dtype, shape) in config.replayed.columns.items()
+        },
+        "images_per_shard": resolve_images_per_shard(config, len(source)),
+        "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
+        "teachers": teachers.identity(),
+        "crops": {
+            "generator": "philox4x32-10",
+            "scale": [float(x) for x in config.scale],
+            "ratio": [float(x) for x in config.ratio],
+            "flip_prob": float(config.flip_prob),
+            "seed": config.seed,
+        },
+        "augment": {
+            "replayed": asdict(config.replayed),
+            "student_only": asdict(config.student_only),
+        },
+        "decoder": DECODER,
+        "numerics": {"dtype": "float32", "autocast": config.autocast, "batch_size": batch_size},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in a file
+    return plain
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Libraries and hardware that made a store: not its identity, but a reason for last bits."""
+    cpu = cpu_name()
+    packages = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
+    return {
+        "cpu": cpu,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+    }

@@ -1,0 +1,259 @@
+"""Labelling: from a folder of images and a teacher to a finished, audited label store.
+
+A shard of images is the unit of work. It is computed in memory and committed whole, so a run that
+is killed loses the shards in work and nothing else, and the same command goes on. Process r of R
+computes the shards r, r + R, ...; all are the same bytes as one process would write.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+
+from fkd.data.canary import make_canaries
+from fkd.errors import FKDError, ImageError
+from fkd.labeling.audit import ProbeReport, audit_probes, require_agreement
+from fkd.labeling.config import LabelConfig, describe_environment
+from fkd.labeling.gate import GateReport, measure_accuracy, require_accuracy
+from fkd.labeling.labels import LabelledBatch, assemble_shard
+from fkd.labeling.numerics import exact_numerics
+from fkd.labeling.ranks import World, join_world
+from fkd.labeling.session import Session, open_session
+from fkd.store import LabelStore, ShardContent, StoreWriter
+
+_SHOWN = 3  # unreadable images that an error message names
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known when labelling starts.
+
+    Attributes:
+        session: images, teachers and settings.
+        accuracy: the teacher on a sample of the images; None when not measured.
+        num_crops: crops that this process has to label now.
+        num_crops_done: crops that earlier runs have labelled.
+        world_size: processes that share the work.
+    """
+
+    session: Session
+    accuracy: GateReport | None
+    num_crops: int
+    num_crops_done: int
+    world_size: int
+
+
+class Progress:
+    """What a run tells while it works; this one listens in silence. Only process 0 tells."""
+
+    def started(self, start: RunStart) -> None:
+        """Labelling begins."""
+
+    def advanced(self, num_crops: int) -> None:
+        """So many more crops are labelled."""
+
+    def auditing(self) -> None:
+        """All shards are written; the audit begins."""
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """A finished store.
+
+    Attributes:
+        path: its folder.
+        root_hash: covers every byte of it.
+        num_images: images in it, unreadable ones included.
+        num_crops: crops per image.
+        num_bytes: size of its shards, bytes.
+        unreadable: what was wrong with the unreadable images that this run met.
+        audit: the probe audit; None when it was skipped, or was done when the store was finished.
+        seconds: of this run, from the first image to the last label.
+        leads: whether this process speaks for the run.
+    """
+
+    path: str
+    root_hash: str
+    num_images: int
+    num_crops: int
+    num_bytes: int
+    unreadable: list[str]
+    audit: ProbeReport | None
+    seconds: float
+    leads: bool
+
+
+def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
+    """Label images, or go on with it; ends with a finished store.
+
+    Under torchrun every process calls this with the same arguments.
+
+    Raises:
+        ConfigError: a setting cannot work; nothing is written.
+        TeacherError: a teacher cannot be loaded, is too inaccurate, or gives no usable output.
+        ImageError: more images are unreadable than allowed. All other labels are kept; shards with
+            unreadable images are not, so that they are labelled once the files are replaced.
+        StoreError: the store cannot be written, or belongs to other settings; see its subclasses.
+        RunError: another process of the run has ended.
+    """
+    with join_world() as world, exact_numerics() as passes:
+        listener = progress if progress is not None and world.leads else Progress()
+        session = open_session(config, passes, world.local_rank)
+        finished = _is_finished(config.out)
+        accuracy = _gate(session) if world.leads and not finished else None
+        world.gather(None)  # nobody writes before the gate is passed
+        with StoreWriter.open(
+            config.out, session.store_config, rank=world.rank, world_size=world.size
+        ) as writer:
+            listener.started(_describe_start(session, writer, accuracy, world))
+            started = time.monotonic()
+            unreadable = _label_pending(session, writer, world, listener)
+            seconds = time.monotonic() - started
+            audit, root_hash = None, ""
+            if world.leads and not finished:
+                listener.auditing()
+                audit = _audit(session)
+                root_hash = _finish(session, writer)
+            root_hash = world.gather(root_hash)[0] or writer.finish()
+        return _describe_result(config, root_hash, unreadable, audit, seconds, world)
+
+
+def _gate(session: Session) -> GateReport:
+    """Measure the teacher before it labels anything."""
+    config = session.config
+    report = measure_accuracy(
+        session.source,
+        session.teachers,
+        config.gate_images,
+        autocast=config.autocast,
+        pace=session.pace,
+    )
+    require_accuracy(report, config.min_accuracy)
+    return report
+
+
+def _label_pending(
+    session: Session, writer: StoreWriter, world: World, listener: Progress
+) -> list[str]:
+    """Label this process's shards; returns what was wrong with the images of all processes.
+
+    A shard with unreadable images waits in memory until all are known: it is committed only if the
+    run may end with them. Otherwise a replaced file would never get its label.
+    """
+    waiting: list[tuple[int, ShardContent]] = []
+    reasons: list[str] = []
+    for number, batches in _labelled_shards(session, writer.pending(), writer, listener):
+        found = [row.reason for batch in batches for row in batch.starting if row.reason]
+        reasons += found
+        content = assemble_shard(batches, session.shape)
+        if not found:
+            writer.commit(number, content)
+        elif len(reasons) <= session.config.max_unreadable:
+            waiting.append((number, content))
+        else:
+            waiting.clear()
+    everywhere = sorted(chain.from_iterable(world.gather(reasons)))
+    _require_readable(everywhere, session)
+    for number, content in waiting:
+        writer.commit(number, content)
+    world.gather(None)
+    return everywhere
+
+
+def _labelled_shards(
+    session: Session, numbers: Sequence[int], writer: StoreWriter, listener: Progress
+) -> Iterator[tuple[int, list[LabelledBatch]]]:
+    """Shards with all their labelled batches, in order."""
+    places = ((n, i) for n in numbers for i in range(*writer.shard_range(n)))
+    stream = _counted(session.label(places), listener)
+    for number, batches in groupby(stream, key=lambda batch: batch.shard):
+        yield number, list(batches)
+
+
+def _counted(batches: Iterator[LabelledBatch], listener: Progress) -> Iterator[LabelledBatch]:
+    for batch in batches:
+        listener.advanced(batch.num_crops)
+        yield batch
+
+
+def _require_readable(reasons: Sequence[str], session: Session) -> None:
+    if len(reasons) <= session.config.max_unreadable:
+        return
+    first = "; ".join(reasons[:_SHOWN])
+    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    raise ImageError(
+        f"{len(reasons)} of {len(session.source)} images cannot be labelled: {first}{more}. Put "
+        "readable files in their place and run the same command, which keeps all other labels, or "
+        f"allow them with --max_unreadable {len(reasons)}"
+    )
+
+
+def _audit(session: Session) -> ProbeReport | None:
+    """Compare labels, as they are on disk, with the teacher's word; refuse to finish otherwise."""
+    config = session.config
+    if config.probes == 0:
+        return None
+    store = LabelStore.open(config.out, partial=True)
+    report = audit_probes(
+        store,
+        session.source,
+        session.teachers,
+        config.probes,
+        config.seed,
+        autocast=config.autocast,
+        pace=session.pace,
+    )
+    require_agreement(report, store)
+    return report
+
+
+def _finish(session: Session, writer: StoreWriter) -> str:
+    store = LabelStore.open(session.config.out, partial=True)
+    return writer.finish(describe_environment(session.device), make_canaries(store, session.source))
+
+
+def _is_finished(path: str) -> bool:
+    try:
+        LabelStore.open(path)
+    except FKDError:
+        return False  # whatever is wrong with it, the writer says so
+    return True
+
+
+def _describe_start(
+    session: Session, writer: StoreWriter, accuracy: GateReport | None, world: World
+) -> RunStart:
+    def crops(numbers: Sequence[int]) -> int:
+        images = sum(stop - first for first, stop in map(writer.shard_range, numbers))
+        return images * session.config.num_crops
+
+    total = len(session.source) * session.config.num_crops
+    return RunStart(
+        session=session,
+        accuracy=accuracy,
+        num_crops=crops(writer.pending()),
+        num_crops_done=total - crops(writer.pending(0, 1)),
+        world_size=world.size,
+    )
+
+
+def _describe_result(
+    config: LabelConfig,
+    root_hash: str,
+    unreadable: list[str],
+    audit: ProbeReport | None,
+    seconds: float,
+    world: World,
+) -> LabelResult:
+    store = LabelStore.open(config.out)
+    return LabelResult(
+        path=config.out,
+        root_hash=root_hash,
+        num_images=store.num_images,
+        num_crops=store.num_crops,
+        num_bytes=store.num_bytes,
+        unreadable=unreadable,
+        audit=audit,
+        seconds=seconds,
+        leads=world.leads,
+    )

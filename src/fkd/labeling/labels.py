@@ -1,0 +1,165 @@
+"""What the teacher says about a batch of crops, checked and compressed, and shards made of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fkd.codecs import Codec
+from fkd.errors import TeacherError
+from fkd.labeling.pipeline import ImageRow, TeacherInput
+from fkd.models.numerics import Autocast
+from fkd.models.teacher import NotFinite, TeacherEnsemble
+from fkd.records import CropRecords
+from fkd.store import LABELLED, UNREADABLE, ShardContent
+
+_LARGEST_F16 = 65504.0
+_ABOVE_ONE = 1e-5  # a softmax in float32 may exceed 1 by rounding
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """The compressed labels of one batch of crops.
+
+    Attributes:
+        shard: the shard it belongs to.
+        starting: rows of the images that begin with this batch, unreadable ones included.
+        num_crops: n, crops without padding.
+        index: int64 (n, K) class ids, or None.
+        value: float32 (n, V) values, or None.
+    """
+
+    shard: int
+    starting: list[ImageRow]
+    num_crops: int
+    index: np.ndarray | None
+    value: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Labels batches of crops; safe to call from many threads.
+
+    Attributes:
+        teachers: the models, on their device.
+        codec: how labels are compressed.
+        value_dtype: how values will be stored, which limits them.
+        autocast: reduced precision of the forward pass, if any.
+    """
+
+    teachers: TeacherEnsemble
+    codec: Codec
+    value_dtype: str
+    autocast: Autocast | None
+
+    def __call__(self, batch: TeacherInput) -> LabelledBatch:
+        """The labels of a batch.
+
+        Raises:
+            TeacherError: an output is not finite, no probability, or too large to be stored; names
+                an image and a crop.
+        """
+        num_crops = len(batch.crops)
+        if num_crops == 0:  # unreadable images only
+            return LabelledBatch(batch.shard, batch.starting, 0, None, None)
+        try:
+            outputs = self.outputs(batch.views)[:num_crops]
+        except NotFinite as error:
+            name, crop = batch.crops[min(error.crop, num_crops - 1)]
+            raise TeacherError(f"{error}; it is crop {crop} of {name}") from error
+        self._check(outputs, batch)
+        encoded = self.codec.encode(outputs)
+        return LabelledBatch(
+            batch.shard,
+            batch.starting,
+            num_crops,
+            None if encoded.index is None else encoded.index.cpu().numpy(),
+            None if encoded.value is None else encoded.value.cpu().numpy(),
+        )
+
+    def outputs(self, views: Sequence[Tensor]) -> Tensor:
+        """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops."""
+        ask = self.teachers
+        function = ask.logits if self.codec.encodes == "logits" else ask.probabilities
+        return function(list(views), autocast=self.autocast)
+
+    def _check(self, outputs: Tensor, batch: TeacherInput) -> None:
+        low, high = (0.0, 1.0 + _ABOVE_ONE)
+        if self.codec.encodes == "logits":
+            high = _LARGEST_F16 if self.value_dtype == "f16" else torch.finfo(torch.float32).max
+            low = -high
+        # Written so that a NaN fails too.
+        sound = ((outputs >= low) & (outputs <= high)).all(dim=1)
+        if bool(sound.all()):
+            return
+        first = int(torch.nonzero(~sound)[0])
+        row = outputs[first]
+        if bool(torch.isfinite(row).all()):
+            reason = (
+                f"gives the value {float(row[row.abs().argmax()]):g}, outside [{low:g}, {high:g}],"
+            )
+            way_out = "store values as f32 (--value_dtype f32)"
+        else:
+            reason, way_out = "gives NaN or infinity", self._cure()
+        name, crop = batch.crops[first]
+        raise TeacherError(
+            f"the teacher {reason} for crop {crop} of {name}; {way_out}. Nothing of this shard is "
+            "stored"
+        )
+
+    def _cure(self) -> str:
+        if self.autocast == "fp16":
+            return "fp16 overflows with this model, use --autocast bf16 or leave it out"
+        return "check its weights (--teacher.checkpoint)"
+
+
+@dataclass(frozen=True)
+class ShardShape:
+    """The axes of a shard's arrays.
+
+    Attributes:
+        num_crops: M.
+        num_index: K, class ids per crop.
+        num_values: V, values per crop.
+        extras: (dtype, shape per crop) of parameters of replayed augmentations, by name.
+    """
+
+    num_crops: int
+    num_index: int
+    num_values: int
+    extras: dict[str, tuple[str, tuple[int, ...]]]
+
+    def blank_records(self) -> CropRecords:
+        """What is stored for an image that cannot be read."""
+        m = self.num_crops
+        extra = {name: np.zeros((m, *shape), dtype) for name, (dtype, shape) in self.extras.items()}
+        return CropRecords(np.zeros((m, 4), np.int64), np.zeros(m, bool), extra)
+
+
+def assemble_shard(batches: Sequence[LabelledBatch], shape: ShardShape) -> ShardContent:
+    """The content of a shard from all its batches, in order."""
+    rows = [row for batch in batches for row in batch.starting]
+    readable = np.array([row.records is not None for row in rows])
+    index = np.zeros((len(rows), shape.num_crops, shape.num_index), np.int64)
+    value = np.zeros((len(rows), shape.num_crops, shape.num_values), np.float32)
+    _fill(index, readable, [batch.index for batch in batches])
+    _fill(value, readable, [batch.value for batch in batches])
+    return ShardContent(
+        keys=[row.key for row in rows],
+        crc32=np.array([row.crc32 for row in rows], np.uint32),
+        num_bytes=np.array([row.num_bytes for row in rows], np.uint64),
+        size=np.array([row.size for row in rows], np.uint32),
+        status=np.where(readable, LABELLED, UNREADABLE).astype(np.uint8),
+        records=CropRecords.stack([row.records or shape.blank_records() for row in rows]),
+        index=index if shape.num_index else None,
+        value=value if shape.num_values else None,
+    )
+
+
+def _fill(array: np.ndarray, readable: np.ndarray, parts: Sequence[np.ndarray | None]) -> None:
+    """Write arrays (n, K) of the crops of readable images, in order, to their rows (., M, K)."""
+    given = [part for part in parts if part is not None]
+    if given:
+        array[readable] = np.concatenate(given).reshape(-1, *array.shape[1:])

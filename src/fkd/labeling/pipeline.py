@@ -1,0 +1,216 @@
+"""From image files to labelled batches of crops, a stream in which every stage works ahead.
+
+    images --decode, draw records--> cut into batches --replay--> teacher --encode--> labels
+      |         (threads)            (inside a shard)  (threads)  (threads)              |
+      `-- one shard after another, in order ----------------------------------> assemble: shard
+
+Batches never cross a shard, and the last one of a shard is padded: the output of a network depends
+in its last bits on the size of its batch, and a shard must be the same whoever computes it, and
+whatever was computed before. Only a few images and batches are in memory at any time.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from fkd.crops import Interpolation, replay
+from fkd.records import CropRecords
+
+T = TypeVar("T")
+R = TypeVar("R")
+View = tuple[int, str]  # side in pixels and interpolation of a teacher's input
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much work is done side by side.
+
+    Attributes:
+        batch_size: crops in a forward pass.
+        passes: forward passes at a time.
+        workers: threads that decode and crop.
+    """
+
+    batch_size: int = 16
+    passes: int = 1
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What a shard keeps of one image besides its labels.
+
+    Attributes:
+        key: its identity.
+        name: what messages call it.
+        crc32: checksum of its file.
+        num_bytes: length of its file.
+        size: height and width after decoding.
+        records: its crops (M,), or None where it cannot be read.
+        reason: why it cannot be read.
+    """
+
+    key: bytes
+    name: str
+    crc32: int = 0
+    num_bytes: int = 0
+    size: tuple[int, int] = (0, 0)
+    records: CropRecords | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image of a shard, decoded, and the crops to be cut from it."""
+
+    shard: int
+    row: ImageRow
+    pixels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring crops of one image: numbers `first` to `stop` - 1."""
+
+    image: PreparedImage
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops that go through the teacher together, in order; all of one shard.
+
+    Attributes:
+        shard: its number.
+        pieces: where the crops come from; their numbers sum to at most the batch size.
+        starting: rows of the images that begin with this batch, unreadable ones included.
+    """
+
+    shard: int
+    pieces: list[Piece]
+    starting: list[ImageRow]
+
+    def __len__(self) -> int:
+        return sum(piece.stop - piece.first for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class TeacherInput:
+    """A batch without its decoded images: the crops as each view of the teachers wants them.
+
+    Attributes:
+        shard: its number.
+        starting: rows of the images that begin with this batch.
+        views: uint8 (batch size, 3, S, S) per view; rows beyond the crops are zero.
+        crops: (name of the image, crop number) of every crop.
+    """
+
+    shard: int
+    starting: list[ImageRow]
+    views: list[Tensor]
+    crops: list[tuple[str, int]]
+
+
+def run_stages(
+    items: Iterable[T],
+    prepare: Callable[[T], PreparedImage],
+    views: Sequence[View],
+    teach: Callable[[TeacherInput], R],
+    pace: Pace,
+) -> Generator[R, None, None]:
+    """What `teach` makes of each batch of crops, in order; all stages work at the same time.
+
+    Args:
+        items: stand for images, shard after shard.
+        prepare: decodes one and says which crops to cut; called from many threads.
+        views: side and interpolation of every teacher input.
+        teach: called from `pace.passes` threads.
+        pace: sizes of batches and of the look-ahead.
+    """
+    crop = partial(replay_batch, views=views, batch_size=pace.batch_size)
+    with ThreadPoolExecutor(pace.workers) as helpers, ThreadPoolExecutor(pace.passes) as teachers:
+        images = look_ahead(helpers, prepare, items, 2 * pace.workers)
+        inputs = look_ahead(
+            helpers, crop, cut_batches(images, pace.batch_size), pace.workers + pace.passes
+        )
+        yield from look_ahead(teachers, teach, inputs, pace.passes)
+
+
+def look_ahead(
+    pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
+    """`function` of every item, in order, while the pool works on up to `ahead` further items.
+
+    Items are taken only as fast as results are, so a chain of these holds a bounded number.
+    """
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def cut_batches(images: Iterable[PreparedImage], batch_size: int) -> Iterator[CropBatch]:
+    """Cut the crops of all images, one after the other, into batches that end with their shard."""
+    for shard, members in groupby(images, key=lambda image: image.shard):
+        yield from _cut_shard(shard, members, batch_size)
+
+
+def _cut_shard(shard: int, images: Iterable[PreparedImage], batch_size: int) -> Iterator[CropBatch]:
+    batch = CropBatch(shard, [], [])
+    for image in images:
+        batch.starting.append(image.row)
+        first, num_crops = 0, 0 if image.row.records is None else len(image.row.records)
+        while first < num_crops:
+            stop = min(num_crops, first + batch_size - len(batch))
+            batch.pieces.append(Piece(image, first, stop))
+            first = stop
+            if len(batch) == batch_size:
+                yield batch
+                batch = CropBatch(shard, [], [])
+    if batch.starting or batch.pieces:
+        yield batch
+
+
+def replay_batch(batch: CropBatch, views: Sequence[View], batch_size: int) -> TeacherInput:
+    """Cut the crops of a batch, once for every view, and let go of the images."""
+    return TeacherInput(
+        batch.shard,
+        batch.starting,
+        [_replay_view(batch, view, batch_size) for view in views] if batch.pieces else [],
+        [
+            (piece.image.row.name, number)
+            for piece in batch.pieces
+            for number in range(piece.first, piece.stop)
+        ],
+    )
+
+
+def _replay_view(batch: CropBatch, view: View, batch_size: int) -> Tensor:
+    size, interpolation = view[0], cast(Interpolation, view[1])
+    crops = torch.zeros((batch_size, 3, size, size), dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
+    filled = 0
+    for piece in batch.pieces:
+        assert piece.image.pixels is not None
+        assert piece.image.row.records is not None
+        records = piece.image.row.records[piece.first : piece.stop]
+        stop = filled + piece.stop - piece.first
+        crops[filled:stop] = replay(piece.image.pixels, records, size, interpolation)
+        filled = stop
+    return crops

@@ -1,0 +1,99 @@
+"""What labelling will cost - bytes, crops and teacher hours - before anything is run."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, repeat
+
+from fkd.data.canary import NUM_CANARIES
+from fkd.errors import ImageError
+from fkd.labeling.config import LabelConfig, describe_environment
+from fkd.labeling.numerics import exact_numerics
+from fkd.labeling.session import Session, open_session
+from fkd.store import predict_num_bytes
+
+_SAMPLE_SECONDS = 8.0
+_REPEATS = 256  # of a few images, where there are only few
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store will hold and cost.
+
+    Attributes:
+        num_images: images to label.
+        num_crops: crops of all images together, each one pass through every teacher.
+        num_shards: units of work, and files of the store.
+        num_bytes: size of the finished store.
+        num_classes: classes of a label.
+        crops_per_second: measured on a few real images, decoding and cropping included.
+        teacher_seconds: for one process on this machine.
+    """
+
+    num_images: int
+    num_crops: int
+    num_shards: int
+    num_bytes: int
+    num_classes: int
+    crops_per_second: float
+    teacher_seconds: float
+
+
+def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> Plan:
+    """Predict size and time of a labelling run; writes nothing.
+
+    Args:
+        config: as for `label`.
+        sample_seconds: how long to measure, at most.
+
+    Raises:
+        ConfigError, TeacherError: as `label` does.
+        ImageError: no image can be read.
+    """
+    with exact_numerics() as passes:
+        session = open_session(config, passes)
+        speed = _measure_speed(session, sample_seconds)
+    store_config = session.store_config
+    num_images, per_shard = store_config["num_images"], store_config["images_per_shard"]
+    num_crops = num_images * config.num_crops
+    return Plan(
+        num_images=num_images,
+        num_crops=num_crops,
+        num_shards=-(-num_images // per_shard),
+        num_bytes=_predict_bytes(session),
+        num_classes=store_config["num_classes"],
+        crops_per_second=speed,
+        teacher_seconds=num_crops / speed,
+    )
+
+
+def _predict_bytes(session: Session) -> int:
+    source = session.source
+    keys = (len(source.key(i)) for i in range(len(source)))
+    return predict_num_bytes(
+        session.store_config,
+        sum(keys) / len(source),
+        num_canaries=min(NUM_CANARIES, len(source)),
+        environment=describe_environment(session.device),
+    )
+
+
+def _measure_speed(session: Session, seconds: float) -> float:
+    """Crops per second of the whole pipeline on images from all over the source."""
+    spread = range(0, len(session.source), max(1, len(session.source) // NUM_CANARIES))
+    stream = session.label((0, i) for i in chain.from_iterable(repeat(spread, _REPEATS)))
+    all_crops = len(session.source) * session.config.num_crops
+    started, now, num_crops = 0.0, 0.0, 0
+    with closing(stream):
+        for batch in stream:
+            now = time.monotonic()
+            num_crops += batch.num_crops if started else 0
+            started = started or now  # the first batch warms up and does not count
+            if now - started > seconds or num_crops >= all_crops:
+                break
+    if num_crops == 0:
+        raise ImageError(
+            f"none of {len(spread)} sampled images below {session.source.root} can be read; "
+            "`fkd label` would list what is wrong with each"
+        )
+    return num_crops / (now - started)

@@ -1,0 +1,62 @@
+"""A teacher that takes milliseconds, settings to label with it, and a look at a store's bytes."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from fkd.data.sources import ImagesConfig
+from fkd.labeling import LabelConfig
+from fkd.models.teacher import TeacherConfig
+
+
+def write_teacher(file, seed=0, name="test_resnet", num_classes=7, **options) -> TeacherConfig:
+    """Random weights, with a head that makes up its mind."""
+    torch.manual_seed(seed)
+    state = timm.create_model(name, num_classes=num_classes).state_dict()
+    head = [key for key in state if key.startswith(("fc.", "head."))]
+    save_file({key: value * (300 if key in head else 1) for key, value in state.items()}, file)
+    return TeacherConfig(name, checkpoint=str(file), **({"input_size": 32} | options))
+
+
+@pytest.fixture(scope="session")
+def make_teacher():
+    return write_teacher
+
+
+@pytest.fixture(scope="session")
+def files_of():
+    """Every file of a store but the lock: name to bytes."""
+
+    def read(store) -> dict[str, bytes]:
+        paths = [p for p in Path(store).rglob("*") if p.is_file() and p.name != "lock"]
+        return {str(path.relative_to(store)): path.read_bytes() for path in paths}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory) -> TeacherConfig:
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def make_config(teacher, image_folder):
+    """A run on 15 images with 5 crops each, shards of 4 images and batches of 8 crops."""
+
+    def make(out, **options) -> LabelConfig:
+        settings = {
+            "images": ImagesConfig(root=str(image_folder)),
+            "teacher": None if "teachers" in options else teacher,
+            "num_crops": 5,
+            "codec": "ms:3",
+            "images_per_shard": 4,
+            "batch_size": 8,
+            "gate_images": 0,
+            "probes": 16,
+        }
+        return LabelConfig(out=str(out), **(settings | options))
+
+    return make
