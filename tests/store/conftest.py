@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -100,7 +101,7 @@ class LabelJob:
             if rank > 0:
                 return ""
             while writer.pending(0, 1):
-                os.sched_yield()
+                time.sleep(0.001)
             return writer.finish({"numpy": "any"}, CANARIES)
 
 

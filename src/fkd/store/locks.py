@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fkd.errors import StoreError, StoreLocked
 from fkd.store import files
-from fkd.store.manifest import CONFIG, LOCK
+from fkd.store.manifest import CONFIG, LOCK, MANIFEST
 
 _POLL_SECONDS = 0.02
 _PROBE_SECONDS = 2.0  # how long helpers that look for a leader may be in its way
@@ -64,12 +64,16 @@ class WriterLock:
     def join(root: Path, patience: float) -> "WriterLock":
         """Be a helper of the leader; wait up to `patience` seconds for it.
 
+        A finished store needs no leader: the one of this run may have come and gone.
+
         Raises:
             StoreError: no leader has prepared the store in that time.
         """
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             lock = WriterLock(root)
+            if files.exists(root, MANIFEST):
+                return lock
             if _has_leader(root) and lock._take(LOCK, fcntl.LOCK_SH) and _has_leader(root):
                 return lock
             lock.release()

@@ -137,30 +137,32 @@ class _Check:
 
     def _shards(self, config: StoreConfig, manifest: Manifest | None, progress: Progress) -> None:
         keys: list[bytes] = []
-        for number in range(config.num_shards):
+        numbers = range(config.num_shards) if manifest else self._committed(config)
+        for done, number in enumerate(numbers, 1):
             listed = manifest.shards[number] if manifest else None
-            entry = self._commit(config, number, listed) or listed
+            entry = self._commit(config, number, listed)
             if entry is not None:
-                name = shard_name(number)
-                checked = self._attempt(name, bind(self._shard, config, entry))
+                checked = self._attempt(shard_name(number), bind(self._shard, config, entry))
                 keys += checked or []
-            progress(number + 1, config.num_shards)
+            progress(done, len(numbers))
         if not self._problems and manifest is not None:
             self._check_keys(keys, config)
+
+    def _committed(self, config: StoreConfig) -> list[int]:
+        """Shards of an unfinished store: the config alone may claim any number of them."""
+        leaves = self._attempt(COMMITS, bind(files.names, self._folder, COMMITS)) or []
+        numbers = (number_of(leaf, ".json") for leaf in leaves)
+        return sorted(n for n in numbers if n is not None and n < config.num_shards)
 
     def _commit(
         self, config: StoreConfig, number: int, listed: ShardEntry | None
     ) -> ShardEntry | None:
+        """What the manifest says about a shard, else its commit; they must agree."""
         name = commit_name(number)
-        if not files.exists(self._folder, name):
-            if not self._partial or listed is not None:
-                self._report(name, "is missing; the shard is not labelled yet")
-            return None
-        entry = self._attempt(name, lambda: read_commit(self._folder, config, number))
+        entry = self._attempt(name, bind(read_commit, self._folder, config, number))
         if entry is not None and listed is not None and entry != listed:
             self._report(name, f"differs from {MANIFEST}")
-            return listed
-        return entry
+        return listed or entry
 
     def _shard(self, config: StoreConfig, entry: ShardEntry) -> list[bytes]:
         """The keys of a sound shard."""
@@ -183,21 +185,23 @@ class _Check:
             self._report(MANIFEST, "the keys of the shards are not those of the config")
 
     def _strays(self, config: StoreConfig) -> None:
-        numbers = range(config.num_shards)
-        expected = {
-            "": {CONFIG, MANIFEST, LOCK, SHARDS, COMMITS, QUARANTINE},
-            SHARDS: {shard_name(n).rpartition("/")[2] for n in numbers},
-            COMMITS: {commit_name(n).rpartition("/")[2] for n in numbers},
-        }
-        for inner, known in expected.items():
-            leaves = self._attempt(inner, bind(files.names, self._folder, inner))
-            for leaf in leaves or ():
+        for inner in ("", SHARDS, COMMITS):
+            leaves = self._attempt(inner, bind(files.names, self._folder, inner)) or []
+            for leaf in leaves:
+                name = f"{inner}/{leaf}" if inner else leaf
                 unfinished = self._partial and leaf.startswith(files.TEMPORARY)
-                if leaf not in known and not unfinished:
-                    name = printable(os.fsencode(f"{inner}/{leaf}" if inner else leaf))
-                    self._report(name, "does not belong to the store; move it away")
+                if not (_belongs(name, config) or unfinished):
+                    shown = printable(os.fsencode(name))
+                    self._report(shown, "does not belong to the store; move it away")
         if files.exists(self._folder, LOCK):
             self._attempt(LOCK, lambda: files.read(self._folder, LOCK, limit=0))
+
+
+def _belongs(name: str, config: StoreConfig) -> bool:
+    number = _shard_number(name)
+    if number is None:
+        return name in {CONFIG, MANIFEST, LOCK, SHARDS, COMMITS, QUARANTINE}
+    return number < config.num_shards
 
 
 def _require_store(folder: Path) -> None:
