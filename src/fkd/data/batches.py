@@ -1,0 +1,205 @@
+"""A mini-batch from images on disk: decode once, cut m crops for every network that looks at them.
+
+The loader is driven by *view requests*, which say everything (image, position, number of crops);
+workers therefore hold no epoch, no counter and no random state, and any of them may build any
+batch. Crops stay uint8 until they reach the device: a quarter of the bytes between processes.
+"""
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from fkd.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
+from fkd.crops import Interpolation, replay
+from fkd.data.sources import ImageSource, load
+from fkd.data.views import ViewRequest, Views
+from fkd.errors import FKDError
+from fkd.randomness import Purpose, stream_key
+from fkd.targets import SoftTargets
+
+
+class CropFormat(NamedTuple):
+    """How a network wants to see a crop.
+
+    Attributes:
+        size: side of the square crop, pixels.
+        interpolation: how it is resized.
+        augmented: whether the student-only augmentation is applied.
+    """
+
+    size: int
+    interpolation: Interpolation
+    augmented: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of B images, m of each, image after image.
+
+    Attributes:
+        crops: uint8 (B * m, 3, S, S), channels-last, one tensor per crop format.
+        labels: ground-truth class of each crop, int64 (B * m,), -1 where unknown.
+        targets: stored soft labels (with `labels` inside); None where there is no store.
+    """
+
+    crops: tuple[Tensor, ...]
+    labels: Tensor
+    targets: SoftTargets | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device; does not wait for copies from pinned memory."""
+        return Batch(
+            tuple(crops.to(device, non_blocking=True) for crops in self.crops),
+            self.labels.to(device, non_blocking=True),
+            None if self.targets is None else self.targets.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; called by torch's DataLoader."""
+        return Batch(
+            tuple(crops.pin_memory() for crops in self.crops),
+            self.labels.pin_memory(),
+            None if self.targets is None else self.targets.pin_memory(),
+        )
+
+
+class CropCutter:
+    """Builds batches: the images, where their crops come from, and who looks at them.
+
+    Args:
+        images: the image files.
+        views: which crops.
+        formats: how each network wants them; the batch has them in this order.
+        class_ids: the id of each class of the source; -1 for classes that the labels lack.
+        student_augment: drawn afresh on top of a crop, for formats that are `augmented`.
+        seed: picks the student augmentation.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        views: Views,
+        formats: Sequence[CropFormat],
+        *,
+        class_ids: np.ndarray | None = None,
+        student_augment: AugmentConfig = NO_AUGMENT,
+        seed: int = 0,
+    ) -> None:
+        self.images = images
+        self.formats = tuple(formats)
+        self._views = views
+        self._class_ids = class_ids
+        self._student_augment = student_augment
+        self._seed = seed
+
+    def cut(self, images: Sequence[int], start: int, count: int) -> Batch:
+        """The batch of `count` crops, from position `start` on, of each image.
+
+        Raises:
+            ImageError: a file cannot be read or decoded.
+            CropMismatch: a file is not the one that was labelled.
+            StoreError: a label is missing or damaged.
+        """
+        picked = self._views.pick(np.asarray(images, np.int64), start, count)
+        crops = tuple(_empty(len(images) * count, fmt.size) for fmt in self.formats)
+        for j, i in enumerate(images):
+            loaded = load(self.images, i)
+            records = picked.records(j, loaded)
+            for tensor, fmt in zip(crops, self.formats, strict=True):
+                cut = replay(loaded.image, records, fmt.size, fmt.interpolation)
+                if fmt.augmented:
+                    cut = self._augment(cut, i, start)
+                tensor[j * count : (j + 1) * count] = cut
+        labels = torch.tensor([self.label(i) for i in images]).repeat_interleave(count)
+        targets = picked.targets
+        return Batch(crops, labels, None if targets is None else replace(targets, labels=labels))
+
+    def label(self, i: int) -> int:
+        """The ground-truth class id of image `i`, -1 where unknown."""
+        label = self.images.label(i)
+        return label if self._class_ids is None or label < 0 else int(self._class_ids[label])
+
+    def _augment(self, crops: Tensor, i: int, start: int) -> Tensor:
+        numbers = np.arange(start, start + len(crops))
+        stream = stream_key(self._seed, self.images.key(i))
+        drawn = sample_augment(self._student_augment, stream, numbers, Purpose.STUDENT_AUGMENT)
+        return apply_augment(crops, drawn)
+
+
+class BatchDataset(Dataset[Any]):
+    """What the workers of the training loader run: lists of view requests to batches.
+
+    An error a user can mend is handed over as a value, because torch would wrap it, with the
+    worker's traceback in its message, on the way to the main process.
+    """
+
+    def __init__(self, cutter: CropCutter) -> None:
+        self._cutter = cutter
+
+    def __getitems__(self, requests: Sequence[ViewRequest]) -> Batch | FKDError:
+        first = requests[0]
+        try:
+            return self._cutter.cut([r.image for r in requests], first.start, first.crops)
+        except FKDError as error:
+            return error
+
+    def __getitem__(self, request: ViewRequest) -> Batch | FKDError:
+        return self.__getitems__([request])
+
+
+def load_batches(
+    cutter: CropCutter,
+    requests: Iterable[Sequence[ViewRequest]],
+    *,
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterator[Batch]:
+    """The batch of each list of requests, in order; worker processes build them ahead.
+
+    The requests of one list share `start` and `crops`.
+
+    Raises:
+        FKDError: what `CropCutter.cut` raises, when its turn has come.
+    """
+    loader = DataLoader(
+        BatchDataset(cutter),
+        batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists will do
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_stopping_to_the_main_process,
+    )
+    for batch in loader:
+        if isinstance(batch, FKDError):
+            raise batch
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_stopping_to_the_main_process(worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach all processes; the main one still needs us to end
+    in order. A second SIGTERM, which multiprocessing sends to stuck workers, does its work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+
+
+def _empty(num_crops: int, size: int) -> Tensor:
+    """Room for crops, channels-last; in a worker, in memory shared with the main process."""
+    shape = (num_crops, size, size, 3)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
+    num_bytes = int(np.prod(shape))
+    storage = torch.empty(0, dtype=torch.uint8).untyped_storage()._new_shared(num_bytes)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape).permute(0, 3, 1, 2)

@@ -1,0 +1,122 @@
+"""Small real things that tests of several rooms share: image folders and label stores."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fkd.codecs import parse_codec
+from fkd.crops import CropConfig, sample_crops
+from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
+from fkd.records import CropRecords
+from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest
+
+# Threads of several test processes on few cores wait for each other longer than they compute.
+torch.set_num_threads(1)
+
+
+def write_images(root: Path, classes=("ant", "bee", "cat"), per_class=5, seed=0) -> Path:
+    """Class folders of small PNG images of assorted sizes; each class has a colour of its own."""
+    draw = np.random.default_rng(seed)
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            height, width = draw.integers(24, 48, 2)
+            pixels = draw.integers(0, 120, (height, width, 3), dtype=np.uint8)
+            pixels[..., number % 3] += 130
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def write_store(
+    path: Path,
+    source: ImageSource,
+    num_crops=6,
+    codec="ms:2",
+    value_dtype="u16",
+    class_names=("ant", "bee", "cat", "dog"),
+    unreadable=(),
+) -> LabelStore:
+    """A store of these images whose labels lean towards the true class."""
+    keys = [source.key(i) for i in range(len(source))]
+    config = {
+        "format_version": 1,
+        "num_images": len(keys),
+        "num_crops": num_crops,
+        "num_classes": len(class_names),
+        "class_names": list(class_names),
+        "codec": codec,
+        "value_dtype": value_dtype,
+        "extras": {},
+        "images_per_shard": 4,
+        "keys_sha256": keys_digest(keys),
+        "teachers": [{"name": "colour"}],
+    }
+    with StoreWriter.open(path, config) as writer:
+        for shard in writer.pending():
+            rows = range(*writer.shard_range(shard))
+            writer.commit(shard, _content(source, rows, config, unreadable))
+        writer.finish({}, [])
+    return LabelStore.open(path)
+
+
+def _content(source, rows, config, unreadable) -> ShardContent:
+    loaded = [load(source, i) for i in rows]
+    sizes = [tuple(image.image.shape[1:]) for image in loaded]
+    crops = CropConfig(num_crops=config["num_crops"])
+    numbers = np.arange(config["num_crops"])
+    codec = parse_codec(config["codec"])
+    labels = torch.cat([_probabilities(source, i, config) for i in rows])
+    encoded = codec.encode(labels)
+    shape = (len(rows), config["num_crops"], -1)
+    return ShardContent(
+        keys=[source.key(i) for i in rows],
+        crc32=np.array([image.crc32 for image in loaded], np.uint32),
+        num_bytes=np.array([image.num_bytes for image in loaded], np.uint64),
+        size=np.array(sizes, np.uint32),
+        status=np.array([i in unreadable for i in rows], np.uint8),
+        records=CropRecords.stack(
+            [
+                sample_crops(crops, source.key(i), size, numbers)
+                for i, size in zip(rows, sizes, strict=True)
+            ]
+        ),
+        index=None if encoded.index is None else encoded.index.numpy().reshape(shape),
+        value=None if encoded.value is None else encoded.value.numpy().reshape(shape),
+    )
+
+
+def _probabilities(source, i, config) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(i)
+    logits = torch.randn(config["num_crops"], config["num_classes"], generator=generator)
+    logits[:, max(source.label(i), 0)] += 2.0
+    return torch.softmax(logits, 1)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """15 images in the class folders ant, bee, cat."""
+    return write_images(tmp_path_factory.mktemp("images") / "train")
+
+
+@pytest.fixture(scope="session")
+def image_source(image_folder) -> ImageSource:
+    return open_source(ImagesConfig(root=str(image_folder)))
+
+
+@pytest.fixture(scope="session")
+def label_store(image_source, tmp_path_factory) -> LabelStore:
+    """6 crops of each of these images, labels ms:2 over ant, bee, cat, dog."""
+    return write_store(tmp_path_factory.mktemp("labels") / "store", image_source)
+
+
+@pytest.fixture(scope="session")
+def make_images():
+    return write_images
+
+
+@pytest.fixture(scope="session")
+def make_store():
+    return write_store
