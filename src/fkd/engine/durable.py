@@ -1,0 +1,85 @@
+"""Writing files of a run folder: a kill or a power cut leaves the old file or the new one."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from fkd.errors import RunError
+
+_TEMPORARY = ".tmp"
+
+
+class _HashingFile:
+    """A file open for writing that remembers the SHA-256 and the length of what was written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.num_bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error  # torch.save turns it into a RuntimeError of its own
+            raise
+        self.num_bytes += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def replace_file(path: Path, write: Callable[[Any], Any]) -> tuple[str, int]:
+    """Make what `write(file)` writes the content of `path`, durably and all at once.
+
+    Returns its SHA-256 (hexadecimal) and its length.
+
+    Raises:
+        RunError: the disk is full or refuses; what was there before is untouched.
+    """
+    temporary = path.with_name(path.name + _TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            hashing = _HashingFile(file)
+            _write(hashing, write)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; make room or mend the disk, then run the same "
+            "command again: it goes on from the last checkpoint"
+        ) from error
+    return hashing.sha256.hexdigest(), hashing.num_bytes
+
+
+def _write(hashing: _HashingFile, write: Callable[[Any], Any]) -> None:
+    try:
+        write(hashing)
+    except RuntimeError:
+        if hashing.error is None:
+            raise
+        raise hashing.error from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Make `text` the content of `path`, durably and all at once."""
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

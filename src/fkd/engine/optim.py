@@ -1,0 +1,77 @@
+"""Optimisers by name, through timm's factory."""
+
+import difflib
+from dataclasses import dataclass
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from torch import nn
+
+from fkd.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimiser of the student.
+
+    Attributes:
+        name: sgd, adamw, or another optimiser of timm (`timm.optim.list_optimizers()`).
+        lr: peak learning rate; by default 0.1 for sgd, 0.002 for others (the paper's at 1,024 crops
+            per step). It is not scaled by batch_size or crops_per_image.
+        momentum: of sgd and its relatives.
+        nesterov: look ahead along the momentum (sgd).
+        weight_decay: by default 1e-4 for sgd, 0.05 for others.
+        decay_all: also decay biases and normalisation layers, as the paper's SGD recipe does.
+    """
+
+    name: str = "sgd"
+    lr: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float | None = None
+    decay_all: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and self.lr <= 0:
+            raise ConfigError(f"optimizer.lr must be above 0, got {self.lr}")
+        if self.weight_decay is not None and self.weight_decay < 0:
+            raise ConfigError(f"optimizer.weight_decay must be >= 0, got {self.weight_decay}")
+        known = [str(name) for name in list_optimizers()]
+        if self.name not in known:
+            close = difflib.get_close_matches(self.name, known) or ["sgd", "adamw"]
+            raise ConfigError(
+                f"optimizer.name {self.name!r} is unknown; did you mean {' or '.join(close)}?"
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate that the schedule starts from."""
+        return self.lr if self.lr is not None else (0.1 if self.name == "sgd" else 0.002)
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a model's parameters.
+
+    Raises:
+        ConfigError: timm cannot build it here, e.g. it needs another package.
+    """
+    plain_sgd = config.name == "sgd" and not config.nesterov
+    default_decay = 1e-4 if config.name == "sgd" else 0.05
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            model,
+            opt="momentum" if plain_sgd else config.name,  # timm's "sgd" is Nesterov's
+            lr=config.peak_lr,
+            weight_decay=default_decay if config.weight_decay is None else config.weight_decay,
+            momentum=config.momentum,
+            filter_bias_and_bn=not config.decay_all,
+        )
+    except (ImportError, AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer.name {config.name!r} cannot be used: {error}") from error
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the same rate, times its own scale where timm set one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)

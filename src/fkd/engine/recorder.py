@@ -1,0 +1,136 @@
+"""What a run leaves behind while it goes on: log lines, checkpoints, a moving progress bar."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkd.engine.checkpoint import Checkpoints, State
+from fkd.engine.learner import Learner
+from fkd.engine.logging import Metrics, MetricsLog, Progress
+from fkd.engine.order import Place
+from fkd.errors import RunError
+from fkd.targets import SoftTargets
+
+
+@torch.no_grad()
+def count_crops(loss: Tensor, logits: Tensor, targets: SoftTargets) -> Tensor:
+    """Float32 (4,): loss summed over the crops, hits, crops with a known class, crops.
+
+    Stays on the device: reading the numbers would wait for the computation.
+    """
+    crops = torch.tensor(float(len(logits)), device=logits.device)
+    hits = known = torch.zeros_like(crops)
+    if targets.labels is not None:
+        hits = (logits.argmax(1) == targets.labels).sum().float()
+        known = (targets.labels >= 0).sum().float()
+    return torch.stack([loss.detach().float() * crops, hits, known, crops])
+
+
+class Recorder:
+    """Keeps the records of one run.
+
+    Every process has one and counts alike; only the main process is given files and a progress bar.
+
+    Args:
+        learner: whose records these are.
+        log_every: optimiser steps between two lines of metrics.jsonl.
+        checkpoint_seconds: time between two checkpoints inside a pass.
+        log: metrics.jsonl; on the main process.
+        checkpoints: on the main process.
+        progress: what the caller passed; on the main process.
+        state: what the run goes on from, if it does.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        log_every: int,
+        checkpoint_seconds: float,
+        log: MetricsLog | None,
+        checkpoints: Checkpoints | None,
+        progress: Progress | None,
+        state: State | None,
+    ) -> None:
+        self._learner = learner
+        self._log_every = log_every
+        self._checkpoint_seconds = checkpoint_seconds
+        self._log = log
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._began = self._saved = self._logged = time.monotonic()
+        self._seconds_before = state["seconds"] if state else 0.0
+        counted = state["counted"] if state else torch.zeros(4)
+        self._counted = counted.to(learner.accelerator.device)
+        self._metrics: Metrics = {}
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the run so far, without what a kill has undone."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def trained(self, place: Place, lr: float, counted: Tensor) -> None:
+        """A step is done; `counted` is the sum of `count_crops` over all processes.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        self._counted += counted
+        if self._learner.step % self._log_every == 0 or place.ends_pass:
+            self._write_training_line(place, lr)
+        if self._progress is not None:
+            self._progress.advance(self._learner.step, self._metrics)
+
+    def evaluated(self, place: Place, metrics: Metrics) -> None:
+        """The student was evaluated."""
+        where = {"step": self._learner.step, "epoch": place.epoch_after}
+        line = {**where, **metrics, "seconds": self.seconds}
+        if self._log is not None:
+            self._log.write(line)
+        if self._progress is not None:
+            self._progress.evaluated(line)
+        self._logged = time.monotonic()
+
+    def checkpoint(self, *, now: bool) -> None:
+        """Write a checkpoint, if it is time or `now`.
+
+        Raises:
+            RunError: the loss is not finite (the checkpoint before stays), or the disk refuses.
+        """
+        due = time.monotonic() - self._saved >= self._checkpoint_seconds
+        if self._checkpoints is None or self._log is None or not (now or due):
+            return
+        self._require_finite(self._counted[0].item())
+        self._log.sync()
+        state: dict[str, Any] = self._learner.state()
+        state |= {"seconds": self.seconds, "counted": self._counted.cpu()}
+        self._checkpoints.save(self._learner.step, state)
+        self._saved = time.monotonic()
+
+    def _write_training_line(self, place: Place, lr: float) -> None:
+        loss, hits, known, crops = self._counted.tolist()
+        self._require_finite(loss)
+        now = time.monotonic()
+        self._metrics = {
+            "step": self._learner.step,
+            "epoch": place.epoch_after,
+            "lr": lr,
+            "loss": loss / crops,
+            "train_top1": 100.0 * hits / known if known else None,
+            "crops_per_second": crops / (now - self._logged),
+            "seconds": self.seconds,
+        }
+        if self._log is not None:
+            self._log.write(self._metrics)
+        self._counted.zero_()
+        self._logged = now
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} at step {self._learner.step}; lower optimizer.lr, set "
+                "clip_grad, or use amp no"
+            )

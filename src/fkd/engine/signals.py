@@ -1,0 +1,49 @@
+"""Stopping politely: SIGINT and SIGTERM let the current step finish and a checkpoint be written."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Remembers a request to stop; a second one stops at once.
+
+    Example:
+        >>> with StopSignals() as signals:
+        ...     signals.requested is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        try:
+            for number in _STOPPING:
+                self._previous[number] = signal.signal(number, self._remember)
+        except ValueError:  # not the main thread: signals are somebody else's business
+            self._previous.clear()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number)
+
+    def leave(self) -> None:
+        """End the program as the signal asked: KeyboardInterrupt, or exit code 143 for SIGTERM."""
+        if self.requested == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt

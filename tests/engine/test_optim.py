@@ -1,0 +1,59 @@
+"""Optimisers by name."""
+
+import pytest
+import timm
+import torch
+
+from fkd.engine.optim import OptimizerConfig, build_optimizer, set_learning_rate
+from fkd.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return timm.create_model("test_resnet", num_classes=3)
+
+
+def test_sgd_is_the_papers_unless_asked_otherwise(model):
+    optimizer = build_optimizer(OptimizerConfig(), model)
+    assert isinstance(optimizer, torch.optim.SGD)
+    group = optimizer.param_groups[-1]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.1, 0.9, 1e-4)
+    assert not group["nesterov"]
+    nesterov = build_optimizer(OptimizerConfig(nesterov=True), model)
+    assert nesterov.param_groups[-1]["nesterov"]
+
+
+def test_adamw_has_the_papers_defaults(model):
+    optimizer = build_optimizer(OptimizerConfig(name="adamw"), model)
+    group = optimizer.param_groups[-1]
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert (group["lr"], group["weight_decay"], group["eps"]) == (0.002, 0.05, 1e-8)
+    assert group["betas"] == (0.9, 0.999)
+
+
+def test_weight_decay_spares_biases_and_norms_unless_told(model):
+    spared, decayed = build_optimizer(OptimizerConfig(), model).param_groups
+    assert all(p.ndim <= 1 for p in spared["params"])
+    assert spared["weight_decay"] == 0
+    assert all(p.ndim > 1 for p in decayed["params"])
+    groups = build_optimizer(OptimizerConfig(decay_all=True, weight_decay=0.3), model).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3]
+
+
+def test_the_rate_reaches_every_group(model):
+    optimizer = build_optimizer(OptimizerConfig(), model)
+    set_learning_rate(optimizer, 0.25)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "adamww"}, "optimizer.name 'adamww' is unknown; did you mean adamw"),
+        ({"lr": 0.0}, "optimizer.lr must be above 0, got 0.0"),
+        ({"weight_decay": -1.0}, "optimizer.weight_decay must be >= 0, got -1.0"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        OptimizerConfig(**arguments)
