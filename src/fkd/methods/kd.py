@@ -1,0 +1,44 @@
+"""Vanilla knowledge distillation: a teacher is asked online, on the very crops of the student.
+
+Source: FKD (Shen and Xing, ECCV 2022), Eq. 1 and Fig. 5 (left); Hinton et al. 2015.
+Every network gets the same boxes and flips, cut at its own size from the decoded image.
+"""
+
+from dataclasses import replace
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from fkd.crops import Interpolation
+from fkd.data.batches import Batch, CropFormat
+from fkd.losses import SoftTargetLoss
+from fkd.methods.method import Ingredients, ViewKind
+from fkd.targets import SoftTargets
+
+
+class KD:
+    """Ask the teacher about every crop, every time."""
+
+    summary: ClassVar[str] = "fresh random crops against a teacher that is asked online"
+    views: ClassVar[ViewKind] = "fresh"
+    asks_teacher: ClassVar[bool] = True
+
+    def __init__(self, ingredients: Ingredients) -> None:
+        assert ingredients.teacher is not None
+        self._teacher = ingredients.teacher
+        wanted = [CropFormat(size, cast(Interpolation, how)) for size, how in self._teacher.views]
+        self.formats: tuple[CropFormat, ...] = tuple(dict.fromkeys([ingredients.student, *wanted]))
+        self._of_teacher = [self.formats.index(view) for view in wanted]
+        self._loss = SoftTargetLoss(ingredients.temperature, ingredients.soft_weight)
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> SoftTargets:
+        """What the teacher says now."""
+        crops = [batch.crops[i] for i in self._of_teacher]
+        return replace(SoftTargets.full(self._teacher.probabilities(crops)), labels=batch.labels)
+
+    def loss(self, logits: Tensor, targets: SoftTargets) -> Tensor:
+        """Eq. 1: lambda of soft cross-entropy, the rest of ordinary cross-entropy."""
+        loss: Tensor = self._loss(logits, targets)
+        return loss

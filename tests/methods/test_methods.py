@@ -1,0 +1,139 @@
+"""Methods: views, targets, loss; and that FKD is online KD with the teacher's answers kept."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from fkd.crops import CropConfig
+from fkd.data.batches import Batch, CropCutter, CropFormat
+from fkd.data.joining import join_store
+from fkd.data.sources import ImagesConfig
+from fkd.data.views import FreshViews, StoredViews
+from fkd.errors import ConfigError
+from fkd.labeling import LabelConfig, label
+from fkd.methods import METHODS, Ingredients, find_method
+from fkd.methods.fkd import FKD
+from fkd.methods.kd import KD
+from fkd.methods.vanilla import Vanilla
+from fkd.models import TeacherConfig, load_teachers
+from fkd.store import LabelStore
+from fkd.targets import SoftTargets
+
+STUDENT = CropFormat(32, "bilinear")
+EPOCHS = 5
+
+
+@pytest.fixture(scope="module")
+def teacher_config(tmp_path_factory) -> TeacherConfig:
+    """A network with random weights; it is only asked, never judged."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "weights.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), path)
+    return TeacherConfig("test_resnet", checkpoint=str(path), input_size=48)
+
+
+@pytest.fixture(scope="module")
+def teacher(teacher_config):
+    return load_teachers([teacher_config])
+
+
+@pytest.mark.parametrize("value_dtype", ["f32", "u16"])
+def test_fkd_sees_the_crops_and_targets_of_online_kd(
+    value_dtype, teacher_config, teacher, image_folder, image_source, tmp_path
+):
+    """Full labels, one crop at a time, as many crops as epochs: the same training, bit for bit in
+    the pictures and to 1e-5 in the labels."""
+    label(
+        LabelConfig(
+            images=ImagesConfig(root=str(image_folder)),
+            out=str(tmp_path / "store"),
+            teacher=teacher_config,
+            num_crops=EPOCHS,
+            codec="full",
+            value_dtype=value_dtype,
+            device="cpu",
+        )
+    )
+    store = LabelStore.open(tmp_path / "store")
+    rows = join_store(image_source, store).rows
+    views = StoredViews(image_source, store, rows, stride=1)
+    fkd, kd = (
+        METHODS[name](Ingredients(num_classes=7, student=STUDENT, teacher=teacher))
+        for name in ("fkd", "kd")
+    )
+    offline = CropCutter(image_source, views, fkd.formats)
+    online = CropCutter(image_source, views, kd.formats)
+    logits, used = torch.randn(4, 7), []
+    for epoch in range(EPOCHS):
+        stored, asked = (c.cut([3, 14, 0, 8], start=epoch, count=1) for c in (offline, online))
+        assert torch.equal(stored.crops[0], asked.crops[0])
+        known, answer = fkd.targets(stored), kd.targets(asked)
+        torch.testing.assert_close(known.dense(), answer.dense(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            fkd.loss(logits, known), kd.loss(logits, answer), atol=1e-4, rtol=0
+        )
+        used.append(stored.crops[0])
+    fresh = CropCutter(image_source, FreshViews(image_source, CropConfig()), kd.formats)
+    drawn = [fresh.cut([3, 14, 0, 8], start=epoch, count=1).crops[0] for epoch in range(EPOCHS)]
+    for image in range(4):
+        ours = {crops[image].numpy().tobytes() for crops in used}
+        assert ours == {crops[image].numpy().tobytes() for crops in drawn}
+
+
+def batch_of(labels, targets=None) -> Batch:
+    crops = torch.randint(0, 256, (len(labels), 3, 32, 32), dtype=torch.uint8)
+    return Batch((crops,), torch.tensor(labels), targets)
+
+
+def test_every_method_says_what_it_is():
+    for name, method in METHODS.items():
+        assert find_method(name) is method
+        assert len(method.summary) < 80
+    with pytest.raises(ConfigError, match="method 'meal' is unknown; use one of fkd, vanilla, kd"):
+        find_method("meal")
+
+
+def test_vanilla_trains_on_the_true_class():
+    method = Vanilla(Ingredients(num_classes=3, student=STUDENT, label_smoothing=0.1))
+    targets = method.targets(batch_of([2, 0]))
+    logits = torch.randn(2, 3)
+    expected = F.cross_entropy(logits, torch.tensor([2, 0]), label_smoothing=0.1)
+    torch.testing.assert_close(method.loss(logits, targets), expected)
+    with pytest.raises(ConfigError, match="method vanilla needs the class of every image"):
+        method.targets(batch_of([2, -1]))
+
+
+def test_fkd_gives_the_stored_label_as_it_is():
+    method = FKD(Ingredients(num_classes=3, student=STUDENT, temperature=2.0))
+    stored = SoftTargets.full(torch.tensor([[0.2, 0.3, 0.5]]))
+    assert method.targets(batch_of([1], stored)) is stored
+    logits = torch.randn(1, 3)
+    torch.testing.assert_close(
+        method.loss(logits, stored), F.cross_entropy(logits / 2.0, stored.dense())
+    )
+
+
+def test_kd_blends_the_teacher_with_the_truth(teacher):
+    """Eq. 1 of the paper, written naively."""
+    kd = KD(Ingredients(num_classes=7, student=STUDENT, soft_weight=0.7, teacher=teacher))
+    assert kd.formats == (STUDENT, CropFormat(48, teacher.views[0][1]))
+    large = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8)
+    labels, logits = torch.tensor([1, 6, 3]), torch.randn(3, 7)
+    targets = kd.targets(Batch((torch.empty(0), large), labels, None))
+    p = np.exp(teacher.logits([large]).double().numpy())
+    p /= p.sum(1, keepdims=True)
+    log_q = torch.log_softmax(logits.double(), 1).numpy()
+    soft = -(p * log_q).sum(1).mean()
+    hard = -log_q[range(3), labels].mean()
+    assert kd.loss(logits, targets).item() == pytest.approx(0.7 * soft + 0.3 * hard, rel=1e-5)
+
+
+def test_a_teacher_that_wants_the_students_crops_gets_the_same(teacher):
+    size, how = teacher.views[0]
+    kd = KD(Ingredients(num_classes=7, student=CropFormat(size, how), teacher=teacher))
+    assert kd.formats == (CropFormat(size, how),)
+    augmented = CropFormat(size, how, augmented=True)
+    kd = KD(Ingredients(num_classes=7, student=augmented, teacher=teacher))
+    assert kd.formats == (augmented, CropFormat(size, how))
