@@ -1,0 +1,187 @@
+"""Top-1 and top-5 accuracy of a classifier on labelled images.
+
+Images are decoded as in labelling and training, their shorter side is resized to size / crop_pct,
+and the centre is cut out: timm's evaluation transform. Class folders are matched with the model's
+classes by name, never by position.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from fkd.crops import resize
+from fkd.data.joining import map_classes
+from fkd.data.sources import ImageSource, load
+from fkd.errors import ConfigError, FKDError
+from fkd.models import Preprocessing
+
+_WORTH_A_WORKER = 1000  # images; starting a process takes as long as decoding a hundred of them
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of the images whose class is the best guess, or among the best five, in percent.
+
+    Attributes:
+        top1: share of the best guess.
+        top5: share of the best five; of all classes where there are fewer.
+        num_images: images counted.
+        num_skipped: images left out, because the model lacks their class.
+    """
+
+    top1: float
+    top5: float
+    num_images: int
+    num_skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """The images of a source that a model can be judged on.
+
+    Attributes:
+        source: the images.
+        chosen: positions of the images with a class that the model has, int64 (n,).
+        labels: the model's id of their classes, int64 (n,).
+    """
+
+    source: ImageSource
+    chosen: np.ndarray
+    labels: np.ndarray
+
+    @staticmethod
+    def match(source: ImageSource, class_names: Sequence[str]) -> "LabelledImages":
+        """Pair the images with the classes of a model, by name.
+
+        Raises:
+            ConfigError: the images have no classes, or the model knows none of them.
+        """
+        ids = map_classes(source.class_names, class_names)
+        if ids is None or source.class_names is None:
+            raise ConfigError(f"{source.root} has no classes; give images in class folders")
+        labels = np.array([source.label(i) for i in range(len(source))], np.int64)
+        labels = np.where(labels >= 0, ids[labels], -1)
+        chosen = np.flatnonzero(labels >= 0)
+        if len(chosen) == 0:
+            raise ConfigError(
+                f"none of the classes of {source.root} ({_some(source.class_names)}) is known to "
+                f"the model ({_some(class_names)}); rename the class folders"
+            )
+        return LabelledImages(source=source, chosen=chosen, labels=labels[chosen])
+
+    @property
+    def num_skipped(self) -> int:
+        """Images whose class the model lacks."""
+        return len(self.source) - len(self.chosen)
+
+
+@torch.inference_mode()
+def measure_accuracy(
+    model: nn.Module,
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    batch_size: int = 128,
+    num_workers: int = 0,
+    autocast: AbstractContextManager[Any] | None = None,
+) -> Accuracy:
+    """How often a model is right; with several processes, each looks at its share of the images.
+
+    The model is in eval mode afterwards.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    model.eval()
+    hits = torch.zeros(2, dtype=torch.int64)
+    for crops, labels in _load(images, preprocessing, batch_size, num_workers):
+        with autocast or nullcontext():
+            logits = model(preprocessing.normalise(crops.to(device, non_blocking=True)))
+        hits += _count_hits(logits.float(), labels.to(device)).cpu()
+    if _distributed():
+        hits = hits.to(device)
+        torch.distributed.all_reduce(hits)
+    top1, top5 = (100.0 * number / len(images.chosen) for number in hits.tolist())
+    return Accuracy(top1, top5, len(images.chosen), images.num_skipped)
+
+
+def centre_crop(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The centre of an image uint8 (3, H, W) as a model wants it, uint8 (3, S, S)."""
+    size = preprocessing.input_size
+    shorter = int(size / preprocessing.crop_pct)
+    short = min(image.shape[1:])
+    height, width = (int(shorter * side / short) for side in image.shape[1:])
+    resized = resize(image, (height, width), preprocessing.interpolation)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return resized[:, top : top + size, left : left + size]
+
+
+def _count_hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Crops whose class is first, and among the first five, int64 (2,)."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    right = ranked == labels[:, None]
+    return torch.stack([right[:, 0].sum(), right.sum()])
+
+
+class _CentreCrops(Dataset[Any]):
+    """Items are (uint8 crop, label), or the error of an image: torch would garble it."""
+
+    def __init__(self, images: LabelledImages, preprocessing: Preprocessing) -> None:
+        self._images = images
+        self._preprocessing = preprocessing
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | FKDError:
+        try:
+            loaded = load(self._images.source, int(self._images.chosen[index]))
+        except FKDError as error:
+            return error
+        return centre_crop(loaded.image, self._preprocessing), int(self._images.labels[index])
+
+
+def _load(
+    images: LabelledImages, preprocessing: Preprocessing, batch_size: int, num_workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of the crops (B, 3, S, S) and their labels (B,)."""
+    rank, world_size = (
+        (torch.distributed.get_rank(), torch.distributed.get_world_size())
+        if _distributed()
+        else (0, 1)
+    )
+    loader = DataLoader(
+        _CentreCrops(images, preprocessing),
+        batch_size=batch_size,
+        sampler=range(rank, len(images.chosen), world_size),
+        num_workers=num_workers if len(images.chosen) >= _WORTH_A_WORKER else 0,
+        collate_fn=_collate,
+    )
+    for batch in loader:
+        if isinstance(batch, FKDError):
+            raise batch
+        yield batch
+
+
+def _collate(items: list[tuple[Tensor, int] | FKDError]) -> tuple[Tensor, Tensor] | FKDError:
+    crops, labels = [], []
+    for item in items:
+        if isinstance(item, FKDError):
+            return item
+        crops.append(item[0])
+        labels.append(item[1])
+    stacked = torch.stack(crops).contiguous(memory_format=torch.channels_last)
+    return stacked, torch.tensor(labels)
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
