@@ -1,0 +1,205 @@
+"""The settings of a training run."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fkd.augment import NO_AUGMENT, AugmentConfig
+from fkd.crops import CropConfig, Interpolation
+from fkd.data.mixing import MixingConfig
+from fkd.data.sources import ImagesConfig
+from fkd.data.views import ViewOrder
+from fkd.engine.optim import OptimizerConfig
+from fkd.engine.schedule import ScheduleConfig, plan_passes
+from fkd.errors import ConfigError
+from fkd.methods import ViewKind, find_method
+from fkd.models.teacher import TeacherConfig
+
+FREE_FIELDS = frozenset(
+    {"out", "store", "device", "num_workers", "log_every", "checkpoint_seconds"}
+    | {f"{images}.{name}" for images in ("images", "val") for name in ("root", "download")}
+)
+"""Settings that may differ when a run is continued: they do not change its result, or (paths) what
+they point to is compared by its content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """The network to train.
+
+    Attributes:
+        name: a timm model, or "torchvision/NAME".
+        pretrained: start from the published weights of that name.
+        checkpoint: start from the weights in this file or run folder.
+        new_head: start a new head where the checkpoint has other classes.
+        input_size: side of its crops, pixels; by default that of the published weights.
+        interpolation: how its crops are resized; the paper's students use bilinear.
+        drop_rate: dropout before the head.
+        drop_path_rate: stochastic depth; the paper's transformers use 0.1.
+    """
+
+    name: str
+    pretrained: bool = False
+    checkpoint: str | None = None
+    new_head: bool = False
+    input_size: int | None = None
+    interpolation: Interpolation = "bilinear"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("drop_rate", "drop_path_rate"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"student.{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.input_size is not None and self.input_size < 1:
+            raise ConfigError(f"student.input_size must be at least 1, got {self.input_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a student. Started again, a killed run goes on and a finished one is left alone.
+
+    Attributes:
+        out: folder of the run.
+        images: the images to train on; for stored views, those that were labelled.
+        student: the network to train.
+        method: fkd (crops and labels from a store), vanilla (ground truth), kd (a teacher online).
+        store: the label store; needed by fkd.
+        val: images in class folders to measure accuracy on after every pass.
+        crops_per_image: m, crops of one image in a mini-batch.
+        epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
+        batch_size: crops per optimiser step, over all processes and accumulated parts.
+        optimizer: what moves the weights.
+        schedule: how the learning rate falls, warm-up, single-crop ending.
+        mixing: MixUp and CutMix of crops and labels.
+        student_augment: drawn on top of each crop for the student alone; no teacher sees it.
+        views: stored (replay the crops of the store) or fresh (new random crops); by default what
+            the method is about.
+        order: how stored crops are drawn: every crop once per cycle (epoch_permutation), or
+            independently at every access as the authors' code does (iid).
+        scale: smallest and largest share of an image's area in a fresh crop.
+        ratio: smallest and largest width / height of a fresh crop.
+        flip_prob: probability of mirroring a fresh crop.
+        augment: further augmentations of fresh crops; unlike student_augment, a teacher that is
+            asked online sees them too.
+        temperature: of the student's softmax.
+        soft_weight: lambda of the paper's Eq. 1, weight of the soft label against the true class.
+        label_smoothing: of the true class, for vanilla.
+        teacher: the teacher that kd asks.
+        teachers: several teachers for kd, averaged by their weights.
+        classes: of a student of kd without a store: all of the teacher's head, or the dataset's.
+        max_images: train on a random choice of that many images.
+        ema_decay: keep a moving average of the weights, e.g. 0.9999; it is then what is evaluated
+            and saved.
+        clip_grad: largest norm of the gradient.
+        accumulate_steps: forward passes per optimiser step; each sees a part of batch_size.
+        amp: compute in bf16 or fp16 instead of float32.
+        device: cpu or cuda; by default a GPU if there is one.
+        seed: of weights, order, crops, mixing and dropout.
+        num_workers: processes that load batches; by default 2, or 1 on a single core.
+        log_every: optimiser steps between two lines of metrics.jsonl; a pass ends with one anyway.
+        checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
+    """
+
+    out: str
+    images: ImagesConfig
+    student: StudentConfig
+    method: str = "fkd"
+    store: str | None = None
+    val: ImagesConfig | None = None
+    crops_per_image: int = 4
+    epochs: int = 300
+    batch_size: int = 1024
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    student_augment: AugmentConfig = NO_AUGMENT
+    views: ViewKind | None = None
+    order: ViewOrder = "epoch_permutation"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_prob: float = 0.5
+    augment: AugmentConfig = NO_AUGMENT
+    temperature: float = 1.0
+    soft_weight: float = 1.0
+    label_smoothing: float = 0.0
+    teacher: TeacherConfig | None = None
+    teachers: list[TeacherConfig] = field(default_factory=list)
+    classes: Literal["teacher", "dataset"] = "teacher"
+    max_images: int | None = None
+    ema_decay: float | None = None
+    clip_grad: float | None = None
+    accumulate_steps: int = 1
+    amp: Literal["no", "bf16", "fp16"] = "no"
+    device: Literal["cpu", "cuda"] | None = None
+    seed: int = 0
+    num_workers: int | None = None
+    log_every: int = 20
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out: give the folder of the run, e.g. --out runs/mine")
+        self._check_method()
+        self._check_numbers()
+        fresh_crops(self)  # checks its own fields
+        plan_passes(self.epochs, self.crops_per_image, self.schedule)  # likewise
+        if self.soft_weight < 1.0 and self.mixing.enabled:
+            raise ConfigError(
+                "soft_weight below 1 needs the true class of a crop, which a mixed crop lacks; "
+                "use soft_weight 1, or no mixing"
+            )
+
+    def _check_method(self) -> None:
+        method = find_method(self.method)
+        if view_kind(self) == "stored" and self.store is None:
+            raise ConfigError(
+                f"method {self.method} with stored views needs a label store: --store FOLDER "
+                "(`fkd label` makes one)"
+            )
+        if self.method == "fkd" and self.views == "fresh":
+            raise ConfigError("method fkd replays stored crops; use views stored, or method kd")
+        if method.asks_teacher != bool(all_teachers(self)):
+            reason = "needs a teacher: --teacher.name NAME" if method.asks_teacher else "asks none"
+            raise ConfigError(f"teacher.name: method {self.method} {reason}")
+        if self.teacher is not None and self.teachers:
+            raise ConfigError("teacher.name: name one teacher, or several in `teachers`, not both")
+
+    def _check_numbers(self) -> None:
+        at_least = {"crops_per_image": 1, "epochs": 1, "batch_size": 1, "accumulate_steps": 1}
+        at_least |= {"max_images": 1, "num_workers": 0, "log_every": 1, "checkpoint_seconds": 0}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+            raise ConfigError(f"ema_decay must lie in (0, 1), got {self.ema_decay}")
+        if self.clip_grad is not None and self.clip_grad <= 0.0:
+            raise ConfigError(f"clip_grad must be above 0, got {self.clip_grad}")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+
+
+# Functions, not properties: the parser of the command line takes public properties for subcommands.
+
+
+def view_kind(config: TrainConfig) -> ViewKind:
+    """Where crops come from."""
+    return config.views or find_method(config.method).views
+
+
+def fresh_crops(config: TrainConfig) -> CropConfig:
+    """How fresh crops are drawn."""
+    return CropConfig(
+        scale=config.scale, ratio=config.ratio, flip_prob=config.flip_prob, seed=config.seed
+    )
+
+
+def all_teachers(config: TrainConfig) -> list[TeacherConfig]:
+    """The teachers of kd, one or several."""
+    return config.teachers if config.teacher is None else [config.teacher]
+
+
+def count_workers(config: TrainConfig) -> int:
+    """Processes that load batches."""
+    return min(2, os.cpu_count() or 1) if config.num_workers is None else config.num_workers
