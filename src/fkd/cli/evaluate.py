@@ -1,0 +1,92 @@
+"""`fkd eval`: how often a student, or any model, is right."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fkd.data.sources import ImagesConfig, open_source
+from fkd.errors import ConfigError
+from fkd.evaluation import LabelledImages, measure_accuracy
+from fkd.models.classes import numbered_classes, read_class_names
+from fkd.models.zoo import LoadedModel, load_model
+
+
+def evaluate(
+    model: str,
+    *,
+    images: ImagesConfig,
+    checkpoint: str | None = None,
+    class_names: str | None = None,
+    input_size: int | None = None,
+    batch_size: int = 128,
+    num_workers: int = 2,
+    device: str | None = None,
+) -> None:
+    """Measure top-1 and top-5 accuracy on images in class folders, matched by name.
+
+    Args:
+        model: folder of a finished run; or a timm model, or "torchvision/NAME".
+        images: the images.
+        checkpoint: weights for the named model; by default its pretrained ones.
+        class_names: a file with the names of the outputs (JSON list, or one a line), where they are
+            not known.
+        input_size: side of the crops, pixels; by default the model's own.
+        batch_size: images in a forward pass.
+        num_workers: processes that decode images.
+        device: cpu or cuda; by default a GPU if there is one.
+    """
+    loaded = _load(model, checkpoint, class_names, input_size)
+    names = loaded.class_names or numbered_classes(loaded.num_classes)
+    chosen = LabelledImages.match(open_source(images), names)
+    where = _find_device(device)
+    accuracy = measure_accuracy(
+        loaded.model.to(where).to(memory_format=torch.channels_last),
+        chosen,
+        loaded.preprocessing,
+        device=where,
+        batch_size=batch_size,
+        num_workers=num_workers,
+    )
+    console, look = Console(highlight=False, soft_wrap=True), loaded.preprocessing
+    console.print(
+        f"model     {model}: {loaded.name}, {loaded.num_classes:,} classes, {look.input_size} "
+        f"pixels, {look.interpolation}"
+    )
+    console.print(f"images    {accuracy.num_images:,} in {images.root}")
+    if accuracy.num_skipped:
+        console.print(f"left out  {accuracy.num_skipped:,} images: the model lacks their class")
+    console.print(f"accuracy  top-1 {accuracy.top1:.2f} %, top-5 {accuracy.top5:.2f} %")
+
+
+def _load(
+    model: str, checkpoint: str | None, class_names: str | None, input_size: int | None
+) -> LoadedModel:
+    """The model that the options mean, with the names of its classes.
+
+    Raises:
+        ConfigError: there is no such model, or the names do not fit it.
+    """
+    if Path(model).is_dir():
+        loaded = load_model(checkpoint=model, input_size=input_size)
+    else:
+        pretrained = checkpoint is None
+        loaded = load_model(
+            model, pretrained=pretrained, checkpoint=checkpoint, input_size=input_size
+        )
+    if class_names is None:
+        return loaded
+    names = read_class_names(class_names)
+    if len(names) != loaded.num_classes:
+        raise ConfigError(
+            f"class_names: {class_names} names {len(names)} classes, but {model} has "
+            f"{loaded.num_classes}; give one name an output"
+        )
+    return replace(loaded, class_names=names)
+
+
+def _find_device(name: str | None) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: there is no usable GPU; use cpu, or leave device out")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,109 @@
+"""`fkd train`: a student from a label store, or without one."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from fkd.engine.logging import Metrics
+from fkd.training import TrainConfig, TrainResult
+from fkd.training import train as run_training
+
+
+def train(config: TrainConfig) -> None:
+    """Train a student. Safe to kill: the same command goes on, and ends in the same weights.
+
+    Under torchrun or `accelerate launch` the processes share every batch.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    with TrainingReporter(console, config) as reporter:
+        result = run_training(config, reporter)
+    if result.leads:
+        _print_result(result, config, console)
+
+
+class TrainingReporter:
+    """Shows a run on a terminal: a bar, and a line for every pass; elsewhere the lines alone."""
+
+    def __init__(self, console: Console, config: TrainConfig) -> None:
+        self._console = console
+        self._config = config
+        self._bar: Bar | None = None
+        self._newest: Metrics = {}
+        self._told = 0
+
+    def __enter__(self) -> "TrainingReporter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def begin(self, step: int, num_steps: int, description: str) -> None:
+        """Say what is going to be done, and show a bar."""
+        config = self._config
+        labels = f", labels {config.store}" if config.store else ""
+        self._console.print(f"train     {config.student.name} by {config.method}{labels}")
+        self._console.print(f"run       {config.out}: {config.epochs} epochs = {description}")
+        if step:
+            self._console.print(f"resumed   after step {step:,} of {num_steps:,}")
+        if self._console.is_terminal:
+            columns = (MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+            self._bar = Bar(
+                TextColumn("steps"),
+                BarColumn(),
+                *columns,
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=self._console,
+            )
+            self._bar.add_task("", total=num_steps, completed=step, numbers="")
+            self._bar.start()
+
+    def advance(self, step: int, metrics: Metrics) -> None:
+        """Move the bar; outside a terminal, print a line for every new line of metrics.jsonl."""
+        new, self._newest = metrics is not self._newest, metrics
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0], completed=step, numbers=_numbers(metrics) if metrics else ""
+            )
+        elif new and metrics:
+            self._console.print(f"{_where(metrics)}  {_numbers(metrics)}")
+
+    def evaluated(self, metrics: Metrics) -> None:
+        """Print the accuracy after a pass."""
+        self._console.print(
+            f"{_where(metrics)}  val top-1 {metrics['val_top1']:.2f}  "
+            f"top-5 {metrics['val_top5']:.2f}"
+        )
+
+
+def _where(metrics: Metrics) -> str:
+    return f"epoch {metrics['epoch']:7.2f}  step {metrics['step']:,}"
+
+
+def _numbers(metrics: Metrics) -> str:
+    """The newest training line in words; the accuracy is that of unmixed crops of known classes."""
+    top1 = metrics["train_top1"]
+    accuracy = "" if top1 is None else f"  top-1 {top1:.1f}"
+    return (
+        f"lr {metrics['lr']:.3g}  loss {metrics['loss']:.3f}{accuracy}  "
+        f"{metrics['crops_per_second']:.0f} crops/s"
+    )
+
+
+def _print_result(result: TrainResult, config: TrainConfig, console: Console) -> None:
+    if result.already_finished:
+        console.print(f"finished  {result.path} is a finished run; nothing was left to do")
+    ema = ", moving average of the weights" if config.ema_decay is not None else ""
+    console.print(
+        f"student   {result.path / 'model.safetensors'}{ema}; {result.num_steps:,} steps in "
+        f"{result.seconds:,.0f} s, loss {result.loss:.3f}"
+    )
+    if result.val_top1 is not None:
+        console.print(f"accuracy  top-1 {result.val_top1:.2f} %, top-5 {result.val_top5:.2f} %")
