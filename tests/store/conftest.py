@@ -93,7 +93,14 @@ class LabelJob:
         logits = self.parsed.codec.encodes == "logits"
         return (value * 20 - 7 if logits else value).astype(np.float32)
 
-    def run(self, path: Path, rank: int = 0, world_size: int = 1) -> str:
+    def run(
+        self,
+        path: Path,
+        rank: int = 0,
+        world_size: int = 1,
+        environment: dict | None = None,
+        canaries: list | None = None,
+    ) -> str:
         """Label what is missing; process 0 waits for the others and returns the root hash."""
         with StoreWriter.open(path, self.config, rank=rank, world_size=world_size) as writer:
             for number in writer.pending():
@@ -102,7 +109,7 @@ class LabelJob:
                 return ""
             while writer.pending(0, 1):
                 time.sleep(0.001)
-            return writer.finish({"numpy": "any"}, CANARIES)
+            return writer.finish(environment or {"numpy": "any"}, canaries or CANARIES)
 
 
 def folder_digest(path: Path) -> str:

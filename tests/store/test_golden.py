@@ -1,0 +1,78 @@
+"""Stores of every released format, byte for byte; and the reader that docs/format.md prints.
+
+A change that makes `test_the_bytes_of_version_1` fail is a change of the format: it needs a new
+version number and a new golden folder, and the old one must stay readable.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fkd.store import LabelStore, verify_store
+
+GOLDEN = Path(__file__).parent / "golden" / "v1"
+FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
+ROOT_HASH = "4e3edd165f7477bdfb0fb30b75ce302fc0e9180e64300d56ea4217f36c8e1159"
+
+
+def golden_job(lab):
+    return lab.Job(num_images=5, num_crops=9, images_per_shard=3, extras=lab.JITTER)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "lock"
+    }
+
+
+def test_the_bytes_of_version_1(lab, tmp_path):
+    assert golden_job(lab).run(tmp_path / "s") == ROOT_HASH
+    assert contents(tmp_path / "s") == contents(GOLDEN)
+
+
+def test_the_golden_store_is_sound():
+    assert verify_store(GOLDEN) == []
+    assert LabelStore.open(GOLDEN).root_hash == ROOT_HASH
+
+
+def test_the_values_of_version_1(lab):
+    store = LabelStore.open(GOLDEN)
+    assert store.keys() == golden_job(lab).keys
+    entry = store["n00/caf\u00e9 00003.jpg"]
+    assert entry.size == (61, 199)
+    assert entry.records.box[:2].tolist() == [[11, 11, 12, 42], [8, 28, 29, 59]]
+    assert entry.records.flip.tolist() == [True, False] * 4 + [True]
+    assert entry.records.extra["jitter"][0].tolist() == [31.0, 32.0, 33.0, 34.0]
+    assert entry.records.extra["jitter_order"][:3].tolist() == [31, 48, 65]
+    assert entry.index[:3].tolist() == [[1, 2], [8, 9], [5, 6]]
+    np.testing.assert_allclose(entry.value[0], [0.415, 0.2075], atol=8.2e-6)
+    assert store.images([1]).crc32.tolist() == [2654435761]
+    assert store.images([1]).num_bytes.tolist() == [1001]
+    assert store.images([3]).status.tolist() == [1]
+
+
+def test_the_reader_in_the_specification_reads_the_golden_store(lab):
+    (source,) = re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
+    reader: dict = {}
+    exec(source, reader)
+    manifest = reader["open_store"](GOLDEN)
+    store = LabelStore.open(GOLDEN)
+    for key in [k for row, k in enumerate(store.keys()) if row != 3]:
+        box, flip, index, value = reader["read_image"](GOLDEN, manifest, key)
+        entry = store[key]
+        np.testing.assert_array_equal(box, entry.records.box)
+        np.testing.assert_array_equal(flip, entry.records.flip)
+        np.testing.assert_array_equal(index, entry.index)
+        np.testing.assert_array_equal(value.astype(np.float32), entry.value)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_specification_names_the_fields_of_a_commit(number):
+    commit = (GOLDEN / f"commits/{number:05d}.json").read_text()
+    described = re.search(r"^    (\{\"bytes\".*\})$", FORMAT.read_text(), re.MULTILINE)
+    names = re.findall(r'"(\w+)":', described[1])
+    assert re.findall(r'"(\w+)":', commit) == names
