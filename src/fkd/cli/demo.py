@@ -1,0 +1,61 @@
+"""`fkd demo`: the whole story on bundled real images."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fkd.demo import DigitsResult, PhotographsResult, compare_methods, label_photographs
+
+
+def demo(*, out: Path = Path("demo-output")) -> None:
+    """Label real photographs, look at the labels, then train one student four ways.
+
+    Args:
+        out: folder for images, stores, runs and the page; what is there already is not done again.
+    """
+    console, started = Console(highlight=False), time.monotonic()
+    console.print("[bold]1. An ImageNet teacher labels real photographs[/bold]")
+    _print_photographs(label_photographs(out), console)
+    console.print("\n[bold]2. One small student, four ways, on real handwritten digits[/bold]")
+    _print_digits(compare_methods(out, lambda what: console.print(f"  {what}")), console)
+    console.print(f"\n{time.monotonic() - started:.0f} s; everything is in {out}")
+
+
+def _print_photographs(result: PhotographsResult, console: Console) -> None:
+    table = Table("photograph", "size", "what the teacher sees, mean of all crops")
+    for photograph in result.photographs:
+        pairs = zip(photograph.classes, photograph.probabilities, strict=True)
+        height, width = photograph.size
+        seen = ", ".join(f"{name} {p:.2f}" for name, p in pairs)
+        table.add_row(photograph.name, f"{width} x {height}", seen)
+    console.print(table)
+    whole = "every byte is right" if not result.problems else f"PROBLEMS: {result.problems}"
+    console.print(f"store: {result.bytes_per_crop:.1f} bytes a crop; {whole}")
+    console.print(f"teacher asked again: {result.probes}")
+    console.print(f"look at all crops: {result.page}")
+
+
+def _print_digits(result: DigitsResult, console: Console) -> None:
+    table = Table(
+        "trained with",
+        "held-out top-1",
+        "s / epoch",
+        "relative to plain",
+        "label bytes / image",
+        title=f"{result.num_train:,} digits, {result.num_test:,} held out; one seed",
+    )
+    for row in result.rows:
+        table.add_row(
+            row.name,
+            f"{row.accuracy:.1f} %",
+            f"{row.seconds_per_epoch:.2f}",
+            f"{row.relative_time:.2f} x",
+            f"{row.label_bytes:.0f}",
+        )
+    console.print(table)
+    console.print(
+        f"teacher: {result.teacher_accuracy:.1f} %; its labels took "
+        f"{result.labelling_seconds:.1f} s once, for any number of students"
+    )

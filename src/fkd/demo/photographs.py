@@ -1,0 +1,89 @@
+"""First half: an ImageNet teacher labels real photographs; the labels are checked and shown."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fkd.data import ImagesConfig, open_source
+from fkd.demo.images import write_photographs
+from fkd.labeling import LabelConfig, Progress, label
+from fkd.labeling.audit import ProbeReport, audit_probes
+from fkd.models import TeacherConfig, display_names, load_teachers
+from fkd.store import LabelStore, Problem, verify_store
+from fkd.viewing import PageConfig, render_page
+
+TEACHER = TeacherConfig(name="tf_efficientnet_lite0")
+NUM_CROPS = 20
+_PROBES = 64
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """What the teacher sees in one photograph: its label averaged over all stored crops.
+
+    Attributes:
+        name: file name.
+        size: height and width, pixels.
+        classes: readable names of the three most probable classes.
+        probabilities: theirs.
+    """
+
+    name: str
+    size: tuple[int, int]
+    classes: list[str]
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class PhotographsResult:
+    """The labelled photographs.
+
+    Attributes:
+        photographs: one entry an image.
+        problems: what `verify_store` found; empty for a whole store.
+        probes: the teacher's word again on random crops, against the stored labels.
+        bytes_per_crop: of the whole store.
+        page: the HTML page with all crops.
+    """
+
+    photographs: list[Photograph]
+    problems: list[Problem]
+    probes: ProbeReport
+    bytes_per_crop: float
+    page: Path
+
+
+def label_photographs(out: Path, progress: Progress | None = None) -> PhotographsResult:
+    """Label the photographs into `out`, verify the store against the teacher, write the page."""
+    images = ImagesConfig(root=str(out / "photographs"))
+    write_photographs(out / "photographs")
+    path = out / "photograph-labels"
+    config = LabelConfig(
+        images=images, out=str(path), teacher=TEACHER, num_crops=NUM_CROPS, probes=0
+    )
+    result = label(config, progress)
+    store, source = LabelStore.open(path), open_source(images)
+    probes = audit_probes(store, source, load_teachers([TEACHER]), _PROBES)
+    page = out / "photographs.html"
+    page.write_text(render_page(store, source, PageConfig(num_images=len(source))), "utf-8")
+    return PhotographsResult(
+        photographs=[_describe(store, key) for key in store],
+        problems=verify_store(path),
+        probes=probes,
+        bytes_per_crop=result.num_bytes / (result.num_images * result.num_crops),
+        page=page,
+    )
+
+
+def _describe(store: LabelStore, key: bytes) -> Photograph:
+    entry = store[key]
+    mean = entry.decode().mean(0).numpy()
+    best = np.argsort(-mean, kind="stable")[:3]
+    names = display_names(store.class_names)
+    return Photograph(
+        name=key.decode(),
+        size=(int(entry.size[0]), int(entry.size[1])),
+        classes=[names[c] for c in best],
+        probabilities=mean[best].tolist(),
+    )

@@ -1,0 +1,85 @@
+"""The front of the command line: verbs, help, errors in one line, exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fkd import cli
+from fkd.cli import VERBS, main
+from fkd.errors import StoreFull
+
+
+def test_help_lists_every_verb(capsys):
+    main(["--help"])
+    printed = capsys.readouterr().out
+    for verb, (_, summary) in VERBS.items():
+        assert verb in printed
+        assert summary in printed
+
+
+def test_help_needs_neither_torch_nor_a_second():
+    """A user who looks up a verb should not wait for torch."""
+    code = "import sys, fkd.cli; fkd.cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"usage: fkd {verb}" in printed
+    assert len(printed) > 300
+
+
+def test_an_unknown_verb_ends_with_2_and_names_the_verbs(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["lable"])
+    assert exit_.value.code == 2
+    assert "label" in capsys.readouterr().err
+
+
+def test_an_unknown_option_ends_with_2_and_names_it(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["inspect", "somewhere", "--colour", "red"])
+    assert exit_.value.code == 2
+    assert "colour" in capsys.readouterr().err
+
+
+def test_an_unknown_key_of_a_recipe_ends_with_2_and_names_it(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("images:\n  root: somewhere\nout: store\nnum_crop: 3\n")
+    with pytest.raises(SystemExit) as exit_:
+        main(["label", "--config", str(recipe)])
+    assert exit_.value.code == 2
+    assert "num_crop" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_without_a_traceback(monkeypatch, capsys):
+    def full(path: str) -> None:
+        raise StoreFull("the disk is full; free 3 MB and run the same command")
+
+    monkeypatch.setattr(cli, "_load", lambda target: full)
+    with pytest.raises(SystemExit) as exit_:
+        main(["inspect", "x"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error == "fkd: error: the disk is full; free 3 MB and run the same command\n"
+
+
+def test_an_interruption_says_that_work_can_go_on(monkeypatch, capsys):
+    def interrupted(path: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_load", lambda target: interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        main(["inspect", "x"])
+    assert exit_.value.code == 130
+    assert "goes on" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("fkd 0.")
