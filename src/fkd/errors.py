@@ -7,7 +7,8 @@
     |-- TeacherError        a teacher cannot be loaded or gives no usable output
     |-- RunError            a run folder cannot be used or continued
     `-- StoreError          a label store cannot be used
-        |-- FormatError     not a label store, or one of a newer format
+        |-- FormatError     not a label store, or malformed
+        |   `-- NewerFormat     made by a newer fkd
         |-- DamagedStore    bytes differ from their checksum
         |-- StoreLocked     another process is writing
         |-- StoreFull       the disk is full
@@ -48,7 +49,11 @@ class StoreError(FKDError):
 
 
 class FormatError(StoreError):
-    """The folder is not a label store, is malformed, or needs a newer `fkd`."""
+    """The folder is not a label store, or a malformed one."""
+
+
+class NewerFormat(FormatError):
+    """The store was made by a newer `fkd`; nothing is wrong with it, and nothing to repair."""
 
 
 class DamagedStore(StoreError):

@@ -242,6 +242,6 @@ def test_the_data_sets_classes_can_be_picked_from_the_head(make_config, make_tea
 def test_images_in_a_shard_follow_from_their_number(make_config, tmp_path):
     config = make_config(tmp_path, images_per_shard=None, num_crops=200)
     assert resolve_images_per_shard(config, 1_281_167) == 1252  # at most 1,024 shards
-    assert resolve_images_per_shard(config, 500) == 6  # at least 1,024 crops
-    assert resolve_images_per_shard(replace(config, num_crops=5000), 3) == 1
+    assert resolve_images_per_shard(config, 500) == 16  # at least 16 images
+    assert resolve_images_per_shard(replace(config, num_crops=20), 500) == 52  # and 1,024 crops
     assert resolve_images_per_shard(replace(config, images_per_shard=9), 500) == 9

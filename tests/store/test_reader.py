@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fkd.codecs import dequantise, quantise
-from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
-from fkd.store import LabelStore, StoreWriter, reader
+from fkd.errors import DamagedStore, FormatError, MissingLabel, NewerFormat, StoreMismatch
+from fkd.store import LabelStore, StoreWriter, reader, repair_store, verify_store
 
 CODECS = [
     ("ms:2", "u16"),
@@ -325,3 +325,16 @@ def test_join_blames_the_store_when_the_store_is_damaged(lab, store):
     shard.write_bytes(data)
     with pytest.raises(DamagedStore):
         LabelStore.open(store).join(keys, num_bytes=lengths)
+
+
+def test_a_newer_format_is_not_called_damage(finished, tmp_path):
+    """`--repair` must never take a store apart that only needs a newer fkd."""
+    store = tmp_path / "store"
+    shutil.copytree(finished, store)
+    manifest = store / "manifest.json"
+    newer = manifest.read_text().replace('"format_version":1', '"format_version":2')
+    manifest.write_text(newer)
+    for check in (LabelStore.open, verify_store, repair_store):
+        with pytest.raises(NewerFormat, match="upgrade fkd"):
+            check(store)
+    assert manifest.read_text() == newer

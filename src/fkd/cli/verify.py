@@ -80,8 +80,9 @@ def _check_bytes(store: Path, console: Console) -> None:
     for problem in problems[:_SHOWN]:
         console.print(f"damaged   {problem.file}: {problem.message}")
     if problems:
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DamagedStore(
-            f"{len(problems)} problems in {store}, the first in {problems[0].file}; "
+            f"{store} is damaged: {problems[0].file}{others}; "
             f"run `fkd verify {store} --repair`, then the label command again"
         )
     console.print(f"bytes     {LabelStore.open(store)!r} is whole")

@@ -25,7 +25,8 @@ from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LABELLED, LabelStore
 from fkd.store.keys import printable
 
-NUM_CANARIES = 64
+# A canary takes 370 bytes of the manifest, which a small store should not be made of.
+_MOST, _LEAST, _CROPS_PER_CANARY = 64, 16, 1024
 _SIDE = 8  # pixels of a thumbnail's side
 _LIMIT = 2.0  # grey levels by which thumbnails of other decoders may differ on average
 
@@ -68,21 +69,26 @@ def sample_places(
     return np.minimum(rows, num_images - 1), crops
 
 
+def count_canaries(num_images: int, num_crops: int) -> int:
+    """How many canaries a store of that many images and crops per image gets."""
+    return min(num_images, _MOST, max(_LEAST, num_images * num_crops // _CROPS_PER_CANARY))
+
+
 def make_canaries(
-    store: LabelStore, source: ImageSource, count: int = NUM_CANARIES
+    store: LabelStore, source: ImageSource, count: int | None = None
 ) -> list[dict[str, Any]]:
     """Canaries for the manifest of a store, whose shards are all there.
 
     Args:
         store: holds the records.
         source: the images that were labelled.
-        count: how many; fewer where there are fewer images, or unreadable ones among them.
+        count: how many, by default `count_canaries`; fewer where images are unreadable.
 
     Raises:
         CropMismatch: an image was changed since it was labelled.
         ImageError: it cannot be read any more.
     """
-    count = min(count, store.num_images)
+    count = count or count_canaries(store.num_images, store.num_crops)
     rows, crops = sample_places(0, "canary", count, store.num_images, store.num_crops)
     readable = store.images(rows).status == LABELLED
     return [

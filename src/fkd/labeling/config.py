@@ -26,7 +26,8 @@ ClassChoice = Literal["teacher", "dataset"]
 _FORMAT_VERSION = 1
 _BATCH_SIZE = {"cpu": 16, "cuda": 256}
 _MOST_SHARDS = 1024  # a default store has no more files than that ...
-_LEAST_CROPS = 1024  # ... and no shard with less work than that
+_LEAST_CROPS = 1024  # ... and no shard with less work than that ...
+_LEAST_IMAGES = 16  # ... or fewer images, because a shard itself takes 1.8 kB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class LabelConfig:
         classes: teacher keeps all classes of its head; dataset keeps those of the images' folders,
             matched by name, in their order.
         images_per_shard: images in a unit of work; by default at most 1,024 shards of at least
-            1,024 crops.
+            16 images and 1,024 crops.
         batch_size: crops in a forward pass; by default 16 on a CPU, 256 on a GPU. It changes the
             last bits of a label and is part of the store's identity.
         autocast: compute in bf16 or fp16, faster and less exact; by default full float32.
@@ -167,7 +168,11 @@ def resolve_images_per_shard(config: LabelConfig, num_images: int) -> int:
     """Images in a unit of work: large enough to be worth a file, small enough to lose."""
     if config.images_per_shard is not None:
         return config.images_per_shard
-    return max(ceil_div(num_images, _MOST_SHARDS), ceil_div(_LEAST_CROPS, config.num_crops))
+    return max(
+        ceil_div(num_images, _MOST_SHARDS),
+        ceil_div(_LEAST_CROPS, config.num_crops),
+        _LEAST_IMAGES,
+    )
 
 
 def resolve_value_dtype(config: LabelConfig, codec: Codec) -> str:

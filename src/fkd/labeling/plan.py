@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, repeat
 
-from fkd.data.canary import NUM_CANARIES
+from fkd.data.canary import count_canaries
 from fkd.errors import ImageError
 from fkd.labeling.config import LabelConfig, describe_environment
 from fkd.labeling.numerics import exact_numerics
@@ -13,6 +13,7 @@ from fkd.labeling.session import Session, open_session
 from fkd.store import predict_num_bytes
 
 _SAMPLE_SECONDS = 8.0
+_SAMPLED_IMAGES = 64
 _REPEATS = 256  # of a few images, where there are only few
 
 
@@ -73,14 +74,14 @@ def _predict_bytes(session: Session) -> int:
     return predict_num_bytes(
         session.store_config,
         sum(keys) / len(source),
-        num_canaries=min(NUM_CANARIES, len(source)),
+        num_canaries=count_canaries(len(source), session.config.num_crops),
         environment=describe_environment(session.device),
     )
 
 
 def _measure_speed(session: Session, seconds: float) -> float:
     """Crops per second of the whole pipeline on images from all over the source."""
-    spread = range(0, len(session.source), max(1, len(session.source) // NUM_CANARIES))
+    spread = range(0, len(session.source), max(1, len(session.source) // _SAMPLED_IMAGES))
     stream = session.label((0, i) for i in chain.from_iterable(repeat(spread, _REPEATS)))
     all_crops = len(session.source) * session.config.num_crops
     started, now, num_crops = 0.0, 0.0, 0

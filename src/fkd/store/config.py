@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fkd.codecs import VALUE_DTYPES, Codec, check_codec, parse_codec
-from fkd.errors import ConfigError, FormatError
+from fkd.errors import ConfigError, FormatError, NewerFormat
 from fkd.store import canonical
 from fkd.store.canonical import Fields
 
@@ -128,10 +128,10 @@ def require_version(version: int, file: str) -> None:
     """Refuse a format that this package cannot read.
 
     Raises:
-        FormatError: the version is newer.
+        NewerFormat: the version is newer.
     """
     if version > FORMAT_VERSION:
-        raise FormatError(
+        raise NewerFormat(
             f"{file} has format version {version} and this fkd reads up to {FORMAT_VERSION}; "
             "upgrade fkd"
         )

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fkd.errors import DamagedStore, FormatError, StoreError
+from fkd.errors import DamagedStore, FormatError, NewerFormat, StoreError
 from fkd.store import canonical, files
 from fkd.store.canonical import sha256
 from fkd.store.config import StoreConfig
@@ -65,7 +65,7 @@ def verify_store(
             no problem then.
 
     Raises:
-        FormatError: the folder is no label store at all.
+        FormatError: the folder is no label store at all, or (NewerFormat) of a newer format.
     """
     folder = Path(path).absolute()
     return _Check(folder, partial).run(progress or (lambda done, total: None))
@@ -116,6 +116,8 @@ class _Check:
     def _attempt(self, file: str, step: Callable[[], T]) -> T | None:
         try:
             return step()
+        except NewerFormat:
+            raise
         except StoreError as error:
             self._report(file, str(error))
             return None
