@@ -140,6 +140,14 @@ def test_a_shard_of_another_store_is_found_even_with_its_commit(lab, store, tmp_
     }
 
 
+def test_a_damaged_key_is_not_taken_for_a_missing_image(lab, store):
+    file = store / "shards/00001.safetensors"
+    data = file.read_bytes()
+    overwrite(file, data[:-1] + b"G")  # "...jpg" of the last key
+    with pytest.raises(DamagedStore, match="image 15 "):
+        LabelStore.open(store).rows([lab.Job().keys[15]])
+
+
 def test_damage_after_opening_is_found(store):
     labels = LabelStore.open(store)
     labels.read([0])

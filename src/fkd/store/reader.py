@@ -165,10 +165,12 @@ class LabelStore:
 
         Raises:
             MissingLabel: a key is not in the store; says how many and which is the first.
+            DamagedStore: the shard where that one should be is damaged, maybe its key.
         """
         rows = self._find(keys)
         missing = np.flatnonzero(rows < 0)
         if len(missing):
+            self._check_shard_of(keys[missing[0]])
             raise MissingLabel(
                 f"{self.path} has no label for {len(missing)} of {len(keys)} images, the first is "
                 f"{printable(keys[missing[0]])}; label the same images that you train on"
@@ -251,7 +253,7 @@ class LabelStore:
         """The row of each key, -1 for unknown ones."""
         groups: dict[int, list[int]] = {}
         for position, key in enumerate(keys):
-            groups.setdefault(bisect_right(self._first_keys, key) - 1, []).append(position)
+            groups.setdefault(self._place_of(key), []).append(position)
         rows = np.full(len(keys), -1, np.int64)
         for place, positions in groups.items():
             if place >= 0:
@@ -259,6 +261,16 @@ class LabelStore:
                 local = shard.find([keys[position] for position in positions])
                 rows[positions] = np.where(local < 0, -1, local + shard.entry.first_image)
         return rows
+
+    def _place_of(self, key: bytes) -> int:
+        """The place in `_numbers` of the only shard that can hold a key; -1 before the first."""
+        return bisect_right(self._first_keys, key) - 1
+
+    def _check_shard_of(self, key: bytes) -> None:
+        place = self._place_of(key)
+        if place >= 0:
+            shard = self._shard(self._numbers[place])
+            shard.check(range(len(shard)))
 
     def _require_labels(self, rows: np.ndarray, read: StoredCrops) -> None:
         """Refuse unreadable images, and ids that would let a decoder leave its arrays."""
@@ -293,7 +305,8 @@ class LabelStore:
         if shard is None:
             shard = self._map(number)
             if len(self._mapped) >= _MAX_MAPPED:
-                self._mapped.pop(next(iter(self._mapped)), None)
+                # A copy of the names, because another thread may be adding to them.
+                self._mapped.pop(next(iter(tuple(self._mapped))), None)
             self._mapped[number] = shard
         return shard
 
