@@ -1,6 +1,7 @@
 """Whole runs of a tiny student: they end, go on exactly, and refuse what cannot work."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -238,19 +239,36 @@ def fork(config, rank=0, world_size=1, port=0) -> int:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         train(config)
         code = 0
+    except SystemExit as exit:
+        code = exit.code
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def train_together(config, world_size):
-    """Run `train` in several processes that share every batch."""
+def fork_together(config, world_size) -> list[int]:
+    """Processes of one run that share every batch."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [fork(config, rank, world_size, port) for rank in range(world_size)]
-    assert [os.waitpid(process, 0)[1] for process in processes] == [0] * world_size
+    return [fork(config, rank, world_size, port) for rank in range(world_size)]
+
+
+def exit_codes(processes) -> list[int]:
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+
+
+def train_together(config, world_size):
+    assert exit_codes(fork_together(config, world_size)) == [0] * world_size
+
+
+def wait_for_lines(config, number):
+    """Until metrics.jsonl has that many lines."""
+    log, deadline = Path(config.out) / "metrics.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") >= number):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def test_a_killed_process_goes_on_to_the_same_bits(config):
@@ -258,13 +276,9 @@ def test_a_killed_process_goes_on_to_the_same_bits(config):
     config = replace(config, num_workers=1, log_every=1, checkpoint_seconds=0)
     reference = replace(config, out=config.out + "-reference")
     train(reference)
-    log = Path(config.out) / "metrics.jsonl"
     for lines in (3, 8):
         process = fork(config)
-        deadline = time.monotonic() + 60
-        while not (log.exists() and log.read_text().count("\n") >= lines):
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_for_lines(config, lines)
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         assert not (Path(config.out) / "model.safetensors").exists()
@@ -289,7 +303,7 @@ def test_several_processes_train_like_one(plain):
     """Odd batches, and one that has an image for one process only."""
     reference = replace(plain, out=plain.out + "-reference")
     train(reference)
-    train_together(plain, 2)
+    train_together(replace(plain, device=None), 2)
     assert_close_runs(plain, reference)
 
 
@@ -300,6 +314,22 @@ def test_a_run_goes_on_with_another_number_of_processes(plain):
         train(replace(plain, checkpoint_seconds=0), StopAt(6))
     train_together(plain, 2)
     assert_close_runs(plain, reference)
+
+
+def test_all_processes_stop_when_one_is_told_to(plain):
+    """A batch system may tell only some; the others must not wait for it for ever."""
+    config = replace(plain, epochs=16, log_every=1, val=None)
+    reference = replace(config, out=config.out + "-reference")
+    train_together(reference, 2)
+    processes = fork_together(config, 2)
+    wait_for_lines(config, 4)
+    os.kill(processes[1], signal.SIGTERM)
+    assert exit_codes(processes) == [143, 143]
+    newest = sorted((Path(config.out) / "checkpoints").glob("*.json"))[-1]
+    assert json.loads(newest.read_text())["step"] == lines_of(config)[-1]["step"]
+    assert not (Path(config.out) / "model.safetensors").exists()
+    train_together(config, 2)
+    assert_same_run(config, reference)
 
 
 def test_parts_of_a_step_add_up_to_the_whole(plain):
@@ -350,10 +380,17 @@ def test_images_of_unknown_classes_train_without_train_accuracy(
     source = open_source(ImagesConfig(root=str(root)))
     store = make_store(tmp_path / "labels", source)
     config = replace(
-        config, images=ImagesConfig(root=str(root)), store=str(store.path), mixing=MixingConfig()
+        config,
+        images=ImagesConfig(root=str(root)),
+        val=None,
+        store=str(store.path),
+        mixing=MixingConfig(),
     )
     train(config)
     assert {line.get("train_top1") for line in lines_of(config)} == {None}
+    for options in ({"method": "vanilla"}, {"soft_weight": 0.5}):
+        with pytest.raises(ConfigError, match=r"10 of 10 lack one \(first: .*x/0\.png\)"):
+            train(replace(config, out=config.out + "-2", **options))
 
 
 def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_path):
@@ -422,6 +459,20 @@ def test_a_diverging_run_ends_with_advice_and_keeps_its_checkpoint(config):
     wild = replace(config, optimizer=OptimizerConfig(lr=1e30), clip_grad=None, log_every=1)
     with pytest.raises(RunError, match=r"the loss is (nan|inf) at step .*; lower optimizer\.lr"):
         train(wild)
+
+
+class KillLoader(StopAt):
+    """A progress that kills the loader's processes, as a system short of memory does."""
+
+    def advance(self, step, metrics):
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def test_a_killed_loader_process_is_explained(config):
+    with pytest.raises(RunError, match=r"a process that loads images was killed, .* goes on from"):
+        train(replace(config, num_workers=1), KillLoader(0))
+    train(config)
 
 
 def test_two_processes_may_not_train_in_one_folder(config):

@@ -23,7 +23,7 @@ def options(tmp_path, image_folder, label_store):
 def test_train_then_eval(options, tmp_path, image_folder, capsys):
     main([*options, "--val.root", str(image_folder)])
     said = capsys.readouterr().out
-    assert "train     test_vit by fkd, labels" in said
+    assert "train     test_vit by fkd: crops and soft labels from a label store" in said
     assert "4 epochs = 1 pass with 2 crops per image, 2 with 1" in said
     assert "val top-1" in said
     assert "model.safetensors; 8 steps in" in said

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from fkd.engine.logging import Metrics
+from fkd.methods import find_method
 from fkd.training import TrainConfig, TrainResult
 from fkd.training import train as run_training
 
@@ -48,8 +49,10 @@ class TrainingReporter:
     def begin(self, step: int, num_steps: int, description: str) -> None:
         """Say what is going to be done, and show a bar."""
         config = self._config
-        labels = f", labels {config.store}" if config.store else ""
-        self._console.print(f"train     {config.student.name} by {config.method}{labels}")
+        summary = find_method(config.method).summary
+        self._console.print(f"train     {config.student.name} by {config.method}: {summary}")
+        if config.store:
+            self._console.print(f"labels    {config.store}")
         self._console.print(f"run       {config.out}: {config.epochs} epochs = {description}")
         if step:
             self._console.print(f"resumed   after step {step:,} of {num_steps:,}")

@@ -43,7 +43,11 @@ class StopSignals:
         self.requested = signal.Signals(number)
 
     def leave(self) -> None:
-        """End the program as the signal asked: KeyboardInterrupt, or exit code 143 for SIGTERM."""
-        if self.requested == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
-        raise KeyboardInterrupt
+        """End the program as the signal asked.
+
+        KeyboardInterrupt for SIGINT; exit code 143 for SIGTERM, and where only another process of
+        the run was told to stop.
+        """
+        if self.requested == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + signal.SIGTERM)

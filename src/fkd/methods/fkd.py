@@ -22,6 +22,7 @@ class FKD:
 
     def __init__(self, ingredients: Ingredients) -> None:
         self.formats: tuple[CropFormat, ...] = (ingredients.student,)
+        self.needs_classes = ingredients.soft_weight < 1.0
         self._loss = SoftTargetLoss(ingredients.temperature, ingredients.soft_weight)
 
     def targets(self, batch: Batch) -> SoftTargets:

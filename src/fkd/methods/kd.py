@@ -29,6 +29,7 @@ class KD:
         self._teacher = ingredients.teacher
         wanted = [CropFormat(size, cast(Interpolation, how)) for size, how in self._teacher.views]
         self.formats: tuple[CropFormat, ...] = tuple(dict.fromkeys([ingredients.student, *wanted]))
+        self.needs_classes = ingredients.soft_weight < 1.0
         self._of_teacher = [self.formats.index(view) for view in wanted]
         self._loss = SoftTargetLoss(ingredients.temperature, ingredients.soft_weight)
 

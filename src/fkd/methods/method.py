@@ -40,12 +40,14 @@ class Method(Protocol):
         summary: one line for --help.
         views: where the crops come from unless the user says otherwise.
         asks_teacher: whether it needs a teacher while training.
+        needs_classes: whether every image must have a true class.
         formats: how crops are cut for it, the student's first.
     """
 
     summary: ClassVar[str]
     views: ClassVar[ViewKind]
     asks_teacher: ClassVar[bool]
+    needs_classes: bool
     formats: tuple[CropFormat, ...]
 
     def __init__(self, ingredients: Ingredients) -> None: ...

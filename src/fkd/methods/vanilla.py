@@ -9,7 +9,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from fkd.data.batches import Batch, CropFormat
-from fkd.errors import ConfigError
 from fkd.losses import SoftTargetLoss
 from fkd.methods.method import Ingredients, ViewKind
 from fkd.targets import SoftTargets
@@ -24,21 +23,13 @@ class Vanilla:
 
     def __init__(self, ingredients: Ingredients) -> None:
         self.formats: tuple[CropFormat, ...] = (ingredients.student,)
+        self.needs_classes = True
         self._num_classes = ingredients.num_classes
         self._smoothing = ingredients.label_smoothing
         self._loss = SoftTargetLoss(ingredients.temperature)
 
     def targets(self, batch: Batch) -> SoftTargets:
-        """The class of each image, smoothed if asked for.
-
-        Raises:
-            ConfigError: an image has no class.
-        """
-        if bool((batch.labels < 0).any()):
-            raise ConfigError(
-                "method vanilla needs the class of every image, which some lack; use images in "
-                "class folders named as the classes"
-            )
+        """The class of each image, smoothed if asked for."""
         return SoftTargets.one_hot(batch.labels, self._num_classes, self._smoothing)
 
     def loss(self, logits: Tensor, targets: SoftTargets) -> Tensor:

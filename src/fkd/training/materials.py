@@ -94,6 +94,9 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
         student_augment=config.student_augment,
         seed=config.seed,
     )
+    chosen = _choose(chosen, config)
+    if method.needs_classes:
+        _require_classes(cutter, chosen)
     validation = None
     if config.val is not None:
         validation = LabelledImages.match(open_source(config.val), class_names)
@@ -101,7 +104,7 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
         store=store,
         teacher=teacher,
         class_names=class_names,
-        chosen=_choose(chosen, config),
+        chosen=chosen,
         student=student,
         card=card,
         method=method,
@@ -174,6 +177,16 @@ def _choose(positions: np.ndarray, config: TrainConfig) -> np.ndarray:
     order = permutations(stream, Purpose.IMAGE_ORDER, 0, len(positions))
     chosen: np.ndarray = positions[np.sort(order[: config.max_images])]
     return chosen
+
+
+def _require_classes(cutter: CropCutter, positions: np.ndarray) -> None:
+    unknown = [i for i in positions.tolist() if cutter.label(i) < 0]
+    if unknown:
+        raise ConfigError(
+            f"the true class of every image is needed, but {len(unknown)} of {len(positions)} lack "
+            f"one (first: {cutter.images.name(unknown[0])}); use images in folders named as the "
+            "classes, or method fkd or kd with soft_weight 1"
+        )
 
 
 def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, ModelCard]:

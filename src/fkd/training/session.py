@@ -1,6 +1,9 @@
 """One training run from its configuration to its final weights."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from fkd.engine.order import Order, Place
 from fkd.engine.recorder import Recorder
 from fkd.engine.run_folder import RunFolder
 from fkd.engine.schedule import Pass, learning_rate, plan_passes
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, RunError
 from fkd.evaluation import measure_accuracy
 from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
 from fkd.targets import SoftTargets
@@ -79,7 +82,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     )
     with RunFolder.open(path, settings, environment, free=FREE_FIELDS, main=main) as folder:
         accelerator.wait_for_everyone()  # the main process has checked the folder
-        _train(config, materials, learner, folder, progress if main else None)
+        with _foreign_errors():
+            _train(config, materials, learner, folder, progress if main else None)
         if main:
             _save(path, learner.result, materials)
         accelerator.wait_for_everyone()
@@ -113,12 +117,34 @@ def _train(
         state=state,
     )
     if progress is not None:
-        progress.begin(learner.step, plan.order.num_steps, describe_passes(passes))
+        progress.begin(
+            learner.step, plan.order.num_steps, describe_passes(passes, config.crops_per_image)
+        )
     try:
         run(plan, learner, recorder)
     finally:
         if log is not None:
             log.close()
+
+
+@contextmanager
+def _foreign_errors() -> Iterator[None]:
+    """What torch says when memory runs out, in our words."""
+    again = "the same command goes on from the last checkpoint"
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the GPU has too little memory; {again} on a larger one, or give another --out and a "
+            "smaller batch_size or more accumulate_steps"
+        ) from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise RunError(
+            f"a process that loads images was killed, perhaps for lack of memory; {again}, with "
+            "fewer --num_workers if need be"
+        ) from error
 
 
 def _plan(
@@ -177,14 +203,18 @@ def mix_batch(
     return (images, targets) if drawn is None else apply_mix(drawn, images, targets)
 
 
-def describe_passes(passes: list[Pass]) -> str:
+def describe_passes(passes: list[Pass], crops_per_image: int) -> str:
     """For example "74 passes with 4 crops per image, 4 with 1"."""
-    counts: dict[int, int] = {}
-    for view in passes:
-        counts[view.crops] = counts.get(view.crops, 0) + 1
+    counts = Counter(view.crops for view in passes)
     (most, number), *others = sorted(counts.items(), reverse=True)
-    parts = [f"{number} pass{'es' * (number > 1)} with {most} crop{'s' * (most > 1)} per image"]
-    return ", ".join(parts + [f"{number} with {crops}" for crops, number in others])
+    first = f"{number} pass{'es' * (number > 1)} with {most} crop{'s' * (most > 1)} per image"
+    described = ", ".join([first, *(f"{number} with {crops}" for crops, number in others)])
+    if most == crops_per_image:
+        return described
+    return (
+        f"{described}; a run this short is all single-crop ending, turn that off by "
+        f"--schedule.single_crop_ending false to use {crops_per_image}"
+    )
 
 
 def _start_accelerator(config: TrainConfig) -> Accelerator:
@@ -198,8 +228,10 @@ def _start_accelerator(config: TrainConfig) -> Accelerator:
     if not torch.distributed.is_initialized():
         # accelerate keeps the settings of an earlier run of this process for ever otherwise.
         AcceleratorState._reset_state(reset_partial_state=True)
+    # Without a GPU, accelerate must be told so: it would start several processes without a link.
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
     try:
-        return Accelerator(mixed_precision=config.amp, cpu=config.device == "cpu")
+        return Accelerator(mixed_precision=config.amp, cpu=cpu)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"amp {config.amp} cannot be used here: {error}") from error
 
