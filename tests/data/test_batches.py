@@ -50,6 +50,27 @@ def test_a_batch_holds_the_stored_crops_and_their_labels(cutter, views, image_so
     assert len(batch) == 6
 
 
+@pytest.mark.parametrize(
+    ("codec", "value_dtype"),
+    [
+        *(("full", "f32"), ("full", "u16"), ("hard", "u16"), ("smoothing", "f16")),
+        *(("ms:4", "f32"), ("mr:2", "u16"), ("logits", "f16")),
+    ],
+)
+def test_labels_of_every_codec_reach_the_batch(
+    codec, value_dtype, image_source, make_store, tmp_path
+):
+    store = make_store(tmp_path / "store", image_source, codec=codec, value_dtype=value_dtype)
+    rows = join_store(image_source, store).rows
+    views = StoredViews(image_source, store, rows, stride=3)
+    batch = CropCutter(image_source, views, [SMALL]).cut([5, 2], start=0, count=3)
+    numbers = views.crop_numbers(np.array([5, 2]), 0, 3)
+    stored = [store[image_source.key(i)].decode()[numbers[j]] for j, i in enumerate((5, 2))]
+    dense = batch.targets.dense()
+    assert torch.equal(dense, torch.cat(stored))
+    torch.testing.assert_close(dense.sum(1), torch.ones(6))
+
+
 def test_crops_are_contiguous_channels_last_uint8(cutter):
     for crops in cutter.cut([1, 2], 0, 2).crops:
         assert crops.dtype == torch.uint8

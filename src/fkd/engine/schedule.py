@@ -49,8 +49,8 @@ class ScheduleConfig:
         warmup_lr: rate at the start of the warm-up.
         min_lr: rate that cosine and linear end at; the paper's AdamW recipe uses 1e-5.
         milestones: where step drops, as shares of all epochs (120 and 240 of 300).
-        single_crop_ending: train the last epochs, up to crops_per_image + its remainder, with one
-            crop per image, as the authors do.
+        single_crop_ending: train the last epochs, at most crops_per_image, with one crop per image
+            in a batch, as the authors do.
         per_step: follow the curve at every step instead of holding the rate through a pass.
     """
 
