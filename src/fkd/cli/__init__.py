@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from fkd.cli.process import prepare_process
 from fkd.errors import FKDError
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if verb not in VERBS:
         _fail(f"there is no verb {verb!r}; use one of {', '.join(VERBS)} (fkd --help)")
+    prepare_process()
     try:
         _run(_load(VERBS[verb][0]), options, prog=f"fkd {verb}")
     except FKDError as error:

@@ -24,7 +24,7 @@ ValueDtype = Literal["u16", "f16", "f32"]
 ClassChoice = Literal["teacher", "dataset"]
 
 _FORMAT_VERSION = 1
-_BATCH_SIZE = {"cpu": 16, "cuda": 256}
+_BATCH_SIZE = {"cpu": 4, "cuda": 256}
 _MOST_SHARDS = 1024  # a default store has no more files than that ...
 _LEAST_CROPS = 1024  # ... and no shard with less work than that ...
 _LEAST_IMAGES = 16  # ... or fewer images, because a shard itself takes 1.8 kB
@@ -52,8 +52,8 @@ class LabelConfig:
             matched by name, in their order.
         images_per_shard: images in a unit of work; by default at most 1,024 shards of at least
             16 images and 1,024 crops.
-        batch_size: crops in a forward pass; by default 16 on a CPU, 256 on a GPU. It changes the
-            last bits of a label and is part of the store's identity.
+        batch_size: crops in a forward pass; by default 4 on a CPU (larger ones are no faster there),
+            256 on a GPU. It changes the last bits of a label and is part of the store's identity.
         autocast: compute in bf16 or fp16, faster and less exact; by default full float32.
         device: where the teacher runs; by default a GPU if there is one.
         num_workers: threads that decode and crop ahead of the teacher.
