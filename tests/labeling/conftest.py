@@ -12,11 +12,16 @@ from fkd.labeling import LabelConfig
 from fkd.models.teacher import TeacherConfig
 
 
-def write_teacher(file, seed=0, name="test_resnet", num_classes=7, **options) -> TeacherConfig:
-    """Random weights, with a head that makes up its mind."""
+def write_teacher(
+    file, seed=0, name="test_efficientnet", num_classes=7, **options
+) -> TeacherConfig:
+    """Random weights, with a head that makes up its mind.
+
+    Convolutions of this network change in the last bits with the number of threads that share them.
+    """
     torch.manual_seed(seed)
     state = timm.create_model(name, num_classes=num_classes).state_dict()
-    head = [key for key in state if key.startswith(("fc.", "head."))]
+    head = [key for key in state if key.startswith("classifier.")]
     save_file({key: value * (300 if key in head else 1) for key, value in state.items()}, file)
     return TeacherConfig(name, checkpoint=str(file), **({"input_size": 32} | options))
 

@@ -102,7 +102,7 @@ def main(root: str, checkpoint: str, folder: str, num_trials: int) -> None:
     def settings(name: str) -> LabelConfig:
         return LabelConfig(
             images=ImagesConfig(root=root),
-            teacher=TeacherConfig("test_resnet", checkpoint=checkpoint, input_size=32),
+            teacher=TeacherConfig("test_efficientnet", checkpoint=checkpoint, input_size=32),
             out=f"{folder}/{name}",
             num_crops=5,
             codec="ms:3",

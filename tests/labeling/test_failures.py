@@ -1,5 +1,7 @@
 """Every way in which labelling can fail: one sentence, nothing lost, nothing half-written."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fkd.data.sources import ImagesConfig
-from fkd.errors import ConfigError, ImageError, StoreLocked, TeacherError
+from fkd.errors import ConfigError, ImageError, StoreFull, StoreLocked, TeacherError
 from fkd.labeling import label
 from fkd.store import LabelStore, StoreWriter, verify_store
 
@@ -140,7 +142,7 @@ def test_a_missing_or_empty_folder_writes_nothing(config, tmp_path):
 
 def test_a_teacher_that_gives_nan_is_named_with_the_crop(config, teacher, tmp_path):
     state = load_file(teacher.checkpoint)
-    state["fc.bias"] = torch.full_like(state["fc.bias"], torch.nan)
+    state["classifier.bias"].fill_(torch.nan)
     save_file(state, tmp_path / "nan.safetensors")
     broken = replace(teacher, checkpoint=str(tmp_path / "nan.safetensors"))
     with pytest.raises(TeacherError, match=r"NaN or infinity .*crop 0 of .*ant/0\.png"):
@@ -150,7 +152,7 @@ def test_a_teacher_that_gives_nan_is_named_with_the_crop(config, teacher, tmp_pa
 
 def test_logits_too_large_for_half_floats_are_refused_with_the_way_out(config, teacher, tmp_path):
     state = load_file(teacher.checkpoint)
-    state["fc.bias"] = torch.full_like(state["fc.bias"], 1e5)
+    state["classifier.bias"].fill_(1e5)
     save_file(state, tmp_path / "large.safetensors")
     large = replace(teacher, checkpoint=str(tmp_path / "large.safetensors"))
     options = {"teacher": large, "codec": "logits"}
@@ -160,8 +162,10 @@ def test_logits_too_large_for_half_floats_are_refused_with_the_way_out(config, t
 
 
 def test_an_unknown_teacher_writes_nothing(config, teacher):
-    with pytest.raises(ConfigError, match="unknown model 'test_resnt'; did you mean test_resnet"):
-        label(replace(config, teacher=replace(teacher, name="test_resnt")))
+    with pytest.raises(
+        ConfigError, match="unknown model 'test_efficientne'; did you mean test_efficientnet"
+    ):
+        label(replace(config, teacher=replace(teacher, name="test_efficientne")))
     assert not Path(config.out).exists()
 
 
@@ -207,3 +211,23 @@ def test_impossible_settings_are_refused_by_name(make_config, tmp_path, options,
     with pytest.raises(ConfigError, match=message):
         label(make_config(out, **options))
     assert not (tmp_path / "store").exists()
+
+
+def test_a_full_disk_keeps_what_is_committed_and_the_same_command_goes_on(
+    config, files_of, tmp_path, monkeypatch
+):
+    whole = replace(config, out=str(tmp_path / "whole"))
+    label(whole)
+    fsync, calls = os.fsync, iter(range(1000))
+
+    def fill(descriptor):
+        if next(calls) > 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(StoreFull, match="same command"):
+        patch.setattr(os, "fsync", fill)
+        label(config)
+    assert 0 < len(committed(config)) < 4
+    label(config)
+    assert files_of(config.out) == files_of(whole.out)

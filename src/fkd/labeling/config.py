@@ -52,7 +52,7 @@ class LabelConfig:
             matched by name, in their order.
         images_per_shard: images in a unit of work; by default at most 1,024 shards of at least
             16 images and 1,024 crops.
-        batch_size: crops in a forward pass; by default 4 on a CPU (larger ones are no faster there),
+        batch_size: crops in a forward pass; by default 4 on a CPU (larger ones are no faster),
             256 on a GPU. It changes the last bits of a label and is part of the store's identity.
         autocast: compute in bf16 or fp16, faster and less exact; by default full float32.
         device: where the teacher runs; by default a GPU if there is one.
