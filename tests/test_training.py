@@ -479,10 +479,12 @@ def test_two_processes_may_not_train_in_one_folder(config):
     reader, writer = os.pipe()
     process = os.fork()
     if process == 0:
-        folder = RunFolder.open(Path(config.out), {}, {"data": {}}, free=frozenset())
-        os.write(writer, b"locked")
-        time.sleep(60 if folder else 0)
-        os._exit(0)
+        try:
+            RunFolder.open(Path(config.out), {}, {"data": {}}, free=frozenset())
+            os.write(writer, b"locked")
+            time.sleep(60)
+        finally:
+            os._exit(0)
     os.read(reader, 6)
     try:
         with pytest.raises(RunError, match="another process is training in"):
