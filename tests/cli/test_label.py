@@ -211,6 +211,13 @@ def test_unreadable_images_are_reported_and_can_be_allowed(flags, image_folder, 
     assert "ant/0.png is empty" in printed
 
 
+def test_verify_of_an_unfinished_store_says_how_to_go_on(store, capsys):
+    (store / "manifest.json").unlink()
+    error = fails(capsys, "verify", store)
+    assert "is not finished: 1 of 1 shards are labelled" in error
+    assert "fkd label" in error
+
+
 def test_verify_of_something_else_is_an_error(tmp_path, store, capsys):
     assert "is not a folder" in fails(capsys, "verify", tmp_path / "nothing")
     assert "not a label store" in fails(capsys, "verify", tmp_path)

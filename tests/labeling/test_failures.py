@@ -162,9 +162,7 @@ def test_logits_too_large_for_half_floats_are_refused_with_the_way_out(config, t
 
 
 def test_an_unknown_teacher_writes_nothing(config, teacher):
-    with pytest.raises(
-        ConfigError, match="unknown model 'test_efficientne'; did you mean test_efficientnet"
-    ):
+    with pytest.raises(ConfigError, match=r"unknown model .*; did you mean test_efficientnet"):
         label(replace(config, teacher=replace(teacher, name="test_efficientne")))
     assert not Path(config.out).exists()
 
@@ -225,9 +223,10 @@ def test_a_full_disk_keeps_what_is_committed_and_the_same_command_goes_on(
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    with monkeypatch.context() as patch, pytest.raises(StoreFull, match="same command"):
-        patch.setattr(os, "fsync", fill)
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(StoreFull, match="same command"):
         label(config)
+    monkeypatch.undo()
     assert 0 < len(committed(config)) < 4
     label(config)
     assert files_of(config.out) == files_of(whole.out)

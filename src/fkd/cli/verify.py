@@ -1,5 +1,6 @@
 """`fkd verify`: is a store whole, does it belong to these images, is it this teacher's word?"""
 
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -7,7 +8,7 @@ from rich.progress import Progress as Bar
 
 from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
-from fkd.errors import ConfigError, DamagedStore
+from fkd.errors import ConfigError, DamagedStore, FormatError
 from fkd.labeling import (
     audit_store,
     check_images,
@@ -72,6 +73,8 @@ def _repair(store: Path, console: Console) -> None:
 
 
 def _check_bytes(store: Path, console: Console) -> None:
+    with suppress(DamagedStore, FormatError):  # everything that is wrong is listed below
+        LabelStore.open(store)  # an unfinished store is not damaged, and says what it lacks
     with _bar(console) as bar:
         task = bar.add_task("checksums", total=None)
         problems = verify_store(

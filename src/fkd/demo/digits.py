@@ -18,7 +18,7 @@ from fkd.labeling import LabelConfig, label
 from fkd.models import TeacherConfig
 from fkd.training import StudentConfig, TrainConfig, train
 
-TEACHER, TEACHER_EPOCHS = "resnet10t", 6
+TEACHER, TEACHER_EPOCHS = "resnet10t", 4
 STUDENT, EPOCHS = "test_byobnet", 8  # the student's epochs are also the crops stored per image
 _SIDE = 32  # digits have 28 pixels; both networks halve the side five times
 _NO_LINES_WITHIN_A_PASS = 1_000_000

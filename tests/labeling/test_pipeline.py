@@ -1,0 +1,96 @@
+"""The stages between image files and labels: bounded look-ahead, order, batches, padding."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from fkd.crops import replay
+from fkd.labeling.pipeline import (
+    ImageRow,
+    PreparedImage,
+    cut_batches,
+    look_ahead,
+    replay_batch,
+)
+from fkd.records import CropRecords
+
+
+def image(shard, name, num_crops):
+    pixels = torch.full((3, 9, 9), num_crops, dtype=torch.uint8)
+    box = np.tile([0, 0, 9, 9], (num_crops, 1))
+    records = CropRecords(box, np.zeros(num_crops, bool)) if num_crops else None
+    return PreparedImage(shard, ImageRow(name.encode(), name, records=records), pixels)
+
+
+def outline(batches):
+    return [
+        (batch.shard, [(p.image.row.name, p.first, p.stop) for p in batch.pieces])
+        for batch in batches
+    ]
+
+
+def test_batches_run_over_images_and_end_with_their_shard():
+    images = [image(0, "a", 3), image(0, "b", 3), image(2, "c", 4), image(5, "d", 1)]
+    assert outline(cut_batches(images, 4)) == [
+        (0, [("a", 0, 3), ("b", 0, 1)]),
+        (0, [("b", 1, 3)]),
+        (2, [("c", 0, 4)]),
+        (5, [("d", 0, 1)]),
+    ]
+
+
+def test_every_image_starts_in_one_batch_also_when_it_cannot_be_read():
+    images = [image(0, "a", 4), image(0, "bad", 0), image(1, "worse", 0)]
+    batches = list(cut_batches(images, 4))
+    assert [[row.name for row in batch.starting] for batch in batches] == [
+        ["a"],
+        ["bad"],
+        ["worse"],
+    ]
+    assert [len(batch) for batch in batches] == [4, 0, 0]
+    assert replay_batch(batches[1], [(8, "bilinear")], 4).views == []
+
+
+def test_the_last_batch_is_padded_because_an_output_depends_on_the_size_of_its_batch():
+    (batch,) = cut_batches([image(0, "a", 2), image(0, "b", 1)], 8)
+    views = [(5, "bilinear"), (7, "bicubic")]
+    teacher_input = replay_batch(batch, views, 8)
+    assert [tuple(view.shape) for view in teacher_input.views] == [(8, 3, 5, 5), (8, 3, 7, 7)]
+    assert teacher_input.crops == [("a", 0), ("a", 1), ("b", 0)]
+    for view, (size, interpolation) in zip(teacher_input.views, views, strict=True):
+        assert view.is_contiguous(memory_format=torch.channels_last)
+        first = batch.pieces[0].image
+        assert torch.equal(view[:2], replay(first.pixels, first.row.records, size, interpolation))
+        assert view[2].unique().tolist() == [1]
+        assert view[3:].count_nonzero() == 0
+
+
+def test_look_ahead_keeps_order_and_takes_no_more_than_it_may():
+    taken, released = [], threading.Event()
+
+    def items():
+        for i in range(20):
+            taken.append(i)
+            yield i
+
+    def work(i):
+        released.wait(5)
+        return i * i
+
+    with ThreadPoolExecutor(3) as pool:
+        results = look_ahead(pool, work, items(), 4)
+        threading.Timer(0.05, released.set).start()
+        assert next(results) == 0
+        assert taken == [0, 1, 2, 3, 4]
+        assert list(results) == [i * i for i in range(1, 20)]
+
+
+def test_look_ahead_passes_an_error_on_in_its_place():
+    with ThreadPoolExecutor(2) as pool:
+        results = look_ahead(pool, lambda i: 6 // i, [3, 2, 0, 1], 2)
+        assert [next(results), next(results)] == [2, 3]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
