@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import shutil
@@ -9,7 +10,7 @@ import torch
 
 from fkd.codecs import dequantise, quantise
 from fkd.errors import DamagedStore, FormatError, MissingLabel, NewerFormat, StoreMismatch
-from fkd.store import LabelStore, StoreWriter, reader, repair_store, verify_store
+from fkd.store import LabelStore, StoreWriter, canonical, reader, repair_store, verify_store
 
 CODECS = [
     ("ms:2", "u16"),
@@ -332,7 +333,10 @@ def test_a_newer_format_is_not_called_damage(finished, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(finished, store)
     manifest = store / "manifest.json"
-    newer = manifest.read_text().replace('"format_version":1', '"format_version":2')
+    members = json.loads(manifest.read_text()) | {"format_version": 2}
+    del members["root_hash"]
+    root_hash = canonical.sha256(canonical.encode(members))
+    newer = canonical.encode(members | {"root_hash": root_hash}).decode()
     manifest.write_text(newer)
     for check in (LabelStore.open, verify_store, repair_store):
         with pytest.raises(NewerFormat, match="upgrade fkd"):

@@ -165,11 +165,12 @@ class Manifest:
         fields = Fields(value, file)
         if fields.text("format") != FORMAT:
             raise FormatError(f"{file} is not the manifest of a label store")
-        require_version(fields.integer("format_version", 1, 1 << 30), file)
         root_hash = fields.digest("root_hash")
         rest = {name: value[name] for name in value if name != "root_hash"}
         if canonical.sha256(canonical.encode(rest)) != root_hash:
             raise DamagedStore(f"{file} was changed: its root hash differs; restore it from a copy")
+        # After the hash: a flipped bit in the version is damage, not a newer format.
+        require_version(fields.integer("format_version", 1, 1 << 30), file)
         config = StoreConfig.parse(fields.members("config"), f"{file}: config")
         manifest = Manifest(
             config=config,

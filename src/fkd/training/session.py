@@ -1,6 +1,7 @@
 """One training run from its configuration to its final weights."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -230,6 +231,8 @@ def _start_accelerator(config: TrainConfig) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
     # Without a GPU, accelerate must be told so: it would start several processes without a link.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    # Where this is not said, accelerate chooses a number of threads of its own, with a warning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
         return Accelerator(mixed_precision=config.amp, cpu=cpu)
     except (ValueError, RuntimeError) as error:
