@@ -139,8 +139,9 @@ def _foreign_errors() -> Iterator[None]:
             f"the GPU has too little memory; {again} on a larger one, or give another --out and a "
             "smaller batch_size or more accumulate_steps"
         ) from error
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A process that dies while it hands over a batch closes the connection instead.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise RunError(
             f"a process that loads images was killed, perhaps for lack of memory; {again}, with "
