@@ -83,3 +83,18 @@ def test_an_interruption_says_that_work_can_go_on(monkeypatch, capsys):
 def test_the_version_is_the_packages(capsys):
     main(["--version"])
     assert capsys.readouterr().out.startswith("fkd 0.")
+
+
+@pytest.mark.parametrize(
+    ("options", "repair"), [(["--repair"], True), ([], False), (["--repair", "false"], False)]
+)
+def test_a_switch_needs_no_value(options, repair, monkeypatch):
+    """Our own messages say `fkd verify STORE --repair`."""
+    seen = []
+
+    def check(store: str, *, repair: bool = False) -> None:
+        seen.append((store, repair))
+
+    monkeypatch.setattr(cli, "_load", lambda target: check)
+    main(["verify", "labels", *options])
+    assert seen == [("labels", repair)]

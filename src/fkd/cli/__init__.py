@@ -59,15 +59,29 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(command: Callable[..., Any], options: list[str], prog: str) -> None:
     """Parse `options` for `command` and call it."""
-    from jsonargparse import auto_cli
+    from jsonargparse import ArgumentParser, auto_cli
+
+    class Parser(ArgumentParser):  # type: ignore[misc,unused-ignore]
+        """Switches need no value: `--repair` means `--repair true`."""
+
+        def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("type") is bool:
+                kwargs |= {"nargs": "?", "const": True}
+            return super().add_argument(*args, **kwargs)
 
     parameters = list(inspect.signature(command).parameters.values())
     config_class = parameters[0].annotation if len(parameters) == 1 else None
     if isinstance(config_class, type) and dataclasses.is_dataclass(config_class):
-        config = auto_cli(config_class, args=options, prog=prog, description=command.__doc__)
+        config = auto_cli(
+            config_class,
+            args=options,
+            parser_class=Parser,
+            prog=prog,
+            description=command.__doc__,
+        )
         command(config)
     else:
-        auto_cli(command, args=options, prog=prog)
+        auto_cli(command, args=options, parser_class=Parser, prog=prog)
 
 
 def _load(target: str) -> Callable[..., Any]:
