@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from fkd.codecs import parse_codec
-from fkd.crops import CropConfig, sample_crops
+from fkd.crops import sample_crops
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
 from fkd.records import CropRecords
+from fkd.sampling import CropConfig
 from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest
 
 # Threads of several test processes on few cores wait for each other longer than they compute.

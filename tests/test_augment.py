@@ -4,8 +4,9 @@ import torch
 import torchvision.transforms.v2.functional as TF
 
 from fkd.augment import _RAND_AUGMENT, AugmentConfig, apply_augment, sample_augment
-from fkd.crops import CropConfig, replay, sample_crops
+from fkd.crops import replay, sample_crops
 from fkd.errors import ConfigError
+from fkd.sampling import CropConfig
 
 EVERYTHING = AugmentConfig(
     color_jitter=(0.4, 0.4, 0.4, 0.1),

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
         Smoothing,
         parse_codec,
     )
-    from fkd.crops import CropConfig, replay, sample_crops
+    from fkd.crops import replay, sample_crops
     from fkd.data import ImagesConfig, MultiCropDataset, collate_crops, open_source
     from fkd.errors import FKDError
     from fkd.labeling import LabelConfig, label
     from fkd.losses import SoftTargetLoss, soft_cross_entropy
     from fkd.models import TeacherConfig, load_teachers
+    from fkd.sampling import CropConfig
     from fkd.store import LabelStore, verify_store
     from fkd.targets import SoftTargets
     from fkd.training import TrainConfig, train
@@ -39,12 +40,13 @@ _HOMES = {
         "Smoothing",
         "parse_codec",
     ],
-    "fkd.crops": ["CropConfig", "replay", "sample_crops"],
+    "fkd.crops": ["replay", "sample_crops"],
     "fkd.data": ["ImagesConfig", "MultiCropDataset", "collate_crops", "open_source"],
     "fkd.errors": ["FKDError"],
     "fkd.labeling": ["LabelConfig", "label"],
     "fkd.losses": ["SoftTargetLoss", "soft_cross_entropy"],
     "fkd.models": ["TeacherConfig", "load_teachers"],
+    "fkd.sampling": ["CropConfig"],
     "fkd.store": ["LabelStore", "verify_store"],
     "fkd.targets": ["SoftTargets"],
     "fkd.training": ["TrainConfig", "train"],

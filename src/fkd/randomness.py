@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-_MULTIPLIER_0 = np.uint64(0xD2511F53)
-_MULTIPLIER_1 = np.uint64(0xCD9E8D57)
-_WEYL_0 = np.uint32(0x9E3779B9)
-_WEYL_1 = np.uint32(0xBB67AE85)
+_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
 _ROUNDS = 10
+_WEYL_SUMS = np.arange(_ROUNDS, dtype=np.uint64)[:, None] * np.array(
+    [0x9E3779B9, 0xBB67AE85], np.uint64
+)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
@@ -40,18 +40,18 @@ class Purpose(IntEnum):
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
     """Ten rounds of Philox4x32: uint32 counters (..., 4) and keys (..., 2) to uint32 (..., 4)."""
-    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
-    k0, k1 = key[..., 0].astype(np.uint32), key[..., 1].astype(np.uint32)
-    for _ in range(_ROUNDS):
-        product_0, product_1 = _MULTIPLIER_0 * c0, _MULTIPLIER_1 * c2
-        c0, c1, c2, c3 = (
-            (product_1 >> _SHIFT) ^ c1 ^ k0,
-            product_1 & _LOW,
-            (product_0 >> _SHIFT) ^ c3 ^ k1,
-            product_0 & _LOW,
-        )
-        k0, k1 = k0 + _WEYL_0, k1 + _WEYL_1
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+    # Words 0 and 2 go through the same operations, and so do words 1 and 3: one axis for the pair.
+    words = np.moveaxis(counter, -1, 0).astype(np.uint64, order="C")
+    even, odd = words[0::2], words[1::2]
+    pair = (2, *(1,) * (counter.ndim - 1))
+    multiplier = _MULTIPLIERS.reshape(pair)
+    first_key = np.moveaxis(key, -1, 0).astype(np.uint64, order="C")
+    for weyl in _WEYL_SUMS:
+        product = even * multiplier
+        even = (product >> _SHIFT)[::-1] ^ odd
+        even ^= (first_key + weyl.reshape(pair)) & _LOW
+        odd = (product & _LOW)[::-1]
+    return np.stack([even[0], odd[0], even[1], odd[1]], axis=-1).astype(np.uint32)
 
 
 def stream_key(seed: int, key: bytes = b"") -> int:
@@ -71,18 +71,27 @@ def uniforms(streams: ArrayLike, purpose: Purpose, number: ArrayLike, count: int
     `streams` (uint64) and `number` (uint64, e.g. the crop number) broadcast. Each value keeps 32
     random bits, which places a box edge in an image of 65,535 pixels to 1/65,536 of a pixel.
     """
+    return uniform_blocks(streams, purpose, number, range(-(-count // 4)))[..., :count]
+
+
+def uniform_blocks(
+    streams: ArrayLike, purpose: Purpose, number: ArrayLike, blocks: Sequence[int]
+) -> np.ndarray:
+    """The draws 4 b .. 4 b + 3 of `uniforms` for each b of `blocks`, float64 (..., 4 len(blocks)).
+
+    For callers that seldom need the draws in between.
+    """
     stream, number = np.broadcast_arrays(
         np.asarray(streams, dtype=np.uint64), np.asarray(number, dtype=np.uint64)
     )
-    blocks = -(-count // 4)
-    counter = np.empty((*stream.shape, blocks, 4), dtype=np.uint32)
-    counter[..., 0] = np.arange(blocks, dtype=np.uint32)
+    counter = np.empty((*stream.shape, len(blocks), 4), dtype=np.uint32)
+    counter[..., 0] = np.asarray(blocks, dtype=np.uint32)
     counter[..., 1] = (number & _LOW).astype(np.uint32)[..., None]
     counter[..., 2] = (number >> _SHIFT).astype(np.uint32)[..., None]
     counter[..., 3] = np.uint32(purpose)
     key = np.stack([stream & _LOW, stream >> _SHIFT], axis=-1).astype(np.uint32)
     bits = philox(counter, key[..., None, :])
-    return bits.reshape(*stream.shape, blocks * 4)[..., :count] * 2.0**-32
+    return bits.reshape(*stream.shape, len(blocks) * 4) * 2.0**-32
 
 
 def permutations(streams: ArrayLike, purpose: Purpose, number: ArrayLike, size: int) -> np.ndarray:

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from fkd.augment import AugmentConfig
-from fkd.crops import CropConfig, replay, sample_crops
+from fkd.crops import replay, sample_crops
 from fkd.data.batches import CropCutter, CropFormat, load_batches
 from fkd.data.joining import join_store, map_classes
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.data.views import FreshViews, StoredViews, ViewRequest
 from fkd.errors import ConfigError, CropMismatch, ImageError, MissingLabel, StoreMismatch
+from fkd.sampling import CropConfig
 from fkd.store import LabelStore
 
 SMALL = CropFormat(16, "bilinear")

@@ -6,7 +6,6 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from fkd.crops import CropConfig
 from fkd.data.batches import Batch, CropCutter, CropFormat
 from fkd.data.joining import join_store
 from fkd.data.sources import ImagesConfig
@@ -18,6 +17,7 @@ from fkd.methods.fkd import FKD
 from fkd.methods.kd import KD
 from fkd.methods.vanilla import Vanilla
 from fkd.models import TeacherConfig, load_teachers
+from fkd.sampling import CropConfig
 from fkd.store import LabelStore
 from fkd.targets import SoftTargets
 

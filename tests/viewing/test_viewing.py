@@ -11,10 +11,11 @@ from PIL import Image
 
 from fkd.cli import main
 from fkd.codecs import parse_codec
-from fkd.crops import CropConfig, sample_crops
+from fkd.crops import sample_crops
 from fkd.data import ImagesConfig, open_source
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.records import CropRecords
+from fkd.sampling import CropConfig
 from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest
 from fkd.viewing import PageConfig, render_page, summarise
 

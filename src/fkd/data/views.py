@@ -28,13 +28,13 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from fkd.augment import NO_AUGMENT, AugmentConfig
+from fkd.augment import NO_AUGMENT, AugmentConfig, sample_augment
 from fkd.codecs import Encoded
-from fkd.crops import CropConfig, sample_crops
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError, CropMismatch
 from fkd.randomness import Purpose, permutations, stream_keys
 from fkd.records import CropRecords
+from fkd.sampling import CropConfig, draw_crops, place_crops
 from fkd.store import LabelStore, StoredCrops
 from fkd.targets import SoftTargets
 
@@ -80,13 +80,14 @@ class FreshViews:
         self._augment = augment
 
     def pick(self, images: np.ndarray, start: int, count: int) -> PickedCrops:
-        """Crop numbers are positions; nothing is drawn before the image's size is known."""
+        """Crop numbers are positions; a box is placed when the image's size is known."""
         numbers = np.arange(start, start + count)
+        streams = stream_keys(self._config.seed, [self._images.key(int(i)) for i in images])
+        draws = draw_crops(streams[:, None], numbers)
 
         def records(j: int, loaded: LoadedImage) -> CropRecords:
-            size = (loaded.image.shape[1], loaded.image.shape[2])
-            key = self._images.key(int(images[j]))
-            return sample_crops(self._config, key, size, numbers, self._augment)
+            box, flip = place_crops(self._config, draws[j], loaded.image.shape[1:])
+            return CropRecords(box, flip, sample_augment(self._augment, streams[j], numbers))
 
         return PickedCrops(None, records)
 

@@ -11,13 +11,13 @@ import torch
 
 from fkd.augment import NO_AUGMENT, AugmentConfig
 from fkd.codecs import Codec, check_codec, parse_codec
-from fkd.crops import CropConfig
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImagesConfig, ImageSource
 from fkd.errors import ConfigError
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
+from fkd.sampling import GENERATOR, CropConfig
 from fkd.store import keys_digest
 
 ValueDtype = Literal["u16", "f16", "f32"]
@@ -211,7 +211,7 @@ def build_store_config(
         "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
         "teachers": teachers.identity(),
         "crops": {
-            "generator": "philox4x32-10",
+            "generator": GENERATOR,
             "scale": [float(x) for x in config.scale],
             "ratio": [float(x) for x in config.ratio],
             "flip_prob": float(config.flip_prob),

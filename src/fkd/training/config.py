@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fkd.augment import NO_AUGMENT, AugmentConfig
-from fkd.crops import CropConfig, Interpolation
+from fkd.crops import Interpolation
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.data.views import ViewOrder
@@ -14,6 +14,7 @@ from fkd.engine.schedule import ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
 from fkd.methods import ViewKind, find_method
 from fkd.models.teacher import TeacherConfig
+from fkd.sampling import CropConfig
 
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "log_every", "checkpoint_seconds"}
