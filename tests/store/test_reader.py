@@ -10,7 +10,14 @@ import torch
 
 from fkd.codecs import dequantise, quantise
 from fkd.errors import DamagedStore, FormatError, MissingLabel, NewerFormat, StoreMismatch
-from fkd.store import LabelStore, StoreWriter, canonical, reader, repair_store, verify_store
+from fkd.store import (
+    LabelStore,
+    StoreWriter,
+    canonical,
+    keys_digest,
+    repair_store,
+    verify_store,
+)
 
 CODECS = [
     ("ms:2", "u16"),
@@ -141,7 +148,7 @@ def test_names_that_differ_a_little_are_different_images(lab, tmp_path):
     keys = [b"E.jpg", b"a.v1.jpg", b"a.v2.jpg", b"cafe\xcc\x81", b"caf\xc3\xa9", b"e.jpg", b"\xff"]
     job = lab.Job(num_images=7, unreadable=False)
     job.keys = sorted(keys)
-    job.config["keys_sha256"] = reader.keys_digest(job.keys)
+    job.config["keys_sha256"] = keys_digest(job.keys)
     job.run(tmp_path / "s")
     store = LabelStore.open(tmp_path / "s")
     rows = store.rows(keys)
@@ -244,15 +251,37 @@ def test_reading_needs_no_write_access(lab, store):
     assert lab.folder_digest(store) == before
 
 
-def test_many_shards_stay_below_the_limit_of_open_files(lab, tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "_MAX_MAPPED", 3)
+def test_mapped_shards_hold_no_open_files(lab, tmp_path):
     job = lab.Job(images_per_shard=2, unreadable=False)
     job.run(tmp_path / "s")
     store = LabelStore.open(tmp_path / "s")
     before = len(os.listdir("/proc/self/fd"))
     for row in range(20):
         store.read([row])
-    assert len(os.listdir("/proc/self/fd")) <= before + 3
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_unlabelled_rows_are_told_without_reading_the_labels(lab, tmp_path):
+    job = lab.Job(images_per_shard=2)
+    job.run(tmp_path / "s")
+    store = LabelStore.open(tmp_path / "s")
+    status = store.images(np.arange(store.num_images)).status
+    assert 0 < status.sum() < len(status)
+    np.testing.assert_array_equal(store.labelled(np.arange(store.num_images)), status == 0)
+
+
+def test_a_row_damaged_into_seeming_unlabelled_is_found(store):
+    whole = LabelStore.open(store)
+    row = int(np.flatnonzero(whole.labelled([0, 1, 2]))[0])
+    path = store / "shards" / "00000.safetensors"
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    offsets = json.loads(data[8:start])["image.status"]["data_offsets"]
+    data[start + offsets[0] + row] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    with pytest.raises(DamagedStore, match="differs from its checksum"):
+        LabelStore.open(store).labelled([0, 1, 2])
 
 
 def test_the_representation_is_one_line(finished):

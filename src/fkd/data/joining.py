@@ -41,8 +41,11 @@ def join_store(images: ImageSource, store: LabelStore) -> Join:
 
     position = {key: i for i, key in enumerate(keys)}
     rows = store.join(keys, fingerprint=fingerprint).rows
-    readable = store.images(rows).status == 0
-    return Join(rows, np.flatnonzero(readable), map_classes(images.class_names, store.class_names))
+    return Join(
+        rows,
+        np.flatnonzero(store.labelled(rows)),
+        map_classes(images.class_names, store.class_names),
+    )
 
 
 def map_classes(names: Sequence[str] | None, known: Sequence[str]) -> np.ndarray | None:

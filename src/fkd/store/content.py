@@ -8,10 +8,10 @@ import numpy as np
 from fkd.codecs import quantise
 from fkd.records import CropRecords
 from fkd.store.canonical import sha256
-from fkd.store.checksums import RowChecksums
 from fkd.store.config import StoreConfig
 from fkd.store.keys import MAX_KEY_BYTES
 from fkd.store.layout import Placed, build_header, columns_of, metadata_of, place
+from fkd.store.rows import Rows
 
 LABELLED, UNREADABLE = 0, 1
 _MAX_U16 = 65535
@@ -68,8 +68,10 @@ def encode_shard(config: StoreConfig, first_image: int, content: ShardContent) -
     data = memoryview(file)[len(header) :]
     for name, array in given.items():
         _put(data, placed[name], array)
-    checksums = RowChecksums(data, placed).of(range(len(content.keys)))
-    _put(data, placed["record.crc32"], np.array(checksums))
+    rows = Rows(config, memoryview(file), 1)
+    rows.add(0, len(header), placed)
+    numbers = np.arange(len(content.keys))
+    _put(data, placed["record.crc32"], rows.checksums(np.zeros_like(numbers), numbers))
     return ShardBytes(bytes(file), sha256(file), sha256(header))
 
 

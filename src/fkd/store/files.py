@@ -9,7 +9,6 @@ Names are relative to the store's folder: "manifest.json" or "shards/00000.safet
 """
 
 import errno
-import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from fkd.errors import DamagedStore, FormatError, StoreError, StoreFull
+from fkd.store.region import Region
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,14 +58,15 @@ def read(root: Path, name: str, limit: int) -> bytes:
         return _read_all(descriptor)
 
 
-def map_readonly(root: Path, name: str, num_bytes: int) -> mmap.mmap:
-    """A file of exactly `num_bytes` bytes, mapped read-only.
+def map_readonly(root: Path, name: str, region: Region, number: int) -> memoryview:
+    """A file, mapped read-only into its place of a region, which knows the length it must have.
 
     Raises:
         DamagedStore: it is missing or has another length.
         FormatError: it is not a plain file.
         StoreError: it cannot be read.
     """
+    num_bytes = region.lengths[number]
     with _reading(root, name), _opened(root, name) as descriptor:
         size = os.fstat(descriptor).st_size
         if size != num_bytes:
@@ -73,7 +74,7 @@ def map_readonly(root: Path, name: str, num_bytes: int) -> mmap.mmap:
                 f"{root / name} has {size} bytes where {num_bytes} were written; "
                 f"{repair_hint(root)}"
             )
-        return _call(mmap.mmap, descriptor, num_bytes, access=mmap.ACCESS_READ)
+        return _call(region.map, number, descriptor)
 
 
 def exists(root: Path, name: str) -> bool:

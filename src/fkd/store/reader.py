@@ -22,20 +22,17 @@ from fkd.store.folder import read_commits, read_config, read_manifest
 from fkd.store.join import Fingerprint, JoinReport, compare_keys
 from fkd.store.keys import keys_digest, printable
 from fkd.store.manifest import CONFIG, MANIFEST, MAX_COMMIT_BYTES, ShardEntry, commit_name
+from fkd.store.region import Region
+from fkd.store.rows import Rows
 from fkd.store.shard import Shard
 from fkd.store.stored import (
     Buffers,
     Entry,
     ImageFacts,
     StoredCrops,
-    crop_buffers,
-    image_buffers,
     image_facts,
     stored_crops,
 )
-
-# Every mapped shard holds a file descriptor; processes are commonly allowed 1,024.
-_MAX_MAPPED = 256
 
 
 class LabelStore:
@@ -64,6 +61,9 @@ class LabelStore:
         self._numbers = sorted(self._entries)
         self._first_keys = [self._entries[number].first_key for number in self._numbers]
         self._check_reads = check_reads
+        self._place_of_number = {number: place for place, number in enumerate(self._numbers)}
+        self._region = Region([self._entries[number].num_bytes for number in self._numbers])
+        self._rows = Rows(config, self._region.memory, len(self._numbers))
         self._mapped: dict[int, Shard] = {}
 
     @staticmethod
@@ -192,10 +192,19 @@ class LabelStore:
         """What the store knows of the image files of these rows."""
         return self._images(self._in_range(rows), self._check_reads)
 
+    def labelled(self, rows: ArrayLike) -> np.ndarray:
+        """Whether each of these rows has labels, bool; False for images that could not be read.
+
+        Quick for whole stores: only the rows without labels are compared with their checksums. A
+        row that is damaged into seeming labelled is found when its labels are read.
+        """
+        wanted = self._in_range(rows)
+        labelled: np.ndarray = self._images(wanted, check=False).status == LABELLED
+        self.images(wanted[~labelled])
+        return labelled
+
     def _images(self, rows: np.ndarray, check: bool) -> ImageFacts:
-        buffers = image_buffers(len(rows))
-        self._fill(buffers, rows, np.empty((len(rows), 0), np.int64), check)
-        return image_facts(buffers)
+        return image_facts(self._gather(rows, None, check))
 
     def read(self, rows: ArrayLike, crops: ArrayLike | None = None) -> StoredCrops:
         """Crops and labels of many images in one go.
@@ -211,10 +220,7 @@ class LabelStore:
         """
         wanted = self._in_range(rows)
         chosen = self._crops_in_range(crops, len(wanted))
-
-        buffers = crop_buffers(self._parsed, *chosen.shape)
-        self._fill(buffers, wanted, chosen, self._check_reads)
-        read = stored_crops(self._parsed, buffers, chosen)
+        read = stored_crops(self._parsed, self._gather(wanted, chosen, self._check_reads), chosen)
         self._require_labels(wanted, read)
         return read
 
@@ -270,7 +276,7 @@ class LabelStore:
         place = self._place_of(key)
         if place >= 0:
             shard = self._shard(self._numbers[place])
-            shard.check(range(len(shard)))
+            shard.check(np.arange(len(shard)))
 
     def _require_labels(self, rows: np.ndarray, read: StoredCrops) -> None:
         """Refuse unreadable images, and ids that would let a decoder leave its arrays."""
@@ -300,15 +306,9 @@ class LabelStore:
         return chosen
 
     def _shard(self, number: int) -> Shard:
-        """A shard, mapped on first use; the oldest is let go when there are too many."""
+        """A shard, mapped on first use."""
         shard = self._mapped.get(number)
-        if shard is None:
-            shard = self._map(number)
-            if len(self._mapped) >= _MAX_MAPPED:
-                # A copy of the names, because another thread may be adding to them.
-                self._mapped.pop(next(iter(tuple(self._mapped))), None)
-            self._mapped[number] = shard
-        return shard
+        return self._map(number) if shard is None else shard
 
     def _map(self, number: int) -> Shard:
         if number not in self._entries:
@@ -321,22 +321,31 @@ class LabelStore:
             raise DamagedStore(
                 f"{self.path / commit_name(number)} was changed; {files.repair_hint(self.path)}"
             )
-        return Shard(self.path, self._parsed, entry)
+        place = self._place_of_number[number]
+        shard = Shard(self.path, self._parsed, entry, (self._region, place))
+        self._rows.add(place, self._region.start(place) + shard.data_start, shard.placed)
+        self._mapped[number] = shard
+        return shard
 
-    def _fill(self, buffers: Buffers, rows: np.ndarray, crops: np.ndarray, check: bool) -> None:
-        """Read rows into buffers, shard by shard."""
+    def _gather(self, rows: np.ndarray, crops: np.ndarray | None, check: bool) -> Buffers:
+        """Columns of these rows, wherever they lie."""
         numbers, local = np.divmod(rows, self._parsed.images_per_shard)
-        groups: dict[int, list[int]] = {}
-        for position, number in enumerate(numbers.tolist()):
-            groups.setdefault(number, []).append(position)
-        for number, members in groups.items():
-            shard = self._shard(number)
-            # A single row, and a whole batch from one shard, need no index arrays.
-            many = slice(None) if len(members) == len(rows) else np.array(members)
-            positions = members[0] if len(members) == 1 else many
-            if check:
-                shard.check(local[members].tolist())
-            shard.fill(buffers, positions, local[positions], crops[positions])
+        places = self._map_all(numbers)
+        if check:
+            damaged = self._rows.damaged(places, local)
+            if len(damaged):
+                first = numbers[damaged[0]]
+                same_shard = damaged[numbers[damaged] == first]
+                raise self._shard(int(first)).damage(local[same_shard])
+        return self._rows.read(places, local, crops)
+
+    def _map_all(self, numbers: np.ndarray) -> np.ndarray:
+        """The place of each shard (B,) in memory; those that are not there yet are mapped."""
+        for number in set(numbers.tolist()) - self._mapped.keys():
+            self._map(number)
+        if len(self._numbers) == self._parsed.num_shards:
+            return numbers
+        return np.searchsorted(self._numbers, numbers)
 
 
 def _teachers(config: dict[str, Any]) -> str:

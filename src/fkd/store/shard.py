@@ -1,43 +1,63 @@
 """One shard, mapped into memory: its header checked, its keys searchable, its rows readable."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from struct import Struct
 
 import numpy as np
 
 from fkd.errors import DamagedStore, FormatError
 from fkd.store import files
 from fkd.store.canonical import sha256
-from fkd.store.checksums import RowChecksums
 from fkd.store.config import StoreConfig
 from fkd.store.keys import printable
 from fkd.store.layout import Placed, columns_of, header_length, metadata_of, parse_header, place
 from fkd.store.manifest import ShardEntry
+from fkd.store.region import Region
+from fkd.store.rows import Rows
+from fkd.store.stored import Buffers
 
+_OFFSETS = Struct("<II")
 _MANY_KEYS = 16  # from here on a dictionary of all keys beats binary searches
 
 
 class Shard:
     """A mapped shard; rows are positions inside it.
 
+    Args:
+        root: the folder of the store.
+        config: of the store.
+        entry: what the manifest or the commit says about the shard.
+        home: where to map it: a region and its number there; by default a region of its own.
+
     Raises:
         DamagedStore: missing, of another length, or its header differs from its checksum.
         FormatError: the header is not that of this config.
+
+    Attributes:
+        file_bytes: the whole file.
+        placed: where the columns lie in the data, which begins at `data_start`.
     """
 
-    def __init__(self, root: Path, config: StoreConfig, entry: ShardEntry) -> None:
+    def __init__(
+        self,
+        root: Path,
+        config: StoreConfig,
+        entry: ShardEntry,
+        home: tuple[Region, int] | None = None,
+    ) -> None:
         self.entry = entry
         self.path = root / entry.file
+        self._config = config
         self._hint = files.repair_hint(root)
-        self.file_bytes = memoryview(files.map_readonly(root, entry.file, entry.num_bytes))
-        data_start = header_length(self.file_bytes, str(self.path))
-        self._data = self.file_bytes[data_start:]
-        placed = self._check_header(config, bytes(self.file_bytes[:data_start]))
-        self._columns = {name: self._column(array) for name, array in placed.items()}
-        self._checksums = RowChecksums(self._data, placed)
+        region, number = home or (Region([entry.num_bytes]), 0)
+        self.file_bytes = files.map_readonly(root, entry.file, region, number)
+        self.data_start = header_length(self.file_bytes, str(self.path))
+        self._data = self.file_bytes[self.data_start :]
+        self.placed = self._check_header(config, bytes(self.file_bytes[: self.data_start]))
 
     def __len__(self) -> int:
         return self.entry.num_images
@@ -47,6 +67,8 @@ class Shard:
         file = str(self.path)
         if sha256(header) != self.entry.header_sha256:
             raise DamagedStore(f"{file}: its header was changed; {self._hint}")
+        if len(header) % 8:
+            raise FormatError(f"{file} has a header whose length is no multiple of 8")
         placed, metadata = parse_header(header[8:], len(self._data), file)
         if metadata != metadata_of(config.config_id, self.entry.first_image):
             raise FormatError(f"{file} belongs to another store or another place in this one")
@@ -57,14 +79,11 @@ class Shard:
             raise FormatError(f"{file} has other columns than its config asks for")
         return expected
 
-    def _column(self, placed: Placed) -> np.ndarray:
-        count = (placed.stop - placed.start) // placed.dtype.itemsize
-        return np.frombuffer(self._data, placed.dtype, count, placed.start).reshape(placed.shape)
-
     def key(self, row: int) -> bytes:
         """The key of one image; not compared with the row's checksum."""
-        start, stop = self._checksums.key_range(row)
-        return bytes(self._data[start:stop])
+        start, stop = _OFFSETS.unpack_from(self._data, self.placed["key.offset"].start + 4 * row)
+        column = self.placed["key.bytes"]
+        return bytes(self._data[column.start : column.stop][start:stop])
 
     def keys(self) -> list[bytes]:
         """All keys, ascending.
@@ -72,10 +91,11 @@ class Shard:
         Raises:
             DamagedStore: they do not fill their column.
         """
-        offsets = self._columns["key.offset"].tolist()
-        whole = self._columns["key.bytes"].tobytes()
-        keys = [whole[start:stop] for start, stop in pairwise(offsets)]
-        if offsets[0] != 0 or not all(keys) or b"".join(keys) != whole:
+        offsets, column = self.placed["key.offset"], self.placed["key.bytes"]
+        ends = np.frombuffer(self._data, offsets.dtype, len(self) + 1, offsets.start).tolist()
+        whole = bytes(self._data[column.start : column.stop])
+        keys = [whole[start:stop] for start, stop in pairwise(ends)]
+        if ends[0] != 0 or not all(keys) or b"".join(keys) != whole:
             raise DamagedStore(f"{self.path}: its keys were changed; {self._hint}")
         return keys
 
@@ -92,40 +112,31 @@ class Shard:
         row = bisect_left(range(len(self)), key, key=self.key)
         return row if row < len(self) and self.key(row) == key else -1
 
-    def check(self, rows: Sequence[int]) -> None:
-        """Compare rows with their checksums.
+    @cached_property
+    def rows(self) -> Rows:
+        """Its rows alone, at place 0."""
+        rows = Rows(self._config, self.file_bytes, 1)
+        rows.add(0, self.data_start, self.placed)
+        return rows
+
+    def check(self, rows: np.ndarray) -> None:
+        """Compare rows (n,) with their checksums.
 
         Raises:
             DamagedStore: some differ; names the first and says how many.
         """
-        stored = self._columns["record.crc32"][rows].tolist()
-        found = self._checksums.of(rows)
-        if stored == found:
-            return
-        damaged = [row for row, a, b in zip(rows, stored, found, strict=True) if a != b]
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise DamagedStore(
-            f"{self.path}: the record of image {self.entry.first_image + damaged[0]} "
-            f"({printable(self.key(damaged[0]))}){more} differs from its checksum; {self._hint}"
+        damaged = self.rows.damaged(np.zeros_like(rows), rows)
+        if len(damaged):
+            raise self.damage(rows[damaged])
+
+    def damage(self, rows: np.ndarray) -> DamagedStore:
+        """What to raise for rows that differ from their checksums."""
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        return DamagedStore(
+            f"{self.path}: the record of image {self.entry.first_image + rows[0]} "
+            f"({printable(self.key(int(rows[0])))}){more} differs from its checksum; {self._hint}"
         )
 
-    def fill(
-        self, buffers: Mapping[str, np.ndarray], positions: Any, rows: Any, crops: np.ndarray
-    ) -> None:
-        """Copy rows to positions of buffers that are named like the columns.
-
-        Args:
-            buffers: image.* get one item a row; crop.* and label.* one for each chosen crop.
-            positions: where in the buffers: an index, or an index array.
-            rows: which rows: one number, or as many as positions.
-            crops: which crops: (m,), or (rows, m). Of crop.flip the byte of each crop is copied.
-        """
-        each = rows if np.ndim(rows) == 0 else rows[:, None]
-        for name, buffer in buffers.items():
-            column = self._columns[name]
-            if name.startswith("image."):
-                buffer[positions] = column[rows]
-            elif name == "crop.flip":
-                buffer[positions] = column[each, crops >> 3]
-            else:
-                buffer[positions] = column[each, crops]
+    def read(self, rows: np.ndarray, crops: np.ndarray) -> Buffers:
+        """Crops (n, m) of rows (n,), by the names of the columns."""
+        return self.rows.read(np.zeros_like(rows), rows, crops)

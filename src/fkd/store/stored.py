@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.codecs import VALUE_DTYPES, Codec, Encoded, decode, dequantise
+from fkd.codecs import Codec, Encoded, decode, dequantise
 from fkd.records import CropRecords
 from fkd.store.config import StoreConfig
 
@@ -77,35 +77,8 @@ class Entry:
         return decode(self.codec, Encoded(index, value), self.num_classes)
 
 
-def image_buffers(num_images: int) -> Buffers:
-    """Room for the columns of `ImageFacts`."""
-    return {
-        "image.crc32": np.empty(num_images, np.uint32),
-        "image.bytes": np.empty(num_images, np.int64),
-        "image.size": np.empty((num_images, 2), np.int64),
-        "image.status": np.empty(num_images, np.uint8),
-    }
-
-
-def crop_buffers(config: StoreConfig, num_images: int, num_crops: int) -> Buffers:
-    """Room for the columns of `StoredCrops`, values still as they are stored."""
-    shape = (num_images, num_crops)
-    buffers = image_buffers(num_images)
-    buffers["crop.box"] = np.empty((*shape, 4), np.int64)
-    buffers["crop.flip"] = np.empty(shape, np.uint8)
-    for extra in config.extras:
-        native = extra.dtype.newbyteorder("=")
-        buffers[f"crop.extra.{extra.name}"] = np.empty((*shape, *extra.shape), native)
-    if config.num_index:
-        buffers["label.index"] = np.empty((*shape, config.num_index), np.int64)
-    if config.num_values:
-        native = VALUE_DTYPES[config.value_dtype].newbyteorder("=")
-        buffers["label.value"] = np.empty((*shape, config.num_values), native)
-    return buffers
-
-
 def image_facts(buffers: Buffers) -> ImageFacts:
-    """Facts from filled `image_buffers`."""
+    """Facts from the image.* columns of some rows."""
     return ImageFacts(
         crc32=buffers["image.crc32"],
         num_bytes=buffers["image.bytes"],
@@ -115,7 +88,7 @@ def image_facts(buffers: Buffers) -> ImageFacts:
 
 
 def stored_crops(config: StoreConfig, buffers: Buffers, crops: np.ndarray) -> StoredCrops:
-    """Crops from filled `crop_buffers`; `crops` (B, m) are the numbers that were chosen."""
+    """Crops from the columns of some rows; `crops` (B, m) are the numbers that were chosen."""
     value = buffers.get("label.value")
     return StoredCrops(
         records=CropRecords(

@@ -38,7 +38,7 @@ from fkd.store.manifest import (
     shard_name,
 )
 from fkd.store.shard import Shard
-from fkd.store.stored import crop_buffers, stored_crops
+from fkd.store.stored import stored_crops
 
 T = TypeVar("T")
 _CHUNK_ROWS = 256
@@ -174,7 +174,7 @@ class _Check:
             raise FormatError(f"{shard.path} begins with another key than its commit says")
         for first in range(0, len(shard), _CHUNK_ROWS):
             rows = np.arange(first, min(first + _CHUNK_ROWS, len(shard)))
-            shard.check(rows.tolist())
+            shard.check(rows)
             _check_labels(config, shard, keys, rows)
         if sha256(shard.file_bytes) != entry.sha256:
             raise DamagedStore(f"{shard.path} differs from its checksum")
@@ -220,9 +220,7 @@ def _read_manifest(folder: Path) -> Manifest:
 def _check_labels(config: StoreConfig, shard: Shard, keys: list[bytes], rows: np.ndarray) -> None:
     """What no label may hold: boxes outside the image, unknown classes, NaN."""
     chosen = np.broadcast_to(np.arange(config.num_crops), (len(rows), config.num_crops))
-    buffers = crop_buffers(config, *chosen.shape)
-    shard.fill(buffers, slice(None), rows, chosen)
-    crops = stored_crops(config, buffers, chosen)
+    crops = stored_crops(config, shard.read(rows, chosen), chosen)
     content = ShardContent(
         keys=[keys[row] for row in rows],
         crc32=crops.images.crc32,
