@@ -12,13 +12,39 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from fkd.codecs import Codec, parse_codec
+from fkd.randomness import stream_keys
 from fkd.records import CropRecords
+from fkd.sampling import sample_boxes
 from fkd.store import ShardContent, StoreWriter, keys_digest
 from fkd.store.config import StoreConfig
+from fkd.store.roots import default_levels
 
 TEACHER = {"name": "arithmetic", "weights_sha256": "0" * 64, "temperature": 1.0}
 JITTER = {"jitter": {"dtype": "f4", "shape": [4]}, "jitter_order": {"dtype": "u1", "shape": []}}
 CANARIES = [{"crop": 1, "row": 0, "sha256": "f" * 64, "thumbnail": "AAAA"}]
+
+
+FORMS = ("plain", "compact", "recomputed")  # compact has stored boxes, recomputed has none
+DRAWN = {
+    "seed": 0,
+    "scale": [0.08, 1.0],
+    "ratio": [0.75, 4 / 3],
+    "flip_prob": 0.5,
+    "generator": "philox4x32-10",
+}
+
+
+def _form_members(form: str, codec: Codec, num_classes: int) -> dict:
+    """What the config of a store in this form has besides the members of a plain one."""
+    if form == "plain":
+        return {}
+    members: dict = {"format_version": 2, "form": "compact", "geometry": "stored"}
+    if codec.num_index(num_classes) and codec.num_values(num_classes):
+        members["levels"] = default_levels(codec.num_index(num_classes))
+    if form == "recomputed":
+        members |= {"geometry": "recomputed", "crops": DRAWN}
+    return members
 
 
 class LabelJob:
@@ -35,6 +61,7 @@ class LabelJob:
         images_per_shard: int = 8,
         unreadable: bool = True,
         widest: int = 200,
+        form: str = "plain",
         **others: object,
     ) -> None:
         self.keys = sorted(b"n%02d/caf\xc3\xa9 %05d.jpg" % (i % 3, i) for i in range(num_images))
@@ -53,7 +80,8 @@ class LabelJob:
             "keys_sha256": keys_digest(self.keys),
             "teachers": [TEACHER],
             "crops": {"seed": 0, "scale": [0.08, 1.0]},
-        } | others
+        }
+        self.config |= _form_members(form, parse_codec(codec), num_classes) | others
         self.parsed = StoreConfig.parse(self.config, "the job")
 
     def content(self, number: int) -> ShardContent:
@@ -61,25 +89,30 @@ class LabelJob:
         first, stop = self.parsed.shard_range(number)
         image = np.arange(first, stop)
         mixed = image[:, None] * 131 + np.arange(self.parsed.num_crops) * 17
+        size = np.stack([60 + image % 50, self.widest - image % 40], 1).astype(np.uint32)
         return ShardContent(
             keys=self.keys[first:stop],
             crc32=(image * 2654435761 % 2**32).astype(np.uint32),
             num_bytes=(image + 1000).astype(np.uint64),
-            size=np.stack([60 + image % 50, self.widest - image % 40], 1).astype(np.uint32),
+            size=size,
             status=(self.unreadable & (image % 11 == 3)).astype(np.uint8),
-            records=self._records(mixed),
+            records=self._records(mixed, self.keys[first:stop], size),
             index=self._index(mixed),
             value=self._value(mixed),
         )
 
-    def _records(self, mixed: np.ndarray) -> CropRecords:
+    def _records(self, mixed: np.ndarray, keys: list[bytes], size: np.ndarray) -> CropRecords:
         box = np.stack([mixed % 20, mixed % 30, 1 + mixed % 40, 1 + mixed % 90], -1)
+        flip = mixed % 2 == 1
+        if (crops := self.parsed.crops) is not None:
+            numbers = np.broadcast_to(np.arange(crops.num_crops), mixed.shape)
+            box, flip = sample_boxes(crops, stream_keys(crops.seed, keys), size, numbers)
         extra = {}
         for e in self.parsed.extras:
             steps = np.arange(np.prod(e.shape, dtype=int)).reshape(e.shape)
             spread = mixed.reshape(*mixed.shape, *[1] * len(e.shape)) % 100 + steps
             extra[e.name] = spread.astype(e.dtype)
-        return CropRecords(box, mixed % 2 == 1, extra)
+        return CropRecords(box, flip, extra)
 
     def _index(self, mixed: np.ndarray) -> np.ndarray | None:
         k = self.parsed.num_index

@@ -145,8 +145,8 @@ def test_forged_manifests_are_refused(store, change):
 
 @pytest.mark.parametrize("where", [("format_version",), ("config", "format_version")])
 def test_a_newer_format_says_upgrade(store, where):
-    forge(store, put(*where, value=2))
-    with pytest.raises(FormatError, match=r"format version 2 .* upgrade fkd"):
+    forge(store, put(*where, value=3))
+    with pytest.raises(FormatError, match=r"format version 3 .* upgrade fkd"):
         LabelStore.open(store)
 
 

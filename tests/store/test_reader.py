@@ -362,7 +362,7 @@ def test_a_newer_format_is_not_called_damage(finished, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(finished, store)
     manifest = store / "manifest.json"
-    members = json.loads(manifest.read_text()) | {"format_version": 2}
+    members = json.loads(manifest.read_text()) | {"format_version": 3}
     del members["root_hash"]
     root_hash = canonical.sha256(canonical.encode(members))
     newer = canonical.encode(members | {"root_hash": root_hash}).decode()

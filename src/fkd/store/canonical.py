@@ -91,6 +91,17 @@ class Fields:
         """A list."""
         return self._typed(name, list, "a list")
 
+    def number(self, name: str) -> float:
+        """A number, whole or not."""
+        return self._as_floats(name, [self._members.get(name)], "a number")[0]
+
+    def pair(self, name: str) -> tuple[float, float]:
+        """A list of two numbers."""
+        first, *rest = self._as_floats(name, self._members.get(name), "two numbers")
+        if len(rest) != 1:
+            raise self._odd(name, "two numbers")
+        return first, rest[0]
+
     def members(self, name: str) -> dict[str, Any]:
         """An object."""
         return self._typed(name, dict, "an object")
@@ -105,6 +116,15 @@ class Fields:
         if not isinstance(value, kind):
             raise self._odd(name, wanted)
         return value
+
+    def _as_floats(self, name: str, items: Any, wanted: str) -> list[float]:
+        whole = isinstance(items, list) and bool(items)
+        if not whole or not all(type(item) in (int, float) for item in items):
+            raise self._odd(name, wanted)
+        try:
+            return [float(item) for item in items]
+        except OverflowError as error:
+            raise self._odd(name, wanted) from error
 
     def _odd(self, name: str, wanted: str) -> FormatError:
         if name not in self._members:

@@ -7,23 +7,27 @@ and commit repeats.
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from fkd.codecs import VALUE_DTYPES, Codec, check_codec, parse_codec
 from fkd.errors import ConfigError, FormatError, NewerFormat
+from fkd.sampling import GENERATOR, CropConfig
 from fkd.store import canonical
 from fkd.store.canonical import Fields
 
 FORMAT = "fkd-label-store"
-FORMAT_VERSION = 1
+NEWEST_VERSION = 2  # 1: plain stores; 2: compact ones
 MAX_IMAGES = 1 << 40
 MAX_CROPS = 1 << 24
 MAX_CLASSES = 1 << 24
 MAX_EXTRAS = 64
+MAX_LEVELS = 1 << 16
 # dtypes that a replayed augmentation may store, as spelled in the config
 EXTRA_DTYPES = ("b1", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
+Form = Literal["plain", "compact"]
+Geometry = Literal["recomputed", "stored"]
 _EXTRA_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
 
 
@@ -41,6 +45,7 @@ class StoreConfig:
     """The part of the config that the store understands, and the whole as `source`.
 
     Attributes:
+        format_version: 1 for plain stores, 2 for compact ones.
         num_images: images in the store, unreadable ones included.
         num_crops: M, crops stored per image.
         num_classes: C.
@@ -50,10 +55,14 @@ class StoreConfig:
         extras: columns of replayed augmentations, sorted by name.
         images_per_shard: images in every shard but the last, which may have fewer.
         keys_sha256: `keys_digest` of all keys in order.
+        crops: how boxes and flips are drawn again; None where they are stored.
+        levels: steps of the square root of a probability, see `fkd.store.roots`; None where values
+            are kept as value_dtype says: in plain stores, and in compact ones without class ids.
         source: the JSON object itself.
         config_id: SHA-256 of its canonical JSON.
     """
 
+    format_version: int
     num_images: int
     num_crops: int
     num_classes: int
@@ -63,8 +72,15 @@ class StoreConfig:
     extras: tuple[Extra, ...]
     images_per_shard: int
     keys_sha256: str
+    crops: CropConfig | None
+    levels: int | None
     source: dict[str, Any]
     config_id: str
+
+    @property
+    def compact(self) -> bool:
+        """Whether the crops of an image are packed into one record."""
+        return self.format_version > 1
 
     @cached_property
     def num_shards(self) -> int:
@@ -94,12 +110,17 @@ class StoreConfig:
             FormatError: a field is missing or odd, or the format is newer than this package.
         """
         fields = Fields(value, file)
-        require_version(fields.integer("format_version", 1, MAX_CLASSES), file)
+        version = fields.integer("format_version", 1, MAX_CLASSES)
+        require_version(version, file)
         num_classes = fields.integer("num_classes", 1, MAX_CLASSES)
+        num_crops = fields.integer("num_crops", 1, MAX_CROPS)
         codec, value_dtype = _parse_label(fields, num_classes, file)
+        compact = version > 1 and _is_compact(fields, file)
+        coded = compact and codec.num_index(num_classes) and codec.num_values(num_classes)
         return StoreConfig(
+            format_version=version,
             num_images=fields.integer("num_images", 1, MAX_IMAGES),
-            num_crops=fields.integer("num_crops", 1, MAX_CROPS),
+            num_crops=num_crops,
             num_classes=num_classes,
             class_names=_parse_class_names(fields, num_classes, file),
             codec=codec,
@@ -107,6 +128,8 @@ class StoreConfig:
             extras=_parse_extras(fields.members("extras"), file),
             images_per_shard=fields.integer("images_per_shard", 1, MAX_IMAGES),
             keys_sha256=fields.digest("keys_sha256"),
+            crops=_parse_geometry(fields, num_crops, file) if compact else None,
+            levels=fields.integer("levels", 1, MAX_LEVELS) if coded else None,
             source=value,
             config_id=config_id(value, file),
         )
@@ -130,9 +153,9 @@ def require_version(version: int, file: str) -> None:
     Raises:
         NewerFormat: the version is newer.
     """
-    if version > FORMAT_VERSION:
+    if version > NEWEST_VERSION:
         raise NewerFormat(
-            f"{file} has format version {version} and this fkd reads up to {FORMAT_VERSION}; "
+            f"{file} has format version {version} and this fkd reads up to {NEWEST_VERSION}; "
             "upgrade fkd"
         )
 
@@ -151,6 +174,43 @@ def _parse_label(fields: Fields, num_classes: int, file: str) -> tuple[Codec, st
     if codec.encodes == "logits" and value_dtype == "u16":
         raise FormatError(f"{file}: u16 holds probabilities only; store logits as f16 or f32")
     return codec, value_dtype
+
+
+def _is_compact(fields: Fields, file: str) -> bool:
+    """True: version 2 knows one form only."""
+    if fields.text("form") != "compact":
+        raise FormatError(f"{file}: version 2 stores have the form compact")
+    return True
+
+
+def _parse_geometry(fields: Fields, num_crops: int, file: str) -> CropConfig | None:
+    """How to draw the crops of a compact store again; None if they are stored."""
+    geometry = fields.text("geometry")
+    if geometry not in get_args(Geometry):
+        raise FormatError(f"{file}: geometry {geometry[:64]!a} is neither stored nor recomputed")
+    return None if geometry == "stored" else parse_crops(fields.members("crops"), num_crops, file)
+
+
+def parse_crops(value: Any, num_crops: int, file: str) -> CropConfig:
+    """How crops were drawn, from the member `crops` of a config.
+
+    Raises:
+        FormatError: it does not say, or names a generator that is not ours.
+    """
+    fields = Fields(value, f"{file}: crops")
+    generator = fields.text("generator")
+    if generator != GENERATOR:
+        raise FormatError(f"{file}: crops were drawn by {generator[:64]!a}, not by {GENERATOR}")
+    try:
+        return CropConfig(
+            num_crops=num_crops,
+            scale=fields.pair("scale"),
+            ratio=fields.pair("ratio"),
+            flip_prob=fields.number("flip_prob"),
+            seed=fields.integer("seed", -(1 << 63), (1 << 64) - 1),
+        )
+    except ConfigError as error:
+        raise FormatError(f"{file}: crops: {error}") from error
 
 
 def _parse_class_names(fields: Fields, num_classes: int, file: str) -> tuple[str, ...]:

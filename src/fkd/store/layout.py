@@ -20,7 +20,7 @@ import numpy as np
 from fkd.codecs import VALUE_DTYPES
 from fkd.errors import FormatError
 from fkd.store.canonical import Fields
-from fkd.store.config import FORMAT, FORMAT_VERSION, StoreConfig
+from fkd.store.config import FORMAT, StoreConfig
 
 MAX_HEADER_BYTES = 1 << 20
 _DTYPES = {
@@ -45,8 +45,8 @@ _MAX_U16_CLASSES = 1 << 16
 class Column:
     """One array of a shard: little-endian dtype and shape per image.
 
-    The two columns of the keys have their own counts: key.offset has one entry more than there are
-    images, key.bytes has as many as the keys have bytes.
+    Columns of offsets have one entry more than there are images, and those of the bytes that these
+    point to (keys, packed records) have their own counts.
     """
 
     name: str
@@ -73,20 +73,34 @@ def columns_of(config: StoreConfig, wide_boxes: bool) -> tuple[Column, ...]:
     """All columns of a shard in the order of the file.
 
     Args:
-        config: says M, C, codec and extras.
-        wide_boxes: boxes as u32, because an image of this shard has a side above 65,535.
+        config: says M, C, codec, extras and form.
+        wide_boxes: boxes as u32, because an image of this shard has a side above 65,535; a compact
+            store has no such column.
     """
-    m, u1, u2, u4 = config.num_crops, np.dtype("|u1"), np.dtype("<u2"), np.dtype("<u4")
+    u1, u4, u8 = np.dtype("|u1"), np.dtype("<u4"), np.dtype("<u8")
     columns = [
         Column("key.offset", u4),
         Column("key.bytes", u1),
         Column("image.crc32", u4),
-        Column("image.bytes", np.dtype("<u8")),
+        Column("image.bytes", u8),
         Column("image.size", u4, (2,)),
         Column("image.status", u1),
-        Column("crop.box", u4 if wide_boxes else u2, (m, 4)),
-        Column("crop.flip", u1, (-(-m // 8),)),
         Column("record.crc32", u4),
+    ]
+    if config.compact:
+        columns += [Column("record.offset", u8), Column("record.bytes", u1)]
+        columns += [Column("crop.crc32", u4)] if config.crops else []
+    else:
+        columns += _crop_columns(config, wide_boxes)
+    return tuple(sorted(columns, key=lambda column: (-column.dtype.itemsize, column.name)))
+
+
+def _crop_columns(config: StoreConfig, wide_boxes: bool) -> list[Column]:
+    """What a plain store has for each crop."""
+    m, u2, u4 = config.num_crops, np.dtype("<u2"), np.dtype("<u4")
+    columns = [
+        Column("crop.box", u4 if wide_boxes else u2, (m, 4)),
+        Column("crop.flip", np.dtype("|u1"), (-(-m // 8),)),
     ]
     columns += [Column(f"crop.extra.{e.name}", e.dtype, (m, *e.shape)) for e in config.extras]
     if config.num_index:
@@ -96,12 +110,19 @@ def columns_of(config: StoreConfig, wide_boxes: bool) -> tuple[Column, ...]:
         columns.append(
             Column("label.value", VALUE_DTYPES[config.value_dtype], (m, config.num_values))
         )
-    return tuple(sorted(columns, key=lambda column: (-column.dtype.itemsize, column.name)))
+    return columns
 
 
-def place(columns: Sequence[Column], num_images: int, num_key_bytes: int) -> dict[str, Placed]:
-    """Where each column lies in a shard of so many images and bytes of keys."""
-    counts = {"key.offset": num_images + 1, "key.bytes": num_key_bytes}
+def place(
+    columns: Sequence[Column], num_images: int, num_key_bytes: int, num_record_bytes: int = 0
+) -> dict[str, Placed]:
+    """Where each column lies in a shard of so many images, bytes of keys and of packed records."""
+    counts = {
+        "key.offset": num_images + 1,
+        "key.bytes": num_key_bytes,
+        "record.offset": num_images + 1,
+        "record.bytes": num_record_bytes,
+    }
     placed, start = {}, 0
     for column in columns:
         shape = (counts.get(column.name, num_images), *column.shape)
@@ -111,13 +132,13 @@ def place(columns: Sequence[Column], num_images: int, num_key_bytes: int) -> dic
     return placed
 
 
-def metadata_of(config_id: str, first_image: int) -> dict[str, str]:
+def metadata_of(config_id: str, first_image: int, version: int = 1) -> dict[str, str]:
     """The `__metadata__` of a shard's header."""
     return {
         "config_id": config_id,
         "first_image": str(first_image),
         "format": FORMAT,
-        "version": str(FORMAT_VERSION),
+        "version": str(version),
     }
 
 

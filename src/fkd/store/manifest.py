@@ -17,7 +17,7 @@ from typing import Any
 from fkd.errors import DamagedStore, FormatError
 from fkd.store import canonical
 from fkd.store.canonical import Fields
-from fkd.store.config import FORMAT, FORMAT_VERSION, MAX_IMAGES, StoreConfig, require_version
+from fkd.store.config import FORMAT, MAX_IMAGES, StoreConfig, require_version
 from fkd.store.keys import percent_decode, percent_encode
 
 CONFIG, MANIFEST, LOCK = "config.json", "manifest.json", "lock"
@@ -149,7 +149,7 @@ class Manifest:
             "config_id": self.config.config_id,
             "environment": self.environment,
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.config.format_version,
             "shards": [entry.in_manifest() for entry in self.shards],
         }
 
