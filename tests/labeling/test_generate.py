@@ -130,7 +130,7 @@ def test_a_finished_store_is_left_alone(plain, files_of):
         ("codec", "ms:2", "codec"),
         ("value_dtype", "f16", "value_dtype"),
         ("batch_size", 4, "numerics.batch_size"),
-        ("autocast", "bf16", "numerics.autocast"),
+        ("numerics", "fast", "numerics.autocast"),
         ("images_per_shard", 3, "images_per_shard"),
         ("replayed", AugmentConfig(grayscale_prob=0.5), "augment.replayed.grayscale_prob"),
         ("student_only", AugmentConfig(blur_prob=0.5), "augment.student_only.blur_prob"),

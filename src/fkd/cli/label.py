@@ -123,6 +123,9 @@ def _print_start(start: RunStart, console: Console) -> None:
     console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
     if start.accuracy is not None:
         console.print(f"accuracy  {start.accuracy}")
+    if start.shift is not None:
+        console.print(f"numerics  {start.shift}")
+        console.print(f"          {start.shift.verdict}")
     console.print(f"images    {len(session.source):,} in {session.source.root}")
     processes = f", {start.world_size} processes" if start.world_size > 1 else ""
     earlier = f", {start.num_crops_done:,} labelled earlier" if start.num_crops_done else ""

@@ -11,6 +11,7 @@ from fkd.labeling.config import LabelConfig, build_store_config
 from fkd.labeling.gate import GateReport, measure_accuracy
 from fkd.labeling.generate import LabelResult, Progress, RunStart, label
 from fkd.labeling.plan import Plan, plan
+from fkd.labeling.shift import ShiftReport
 
 __all__ = [
     "GateReport",
@@ -20,6 +21,7 @@ __all__ = [
     "ProbeReport",
     "Progress",
     "RunStart",
+    "ShiftReport",
     "audit_probes",
     "audit_store",
     "build_store_config",

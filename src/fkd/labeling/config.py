@@ -22,9 +22,10 @@ from fkd.store import keys_digest
 
 ValueDtype = Literal["u16", "f16", "f32"]
 ClassChoice = Literal["teacher", "dataset"]
+Numerics = Literal["exact", "fast"]
 
 _FORMAT_VERSION = 1
-_BATCH_SIZE = {"cpu": 4, "cuda": 256}
+_BATCH_SIZE = {"cpu": 16, "cuda": 256}
 _MOST_SHARDS = 1024  # a default store has no more files than that ...
 _LEAST_CROPS = 1024  # ... and no shard with less work than that ...
 _LEAST_IMAGES = 16  # ... or fewer images, because a shard itself takes 1.8 kB
@@ -52,9 +53,12 @@ class LabelConfig:
             matched by name, in their order.
         images_per_shard: images in a unit of work; by default at most 1,024 shards of at least
             16 images and 1,024 crops.
-        batch_size: crops in a forward pass; by default 4 on a CPU (larger ones are no faster),
+        batch_size: crops in a forward pass; by default 16 on a CPU (larger ones are no faster),
             256 on a GPU. It changes the last bits of a label and is part of the store's identity.
-        autocast: compute in bf16 or fp16, faster and less exact; by default full float32.
+        numerics: exact computes in full float32; fast in half precision, which moves labels. How
+            far, and how fast it is here, is measured and said before labelling starts.
+        autocast: the half precision of fast numerics: bf16 (default), or fp16, which is closer but
+            overflows with some models.
         device: where the teacher runs; by default a GPU if there is one.
         num_workers: threads that decode and crop ahead of the teacher.
         min_accuracy: refuse a teacher whose top-1 on a sample of the images is lower, 0 to 1.
@@ -79,6 +83,7 @@ class LabelConfig:
     classes: ClassChoice = "teacher"
     images_per_shard: int | None = None
     batch_size: int | None = None
+    numerics: Numerics = "exact"
     autocast: Autocast | None = None
     device: str | None = None
     num_workers: int = 2
@@ -112,12 +117,17 @@ class LabelConfig:
     def _check_choices(self) -> None:
         for name, choices in (
             ("value_dtype", ValueDtype),
+            ("numerics", Numerics),
             ("autocast", Autocast),
             ("classes", ClassChoice),
         ):
             value, known = getattr(self, name), get_args(choices)
-            if value not in known and (value is not None or name == "classes"):
+            if value not in known and (value is not None or name in ("classes", "numerics")):
                 raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}")
+        if self.autocast is not None and self.numerics == "exact":
+            raise ConfigError(
+                f"autocast: {self.autocast} is not exact; add --numerics fast, or leave it out"
+            )
         if parse_codec(self.codec).encodes == "logits" and self.value_dtype == "u16":
             raise ConfigError(
                 "value_dtype: u16 holds probabilities only; use f16 or f32 for logits"
@@ -162,6 +172,11 @@ def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
 def resolve_batch_size(config: LabelConfig, device: torch.device) -> int:
     """Crops per forward pass."""
     return config.batch_size or _BATCH_SIZE.get(device.type, _BATCH_SIZE["cuda"])
+
+
+def resolve_autocast(config: LabelConfig) -> Autocast | None:
+    """The half precision of the forward passes, None for exact ones."""
+    return None if config.numerics == "exact" else config.autocast or "bf16"
 
 
 def resolve_images_per_shard(config: LabelConfig, num_images: int) -> int:
@@ -222,7 +237,12 @@ def build_store_config(
             "student_only": asdict(config.student_only),
         },
         "decoder": DECODER,
-        "numerics": {"dtype": "float32", "autocast": config.autocast, "batch_size": batch_size},
+        "numerics": {
+            "dtype": "float32",
+            "autocast": resolve_autocast(config),
+            "batch_size": batch_size,
+            "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
+        },
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in a file
     return plain

@@ -19,6 +19,7 @@ from fkd.labeling.labels import LabelledBatch, assemble_shard
 from fkd.labeling.numerics import exact_numerics
 from fkd.labeling.ranks import World, join_world
 from fkd.labeling.session import Session, open_session
+from fkd.labeling.shift import ShiftReport, measure_shift
 from fkd.store import LabelStore, ShardContent, StoreWriter
 
 _SHOWN = 3  # unreadable images that an error message names
@@ -31,6 +32,7 @@ class RunStart:
     Attributes:
         session: images, teachers and settings.
         accuracy: the teacher on a sample of the images; None when not measured.
+        shift: what fast numerics do to labels; None where labels are exact or not computed now.
         num_crops: crops that this process has to label now.
         num_crops_done: crops that earlier runs have labelled.
         world_size: processes that share the work.
@@ -38,6 +40,7 @@ class RunStart:
 
     session: Session
     accuracy: GateReport | None
+    shift: ShiftReport | None
     num_crops: int
     num_crops_done: int
     world_size: int
@@ -68,6 +71,7 @@ class LabelResult:
         num_bytes: size of its shards, bytes.
         unreadable: what was wrong with the unreadable images that this run met.
         audit: the probe audit; None when it was skipped, or was done when the store was finished.
+        shift: what fast numerics did to labels, measured before the start; None for exact ones.
         seconds: of this run, from the first image to the last label.
         leads: whether this process speaks for the run.
     """
@@ -79,6 +83,7 @@ class LabelResult:
     num_bytes: int
     unreadable: list[str]
     audit: ProbeReport | None
+    shift: ShiftReport | None
     seconds: float
     leads: bool
 
@@ -100,22 +105,24 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
         listener = progress if progress is not None and world.leads else Progress()
         session = open_session(config, passes, world.local_rank)
         finished = _is_finished(config.out)
-        accuracy = _gate(session) if world.leads and not finished else None
+        works = world.leads and not finished
+        accuracy = _gate(session) if works else None
+        shift = _shift(session) if works else None
         world.gather(None)  # nobody writes before the gate is passed
         with StoreWriter.open(
             config.out, session.store_config, rank=world.rank, world_size=world.size
         ) as writer:
-            listener.started(_describe_start(session, writer, accuracy, world))
+            listener.started(_describe_start(session, writer, accuracy, shift, world))
             started = time.monotonic()
             unreadable = _label_pending(session, writer, world, listener)
             seconds = time.monotonic() - started
             audit, root_hash = None, ""
-            if world.leads and not finished:
+            if works:
                 listener.auditing()
                 audit = _audit(session)
                 root_hash = _finish(session, writer)
             root_hash = world.gather(root_hash)[0] or writer.finish()
-        return _describe_result(config, root_hash, unreadable, audit, seconds, world)
+        return _describe_result(config, root_hash, unreadable, audit, shift, seconds, world)
 
 
 def _gate(session: Session) -> GateReport:
@@ -125,11 +132,16 @@ def _gate(session: Session) -> GateReport:
         session.source,
         session.teachers,
         config.gate_images,
-        autocast=config.autocast,
+        autocast=session.autocast,
         pace=session.pace,
     )
     require_accuracy(report, config.min_accuracy)
     return report
+
+
+def _shift(session: Session) -> ShiftReport | None:
+    """What fast numerics do to labels; None for exact ones."""
+    return None if session.autocast is None else measure_shift(session, session.autocast)
 
 
 def _label_pending(
@@ -200,7 +212,7 @@ def _audit(session: Session) -> ProbeReport | None:
         session.teachers,
         config.probes,
         config.seed,
-        autocast=config.autocast,
+        autocast=session.autocast,
         pace=session.pace,
     )
     require_agreement(report, store)
@@ -221,7 +233,11 @@ def _is_finished(path: str) -> bool:
 
 
 def _describe_start(
-    session: Session, writer: StoreWriter, accuracy: GateReport | None, world: World
+    session: Session,
+    writer: StoreWriter,
+    accuracy: GateReport | None,
+    shift: ShiftReport | None,
+    world: World,
 ) -> RunStart:
     def crops(numbers: Sequence[int]) -> int:
         images = sum(stop - first for first, stop in map(writer.shard_range, numbers))
@@ -231,6 +247,7 @@ def _describe_start(
     return RunStart(
         session=session,
         accuracy=accuracy,
+        shift=shift,
         num_crops=crops(writer.pending()),
         num_crops_done=total - crops(writer.pending(0, 1)),
         world_size=world.size,
@@ -242,6 +259,7 @@ def _describe_result(
     root_hash: str,
     unreadable: list[str],
     audit: ProbeReport | None,
+    shift: ShiftReport | None,
     seconds: float,
     world: World,
 ) -> LabelResult:
@@ -254,6 +272,7 @@ def _describe_result(
         num_bytes=store.num_bytes,
         unreadable=unreadable,
         audit=audit,
+        shift=shift,
         seconds=seconds,
         leads=world.leads,
     )

@@ -111,7 +111,7 @@ class Labeller:
 
     def _cure(self) -> str:
         if self.autocast == "fp16":
-            return "fp16 overflows with this model, use --autocast bf16 or leave it out"
+            return "fp16 overflows with this model, use --autocast bf16 or exact numerics"
         return "check its weights (--teacher.checkpoint)"
 
 

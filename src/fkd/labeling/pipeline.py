@@ -38,7 +38,7 @@ class Pace:
         workers: threads that decode and crop.
     """
 
-    batch_size: int = 4
+    batch_size: int = 16
     passes: int = 1
     workers: int = 2
 

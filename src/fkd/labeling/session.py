@@ -16,11 +16,13 @@ from fkd.labeling.config import (
     all_teachers,
     build_store_config,
     crop_config,
+    resolve_autocast,
     resolve_batch_size,
     resolve_device,
 )
 from fkd.labeling.labels import LabelledBatch, Labeller, ShardShape
 from fkd.labeling.pipeline import ImageRow, Pace, PreparedImage, run_stages
+from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble, load_teachers
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued
@@ -62,7 +64,12 @@ class Session:
         """Teachers and codec as one function of batches."""
         codec = parse_codec(self.config.codec)
         dtype = self.store_config["value_dtype"]
-        return Labeller(self.teachers, codec, dtype, self.config.autocast)
+        return Labeller(self.teachers, codec, dtype, self.autocast)
+
+    @property
+    def autocast(self) -> Autocast | None:
+        """The half precision of the forward passes, None for exact ones."""
+        return resolve_autocast(self.config)
 
     def prepare(self, place: tuple[int, int]) -> PreparedImage:
         """Decode an image, given as (shard, position in the source), and draw its crops."""
