@@ -8,14 +8,14 @@ unpacked before it.
 import numpy as np
 
 MAX_WIDTH = 32  # bits of a number; with the 7 bits before it, it lies within 5 bytes
-
 _BITS_AT_ONCE = 1 << 20  # wide labels have hundreds of millions of bits an image
 
 
 def widths_of(numbers: np.ndarray) -> np.ndarray:
     """Bits that the largest number of each column needs, int64 (F,), for numbers (n, F)."""
-    largest = numbers.max(axis=0, initial=0)
-    return np.frexp(largest.astype(np.float64))[1].astype(np.int64)
+    largest = numbers.max(axis=0, initial=0).astype(np.float64)
+    widths: np.ndarray = np.frexp(largest)[1].astype(np.int64)
+    return widths
 
 
 def to_bits(numbers: np.ndarray, widths: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def to_bytes(bits: np.ndarray) -> bytes:
     return np.packbits(bits, bitorder="little").tobytes()
 
 
-def take_numbers(data: np.ndarray, places: np.ndarray, widths: np.ndarray) -> np.ndarray:
+def take_numbers(data: np.ndarray, places: np.ndarray, widths: np.ndarray | int) -> np.ndarray:
     """The numbers of so many bits that begin at these bits, int64; the arguments broadcast.
 
     Args:
@@ -45,9 +45,9 @@ def take_numbers(data: np.ndarray, places: np.ndarray, widths: np.ndarray) -> np
         widths: int64, at most `MAX_WIDTH`.
     """
     first = places >> 3
-    found = data.take(first, mode="clip").astype(np.int64)
+    found: np.ndarray = data.take(first, mode="clip").astype(np.int64)
     for byte in range(1, (int(np.max(widths, initial=0)) + 14) // 8):
         found |= data.take(first + byte, mode="clip").astype(np.int64) << (8 * byte)
     found >>= places & 7
-    found &= (1 << widths) - 1
+    found &= (1 << np.asarray(widths)) - 1
     return found

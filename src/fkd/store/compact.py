@@ -173,7 +173,7 @@ def _take_rows(
 
 
 def _counts(data: np.ndarray, at: np.ndarray) -> np.ndarray:
-    return take_numbers(data, 8 * at, np.full(1, 8 * _COUNT_BYTES))
+    return take_numbers(data, 8 * at, 8 * _COUNT_BYTES)
 
 
 def _id_width(config: StoreConfig) -> int:
@@ -206,24 +206,28 @@ def _from_numbers(config: StoreConfig, field: Field, numbers: np.ndarray) -> np.
     if field.column == "crop.box":
         return numbers
     if field.column == "crop.flip":
-        return numbers[..., 0] != 0
+        flip: np.ndarray = numbers[..., 0] != 0
+        return flip
     if field.column == "label.value":
         if config.levels is not None:
             return decode_roots(numbers, config.levels)
         return dequantise(_from_words(numbers, field.dtype), config.value_dtype)
     (extra,) = (e for e in config.extras if field.column == f"crop.extra.{e.name}")
     array = _from_words(numbers, extra.dtype).reshape(*numbers.shape[:2], *extra.shape)
-    return array.astype(extra.dtype.newbyteorder("="))
+    native: np.ndarray = array.astype(extra.dtype.newbyteorder("="))
+    return native
 
 
 def _as_words(array: np.ndarray) -> np.ndarray:
     """The bits of each item (M, n) as one whole number, or as two of 32 bits."""
     word = np.dtype(f"<u{min(4, array.dtype.itemsize)}")
-    return np.ascontiguousarray(array).view(word).astype(np.int64)
+    words: np.ndarray = np.ascontiguousarray(array).view(word)
+    return words.astype(np.int64)
 
 
 def _from_words(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype.kind == "b":
-        return numbers != 0
     word = np.dtype(f"<u{min(4, dtype.itemsize)}")
-    return np.ascontiguousarray(numbers.astype(word)).view(dtype)
+    if dtype.kind == "b":
+        numbers = numbers & 1  # a byte that is neither 0 nor 1 is no bool
+    items: np.ndarray = np.ascontiguousarray(numbers.astype(word)).view(dtype)
+    return items

@@ -24,6 +24,7 @@ MAX_CROPS = 1 << 24
 MAX_CLASSES = 1 << 24
 MAX_EXTRAS = 64
 MAX_LEVELS = 1 << 16
+MAX_PACKED_CROPS = 1 << 16  # equal crops take no bits at all, so their number needs a bound
 # dtypes that a replayed augmentation may store, as spelled in the config
 EXTRA_DTYPES = ("b1", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
 Form = Literal["plain", "compact"]
@@ -113,7 +114,8 @@ class StoreConfig:
         version = fields.integer("format_version", 1, MAX_CLASSES)
         require_version(version, file)
         num_classes = fields.integer("num_classes", 1, MAX_CLASSES)
-        num_crops = fields.integer("num_crops", 1, MAX_CROPS)
+        most_crops = MAX_CROPS if version == 1 else MAX_PACKED_CROPS
+        num_crops = fields.integer("num_crops", 1, most_crops)
         codec, value_dtype = _parse_label(fields, num_classes, file)
         compact = version > 1 and _is_compact(fields, file)
         coded = compact and codec.num_index(num_classes) and codec.num_values(num_classes)

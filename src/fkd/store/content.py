@@ -8,7 +8,9 @@ import numpy as np
 from fkd.codecs import quantise
 from fkd.records import CropRecords
 from fkd.store.canonical import sha256
+from fkd.store.compact import pack_record
 from fkd.store.config import StoreConfig
+from fkd.store.geometry import draw_geometry, geometry_crc32
 from fkd.store.keys import MAX_KEY_BYTES
 from fkd.store.layout import Placed, build_header, columns_of, metadata_of, place
 from fkd.store.rows import Rows
@@ -62,8 +64,10 @@ def encode_shard(config: StoreConfig, first_image: int, content: ShardContent) -
     wide_boxes = bool(np.max(content.size, initial=0) > _MAX_U16)
     columns = columns_of(config, wide_boxes)
     given = _arrays(config, content)
-    placed = place(columns, len(content.keys), given["key.bytes"].size)
-    header = build_header(placed, metadata_of(config.config_id, first_image))
+    lengths = (given[name].size for name in ("key.bytes", "record.bytes") if name in given)
+    placed = place(columns, len(content.keys), *lengths)
+    metadata = metadata_of(config.config_id, first_image, config.format_version)
+    header = build_header(placed, metadata)
     file = bytearray(header) + bytes(max(column.stop for column in placed.values()))
     data = memoryview(file)[len(header) :]
     for name, array in given.items():
@@ -82,28 +86,72 @@ def _put(data: memoryview, column: Placed, array: np.ndarray) -> None:
 
 def _arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.ndarray]:
     """Every column but the checksum; rows of unreadable images are zero."""
-    offsets = np.cumsum([0, *map(len, content.keys)])
-    arrays = {
+    facts = {
         "image.crc32": content.crc32,
         "image.bytes": content.num_bytes,
         "image.size": content.size,
-        "crop.box": content.records.box,
-        "crop.flip": np.packbits(content.records.flip, axis=1, bitorder="little"),
     }
+    crops = _crop_arrays(config, content)
+    unreadable = content.status != LABELLED
+    if unreadable.any():
+        facts, crops = _zeroed(facts, unreadable), _zeroed(crops, unreadable)
+    packed = _packed(config, crops, ~unreadable) if config.compact else _columns(config, crops)
+    return (
+        facts
+        | packed
+        | {
+            "image.status": content.status,
+            "key.offset": np.cumsum([0, *map(len, content.keys)]),
+            "key.bytes": np.frombuffer(b"".join(content.keys), np.uint8),
+        }
+    )
+
+
+def _zeroed(arrays: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Copies with zeros in some rows."""
+    copies = {name: array.copy() for name, array in arrays.items()}
+    for array in copies.values():
+        array[rows] = 0
+    return copies
+
+
+def _crop_arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.ndarray]:
+    """What is known of each crop."""
+    arrays = {"crop.box": content.records.box, "crop.flip": content.records.flip}
     arrays |= {f"crop.extra.{e.name}": content.records.extra[e.name] for e in config.extras}
     if content.index is not None:
         arrays["label.index"] = content.index
     if content.value is not None:
         arrays["label.value"] = content.value
-    unreadable = content.status != LABELLED
-    if unreadable.any():
-        arrays = {name: array.copy() for name, array in arrays.items()}
-        for array in arrays.values():
-            array[unreadable] = 0
-    if content.value is not None:
-        arrays["label.value"] = quantise(arrays["label.value"], config.value_dtype)
-    keys = np.frombuffer(b"".join(content.keys), np.uint8)
-    return arrays | {"key.offset": offsets, "key.bytes": keys, "image.status": content.status}
+    return arrays
+
+
+def _columns(config: StoreConfig, crops: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns of a plain store."""
+    columns = crops | {"crop.flip": np.packbits(crops["crop.flip"], axis=1, bitorder="little")}
+    if "label.value" in crops:
+        columns["label.value"] = quantise(crops["label.value"], config.value_dtype)
+    return columns
+
+
+def _packed(
+    config: StoreConfig, crops: dict[str, np.ndarray], labelled: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The columns of a compact store; an unreadable image has an empty record."""
+    records = [
+        pack_record(config, {name: array[row] for name, array in crops.items()})
+        if has_label
+        else b""
+        for row, has_label in enumerate(labelled.tolist())
+    ]
+    columns = {
+        "record.offset": np.cumsum([0, *map(len, records)]),
+        "record.bytes": np.frombuffer(b"".join(records), np.uint8),
+    }
+    if config.crops is not None:
+        checksums = geometry_crc32(crops["crop.box"], crops["crop.flip"])
+        columns["geometry.crc32"] = np.where(labelled, checksums, 0)
+    return columns
 
 
 def check_content(config: StoreConfig, content: ShardContent) -> None:
@@ -137,6 +185,23 @@ def check_content(config: StoreConfig, content: ShardContent) -> None:
         _require(bool(np.isfinite(value).all()), "a label value is NaN or infinite")
         probabilities = config.codec.encodes == "probabilities"
         _require(not probabilities or bool((value >= 0).all()), "a probability is below 0")
+    if config.compact:
+        _check_packable(config, content, labelled)
+
+
+def _check_packable(config: StoreConfig, content: ShardContent, labelled: np.ndarray) -> None:
+    """What the compact form takes for granted."""
+    if config.levels is not None and content.value is not None:
+        p = content.value[labelled]
+        _require(bool((p[..., 1:] <= p[..., :-1]).all()), "probabilities are not in falling order")
+        _require(bool((p[..., 0] > 0).all()), "a label has no probability above 0")
+    if config.crops is not None:
+        keys = [content.keys[row] for row in np.flatnonzero(labelled)]
+        numbers = np.broadcast_to(np.arange(config.num_crops), (len(keys), config.num_crops))
+        box, flip = draw_geometry(config.crops, keys, content.size[labelled], numbers)
+        same = np.array_equal(box, content.records.box[labelled])
+        same = same and np.array_equal(flip, content.records.flip[labelled])
+        _require(same, "boxes or flips are not those that the config draws; store them")
 
 
 def _check_shapes(config: StoreConfig, content: ShardContent) -> None:

@@ -89,7 +89,7 @@ def columns_of(config: StoreConfig, wide_boxes: bool) -> tuple[Column, ...]:
     ]
     if config.compact:
         columns += [Column("record.offset", u8), Column("record.bytes", u1)]
-        columns += [Column("crop.crc32", u4)] if config.crops else []
+        columns += [Column("geometry.crc32", u4)] if config.crops else []
     else:
         columns += _crop_columns(config, wide_boxes)
     return tuple(sorted(columns, key=lambda column: (-column.dtype.itemsize, column.name)))

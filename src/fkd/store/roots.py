@@ -11,6 +11,8 @@ Rounding a root by d moves the KL divergence by about 2 d^2 wherever it is done:
 root share the error out best. A code below 1 / 2 keeps half a bit more than one up to 1 would.
 """
 
+import math
+
 import numpy as np
 
 _ROUNDING = 1e-6  # of a sum of float32
@@ -24,7 +26,7 @@ def default_levels(k: int) -> int:
     The error adds up over the kept classes. With 360 no code is above 255, since no stored share is
     above 1 / 2.
     """
-    return round(161 * max(5, k) ** 0.5)
+    return round(161 * math.sqrt(max(5, k)))
 
 
 def encode_roots(p: np.ndarray, levels: int, num_others: int) -> np.ndarray:
@@ -35,7 +37,8 @@ def encode_roots(p: np.ndarray, levels: int, num_others: int) -> np.ndarray:
         levels: steps between a root of 0 and of 1.
         num_others: classes that share the rest; if there are none, p is scaled to sum 1.
 
-    Top-1 stays: where rounding would put another class in front, its codes are lowered by a part of a step.
+    Top-1 stays: where rounding would put another class in front, all codes are lowered by a part of
+    a step.
     """
     total = p.sum(axis=1, dtype=np.float64, keepdims=True)
     p = p / (np.maximum(total, 1.0) if num_others else total)

@@ -5,8 +5,9 @@ each shard begins in one block of memory: reading a batch costs a few indexed re
 crop in Python.
 
 The checksum of a row runs over its bytes in every column in the order of the file (largest items
-first, then by name), which puts the bytes of the key last. record.crc32 itself is left out;
-key.offset counts with the two entries around the key, so rows overlap there:
+first, then by name), which puts the bytes of the key last, and in a compact store those of the
+packed record behind them. record.crc32 itself is left out; key.offset counts with the two entries
+around the key (and so does record.offset), so rows overlap there:
 
     key.offset      | 0 | 7 | 15 | ...
     row 0             ^---^
@@ -20,7 +21,9 @@ from zlib import crc32
 
 import numpy as np
 
+from fkd.store.compact import PackedRecords, unpack_records
 from fkd.store.config import StoreConfig
+from fkd.store.geometry import draw_geometry
 from fkd.store.layout import Column, Placed, columns_of
 from fkd.store.stored import Buffers
 
@@ -28,7 +31,9 @@ Chosen = slice | np.ndarray  # positions in a batch
 _SMALL = 64  # bytes: shorter columns are copied side by side, to be summed up in one call
 _AS_INT64 = {"image.bytes", "image.size", "crop.box", "label.index"}
 _PER_CROP = ("crop.", "label.")
-_KEY_OFFSET, _KEYS, _CHECKSUM = "key.offset", "key.bytes", "record.crc32"
+_CHECKSUM = "record.crc32"
+_KEYS, _RECORDS = 0, 1  # columns whose rows have different lengths; each has its offsets
+_VARIABLE = (("key.bytes", "key.offset"), ("record.bytes", "record.offset"))
 
 
 class Rows:
@@ -41,19 +46,21 @@ class Rows:
     """
 
     def __init__(self, config: StoreConfig, memory: memoryview, num_places: int) -> None:
+        self._config = config
         self._memory = memory
         self._views: dict[int, np.ndarray] = {}
         self._layouts = [_Layout(columns_of(config, wide_boxes)) for wide_boxes in (False, True)]
         self._wide = np.zeros(num_places, bool)
         self._starts = np.zeros((len(self._layouts[0].columns), num_places), np.int64)
-        self._ends_of_keys = np.zeros(num_places, np.int64)
+        self._ends = np.zeros((len(_VARIABLE), num_places), np.int64)
 
     def add(self, place: int, start: int, placed: Mapping[str, Placed]) -> None:
         """Announce the shard at `place`, whose columns begin at byte `start` of the memory."""
-        wide = placed["crop.box"].dtype.itemsize == 4
+        wide = "crop.box" in placed and placed["crop.box"].dtype.itemsize == 4
         columns = self._layouts[wide].columns
         self._starts[:, place] = [start + placed[column.name].start for column in columns]
-        self._ends_of_keys[place] = start + placed[_KEYS].stop
+        for kind, (name, _) in enumerate(_VARIABLE):
+            self._ends[kind, place] = start + placed[name].stop if name in placed else 0
         self._wide[place] = wide
 
     def read(self, places: np.ndarray, rows: np.ndarray, crops: np.ndarray | None) -> Buffers:
@@ -64,11 +71,20 @@ class Rows:
             rows: (B,), which row of it.
             crops: (B, m), which crops of each, or None for the image.* columns alone. Of crop.flip
                 the byte of each crop is given.
+
+        Of a compact store the crops come unpacked, by the names that a plain one has: crop.flip as
+        bool, label.value as float32; zeros for images without labels.
+
+        Raises:
+            FormatError: a packed record is malformed.
         """
         parts = []
         for layout, chosen in self._by_layout(places):
             at = self._at(layout, places[chosen], rows[chosen])
-            parts.append((chosen, self._read(layout, at, None if crops is None else crops[chosen])))
+            buffers = self._read(layout, at, None if crops is None else crops[chosen])
+            if crops is not None and self._config.compact:
+                buffers |= self._unpack(layout, at, places, buffers, crops)
+            parts.append((chosen, buffers))
         return parts[0][1] if len(parts) == 1 else _merge(parts)
 
     def damaged(self, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -152,19 +168,47 @@ class Rows:
             found = [
                 crc32(block[s : s + length], crc) for s, crc in zip(starts, found, strict=True)
             ]
-        starts, stops = self._key_ranges(layout, at, places)
-        keys = zip(starts.tolist(), stops.tolist(), found, strict=True)
-        return np.array([crc32(memory[s:e], crc) for s, e, crc in keys], np.uint32)
+        for kind in layout.variable:
+            starts, stops = self._ranges(layout, at, places, kind)
+            ranges = zip(starts.tolist(), stops.tolist(), found, strict=True)
+            found = [crc32(memory[s:e], crc) for s, e, crc in ranges]
+        return np.array(found, np.uint32)
 
-    def _key_ranges(
-        self, layout: "_Layout", at: np.ndarray, places: np.ndarray
+    def _ranges(
+        self, layout: "_Layout", at: np.ndarray, places: np.ndarray, kind: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Where each key begins and ends in the memory; not beyond the column of the keys."""
-        entries = at[layout.number_of[_KEY_OFFSET]] >> 2
-        offsets = self._view(4)[entries + np.arange(2)[:, None]]
-        ranges = at[layout.number_of[_KEYS]] + offsets.astype(np.int64)
-        start, stop = np.minimum(ranges, self._ends_of_keys[places])
+        """Where each key or packed record begins and ends in the memory; within its column."""
+        of_bytes, of_offsets = (layout.number_of[name] for name in _VARIABLE[kind])
+        item_bytes = layout.columns[of_offsets].dtype.itemsize
+        entries = at[of_offsets] // item_bytes
+        offsets = self._view(item_bytes)[entries + np.arange(2)[:, None]].astype(np.int64)
+        start, stop = np.clip(at[of_bytes] + offsets, at[of_bytes], self._ends[kind, places])
         return start, stop
+
+    def _unpack(
+        self,
+        layout: "_Layout",
+        at: np.ndarray,
+        places: np.ndarray,
+        images: Buffers,
+        crops: np.ndarray,
+    ) -> Buffers:
+        """Crops and labels from the packed records of these rows."""
+        labelled = np.flatnonzero(images["image.status"] == 0)
+        at, places, chosen = at[:, labelled], places[labelled], crops[labelled]
+        start, stop = self._ranges(layout, at, places, _RECORDS)
+        records = PackedRecords(self._view(1), start, stop - start)
+        found = unpack_records(self._config, records, chosen)
+        if self._config.crops is not None:
+            starts, stops = self._ranges(layout, at, places, _KEYS)
+            ranges = zip(starts.tolist(), stops.tolist(), strict=True)
+            keys = [bytes(self._memory[first:last]) for first, last in ranges]
+            sizes = images["image.size"][labelled]
+            box, flip = draw_geometry(self._config.crops, keys, sizes, chosen)
+            found |= {"crop.box": box, "crop.flip": flip}
+        if len(labelled) == len(crops):
+            return found
+        return {name: _spread(array, labelled, len(crops)) for name, array in found.items()}
 
 
 class _Piece:
@@ -193,10 +237,11 @@ class _Layout:
     Attributes:
         columns: in this order.
         number_of: position of each by name.
-        row_bytes: distance between rows, int64 (columns,); 0 for the bytes of the keys.
+        row_bytes: distance between rows, int64 (columns,); 0 where rows have different lengths.
         widths: items of a row, or of one crop.
         inner_shapes: shape of these items.
         of_images, of_crops: numbers of the columns of image files, and of crops and labels.
+        variable: what follows the fixed columns: keys, and packed records if there are any.
         pieces: what a row's checksum runs over, up to the key.
     """
 
@@ -204,14 +249,18 @@ class _Layout:
         self.columns = columns
         self.number_of = {column.name: number for number, column in enumerate(columns)}
         sizes = [column.dtype.itemsize * math.prod(column.shape) for column in columns]
-        sizes[self.number_of[_KEYS]] = 0
+        self.variable = [k for k, (name, _) in enumerate(_VARIABLE) if name in self.number_of]
+        for kind in self.variable:
+            sizes[self.number_of[_VARIABLE[kind][0]]] = 0
         self.row_bytes = np.array(sizes, np.int64)
         self.inner_shapes = [_inner_shape(column) for column in columns]
         self.widths = [math.prod(shape) for shape in self.inner_shapes]
         self.of_images = [n for name, n in self.number_of.items() if name.startswith("image.")]
         self.of_crops = [n for name, n in self.number_of.items() if name.startswith(_PER_CROP)]
-        sizes[self.number_of[_KEY_OFFSET]] *= 2
-        summed = [n for name, n in self.number_of.items() if name not in (_KEYS, _CHECKSUM)]
+        for kind in self.variable:
+            sizes[self.number_of[_VARIABLE[kind][1]]] *= 2
+        apart = {_CHECKSUM, *(_VARIABLE[kind][0] for kind in self.variable)}
+        summed = [n for name, n in self.number_of.items() if name not in apart]
         self.pieces: list[_Piece] = []
         for short, group in groupby(summed, key=lambda number: sizes[number] <= _SMALL):
             numbers = list(group)
@@ -224,6 +273,13 @@ def _inner_shape(column: Column) -> tuple[int, ...]:
     if column.name == "crop.flip":
         return ()
     return column.shape[1:] if column.name.startswith(_PER_CROP) else column.shape
+
+
+def _spread(array: np.ndarray, rows: np.ndarray, num_rows: int) -> np.ndarray:
+    """These rows in their places among zeros."""
+    spread = np.zeros((num_rows, *array.shape[1:]), array.dtype)
+    spread[rows] = array
+    return spread
 
 
 def _merge(parts: Sequence[tuple[Chosen, Buffers]]) -> Buffers:

@@ -70,11 +70,13 @@ class Shard:
         if len(header) % 8:
             raise FormatError(f"{file} has a header whose length is no multiple of 8")
         placed, metadata = parse_header(header[8:], len(self._data), file)
-        if metadata != metadata_of(config.config_id, self.entry.first_image):
+        first = self.entry.first_image
+        if metadata != metadata_of(config.config_id, first, config.format_version):
             raise FormatError(f"{file} belongs to another store or another place in this one")
-        box, keys = placed.get("crop.box"), placed.get("key.bytes")
+        box = placed.get("crop.box")
         columns = columns_of(config, wide_boxes=box is not None and box.dtype.itemsize == 4)
-        expected = place(columns, len(self), keys.stop - keys.start if keys else 0)
+        lengths = (_num_bytes(placed.get(name)) for name in ("key.bytes", "record.bytes"))
+        expected = place(columns, len(self), *lengths)
         if placed != expected:
             raise FormatError(f"{file} has other columns than its config asks for")
         return expected
@@ -98,6 +100,28 @@ class Shard:
         if ends[0] != 0 or not all(keys) or b"".join(keys) != whole:
             raise DamagedStore(f"{self.path}: its keys were changed; {self._hint}")
         return keys
+
+    def check_records(self) -> None:
+        """Make sure that the packed records of a compact store fill their column.
+
+        Raises:
+            FormatError: they do not.
+        """
+        offsets, column = self.placed.get("record.offset"), self.placed.get("record.bytes")
+        if offsets is None or column is None:
+            return
+        ends = np.frombuffer(self._data, offsets.dtype, len(self) + 1, offsets.start)
+        ascending = bool((ends[1:] >= ends[:-1]).all())
+        if ends[0] != 0 or ends[-1] != _num_bytes(column) or not ascending:
+            raise FormatError(f"{self.path}: its packed records do not fill their column")
+
+    def geometry_crc32(self, rows: np.ndarray) -> np.ndarray | None:
+        """The checksums of recomputed boxes and flips; None where they are stored."""
+        column = self.placed.get("geometry.crc32")
+        if column is None:
+            return None
+        found: np.ndarray = np.frombuffer(self._data, column.dtype, len(self), column.start)[rows]
+        return found
 
     def find(self, keys: Sequence[bytes]) -> np.ndarray:
         """Rows of these keys, int64; -1 for a key that is not here."""
@@ -140,3 +164,7 @@ class Shard:
     def read(self, rows: np.ndarray, crops: np.ndarray) -> Buffers:
         """Crops (n, m) of rows (n,), by the names of the columns."""
         return self.rows.read(np.zeros_like(rows), rows, crops)
+
+
+def _num_bytes(column: Placed | None) -> int:
+    return 0 if column is None else column.stop - column.start

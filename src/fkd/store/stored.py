@@ -89,14 +89,17 @@ def image_facts(buffers: Buffers) -> ImageFacts:
 
 def stored_crops(config: StoreConfig, buffers: Buffers, crops: np.ndarray) -> StoredCrops:
     """Crops from the columns of some rows; `crops` (B, m) are the numbers that were chosen."""
-    value = buffers.get("label.value")
+    value, flip = buffers.get("label.value"), buffers["crop.flip"]
+    if not config.compact:
+        flip = (flip >> (crops & 7).astype(np.uint8)) & 1 != 0
+        value = None if value is None else dequantise(value, config.value_dtype)
     return StoredCrops(
         records=CropRecords(
             box=buffers["crop.box"],
-            flip=(buffers["crop.flip"] >> (crops & 7).astype(np.uint8)) & 1 != 0,
+            flip=flip,
             extra={extra.name: buffers[f"crop.extra.{extra.name}"] for extra in config.extras},
         ),
         index=buffers.get("label.index"),
-        value=None if value is None else dequantise(value, config.value_dtype),
+        value=value,
         images=image_facts(buffers),
     )

@@ -19,8 +19,9 @@ from fkd.errors import DamagedStore, FormatError, NewerFormat, StoreError
 from fkd.store import canonical, files
 from fkd.store.canonical import sha256
 from fkd.store.config import StoreConfig
-from fkd.store.content import ShardContent, check_content
+from fkd.store.content import LABELLED, ShardContent, check_content
 from fkd.store.folder import read_commit, read_config
+from fkd.store.geometry import geometry_crc32
 from fkd.store.keys import keys_digest, printable
 from fkd.store.locks import WriterLock
 from fkd.store.manifest import (
@@ -41,7 +42,7 @@ from fkd.store.shard import Shard
 from fkd.store.stored import stored_crops
 
 T = TypeVar("T")
-_CHUNK_ROWS = 256
+_CHUNK_ROWS, _CHUNK_CROPS = 256, 1 << 18
 Progress = Callable[[int, int], None]  # shards done, shards in all
 
 
@@ -172,8 +173,10 @@ class _Check:
         keys = shard.keys()
         if keys[0] != entry.first_key:
             raise FormatError(f"{shard.path} begins with another key than its commit says")
-        for first in range(0, len(shard), _CHUNK_ROWS):
-            rows = np.arange(first, min(first + _CHUNK_ROWS, len(shard)))
+        shard.check_records()
+        step = max(1, min(_CHUNK_ROWS, _CHUNK_CROPS // config.num_crops))
+        for first in range(0, len(shard), step):
+            rows = np.arange(first, min(first + step, len(shard)))
             shard.check(rows)
             _check_labels(config, shard, keys, rows)
         if sha256(shard.file_bytes) != entry.sha256:
@@ -235,6 +238,21 @@ def _check_labels(config: StoreConfig, shard: Shard, keys: list[bytes], rows: np
         check_content(config, content)
     except ValueError as error:
         raise FormatError(f"{shard.path}: {error}") from error
+    _check_geometry(shard, content, rows)
+
+
+def _check_geometry(shard: Shard, content: ShardContent, rows: np.ndarray) -> None:
+    """Boxes that are drawn again must be those that the teacher saw."""
+    written = shard.geometry_crc32(rows)
+    if written is None:
+        return
+    labelled = content.status == LABELLED
+    drawn = geometry_crc32(content.records.box[labelled], content.records.flip[labelled])
+    if not np.array_equal(drawn, written[labelled]):
+        raise FormatError(
+            f"{shard.path}: crops drawn on this machine are not those that were labelled; "
+            "convert the store to the plain form where it was made"
+        )
 
 
 def _quarantine(folder: Path, broken: Iterable[str]) -> list[str]:
