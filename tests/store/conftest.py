@@ -176,11 +176,23 @@ def lab() -> SimpleNamespace:
     )
 
 
+@pytest.fixture(scope="session", params=FORMS)
+def form(request: pytest.FixtureRequest) -> str:
+    """Every form that a store can have; tests that ask for it run once for each."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished small store of 20 images in 3 shards; never changed."""
+def job(form: str) -> LabelJob:
+    """The job whose run is `finished`."""
+    return LabelJob(extras=JITTER, form=form)
+
+
+@pytest.fixture(scope="session")
+def finished(job: LabelJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small store of 20 images in 3 shards, in every form; never changed."""
     path = tmp_path_factory.mktemp("finished") / "store"
-    LabelJob(extras=JITTER).run(path)
+    job.run(path)
     return path
 
 

@@ -30,18 +30,32 @@ def overwrite(file, data: bytes) -> None:
 
 
 @pytest.fixture
-def tiny(lab, tmp_path):
+def tiny_form():
+    return "plain"
+
+
+@pytest.fixture
+def tiny(lab, tiny_form, tmp_path):
     job = lab.Job(
-        num_images=2, num_crops=1, num_classes=2, codec="ms:1", unreadable=False, teachers=[]
+        num_images=2,
+        num_crops=1,
+        num_classes=2,
+        codec="ms:1",
+        unreadable=False,
+        teachers=[],
+        form=tiny_form,
     )
     job.run(tmp_path / "tiny")
     return tmp_path / "tiny"
 
 
-FILES = ["manifest.json", "config.json", "commits/00000.json", "shards/00000.safetensors"]
+SHARD = "shards/00000.safetensors"
+FILES = ["manifest.json", "config.json", "commits/00000.json", SHARD]
+# The small files of all forms are alike.
+FILES_OF_FORMS = [("plain", name) for name in FILES] + [("compact", SHARD), ("recomputed", SHARD)]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("tiny_form", "name"), FILES_OF_FORMS)
 def test_every_flipped_bit_is_found_by_reading(tiny, name):
     data = (tiny / name).read_bytes()
     for bit in range(8 * len(data)):
@@ -52,7 +66,7 @@ def test_every_flipped_bit_is_found_by_reading(tiny, name):
     read_everything(tiny)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("tiny_form", "name"), FILES_OF_FORMS)
 def test_flipped_bits_are_found_by_verify(tiny, name):
     data = (tiny / name).read_bytes()
     for bit in range(0, 8 * len(data), 7):
@@ -89,7 +103,7 @@ def test_a_flipped_bit_in_a_larger_store_is_found_in_its_own_record(lab, store):
     labels.images(np.arange(20))
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("tiny_form", "name"), FILES_OF_FORMS)
 def test_every_truncation_is_found(tiny, name):
     data = (tiny / name).read_bytes()
     for length in range(len(data)):
@@ -141,7 +155,8 @@ def test_a_shard_of_another_store_is_found_even_with_its_commit(lab, store, tmp_
 def test_a_damaged_key_is_not_taken_for_a_missing_image(lab, store):
     file = store / "shards/00001.safetensors"
     data = file.read_bytes()
-    overwrite(file, data[:-1] + b"G")  # "...jpg" of the last key
+    last = data.rfind(b".jpg") + 3  # of the last key
+    overwrite(file, data[:last] + b"G" + data[last + 1 :])
     with pytest.raises(DamagedStore, match="image 15 "):
         LabelStore.open(store).rows([lab.Job().keys[15]])
 
@@ -207,7 +222,7 @@ def test_verify_of_a_folder_that_is_no_store(tmp_path):
 
 @pytest.mark.parametrize("name", ["shards/00001.safetensors", "commits/00001.json"])
 @pytest.mark.parametrize("change", ["flipped", "missing"])
-def test_repair_moves_a_damaged_shard_and_labelling_makes_it_again(lab, store, name, change):
+def test_repair_moves_a_damaged_shard_and_labelling_makes_it_again(lab, job, store, name, change):
     before = lab.folder_digest(store)
     data = flipped((store / name).read_bytes(), 1501)
     (store / name).unlink()
@@ -219,7 +234,7 @@ def test_repair_moves_a_damaged_shard_and_labelling_makes_it_again(lab, store, n
         present.remove(name.rpartition("/")[2])
     assert set(moved) == {f"quarantine/{leaf}" for leaf in present}
     assert verify_store(store, partial=True) == []
-    lab.Job(extras=lab.JITTER).run(store)
+    job.run(store)
     if change == "flipped":
         assert (store / "quarantine" / name.rpartition("/")[2]).read_bytes() == data
     assert verify_store(store) == []
@@ -235,11 +250,11 @@ def test_repair_restores_the_config_from_the_manifest(lab, store):
     assert lab.folder_digest(store) == before
 
 
-def test_repair_makes_a_damaged_manifest_again(lab, store):
+def test_repair_makes_a_damaged_manifest_again(lab, job, store):
     before = lab.folder_digest(store)
     overwrite(store / "manifest.json", b"[")
     assert repair_store(store) == ["quarantine/manifest.json"]
-    lab.Job(extras=lab.JITTER).run(store)
+    job.run(store)
     shutil.rmtree(store / "quarantine")
     assert lab.folder_digest(store) == before
 
@@ -258,10 +273,10 @@ def test_repair_of_a_sound_store_does_nothing(lab, store):
     assert "quarantine" not in os.listdir(store)
 
 
-def test_repairing_twice_overwrites_nothing(lab, store):
+def test_repairing_twice_overwrites_nothing(job, store):
     for round_ in range(2):
         overwrite(store / "manifest.json", b"[%d" % round_)
         repair_store(store)
-        lab.Job(extras=lab.JITTER).run(store)
+        job.run(store)
     assert (store / "quarantine/manifest.json").read_bytes()[:2] == b"[0"
     assert (store / "quarantine/manifest.json.1").read_bytes()[:2] == b"[1"

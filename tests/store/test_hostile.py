@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fkd.errors import FormatError, StoreError
-from fkd.store import LabelStore, StoreWriter, repair_store, verify_store
+from fkd.store import LabelStore, StoreWriter, content, repair_store, verify_store
 
 
 def canonical(value) -> bytes:
@@ -199,7 +199,7 @@ def test_only_plain_files_are_opened(store, tmp_path, name, kind):
 
 
 @pytest.mark.parametrize("folder", ["shards", "commits"])
-def test_folders_may_not_lead_outside(lab, store, tmp_path, folder):
+def test_folders_may_not_lead_outside(job, store, tmp_path, folder):
     shutil.move(store / folder, tmp_path / "outside")
     (store / folder).symlink_to(tmp_path / "outside")
     require_refused(store)
@@ -207,7 +207,7 @@ def test_folders_may_not_lead_outside(lab, store, tmp_path, folder):
     with pytest.raises(StoreError):
         repair_store(store)
     with pytest.raises(StoreError):
-        StoreWriter.open(store, lab.Job(extras=lab.JITTER).config)
+        StoreWriter.open(store, job.config)
     assert sorted(os.listdir(tmp_path / "outside")) == before
 
 
@@ -283,21 +283,32 @@ SHARDS = {
     "a deep header": lambda data: (
         (100_000).to_bytes(8, "little") + b'{"a":'.ljust(100_000, b"[") + data
     ),
-    "a column less": replace_header(lambda h: h.pop("crop.flip")),
     "no keys": replace_header(lambda h: h.pop("key.bytes")),
-    "no boxes": replace_header(lambda h: h.pop("crop.box")),
-    "columns swapped": replace_header(swap_names("label.index", "label.value")),
-    "another dtype": replace_header(lambda h: h["label.value"].update(dtype="F16")),
-    "another shape": replace_header(lambda h: h["label.value"].update(shape=[8, 2, 3])),
     "no metadata": replace_header(lambda h: h.pop("__metadata__")),
-    "another version": replace_header(lambda h: h["__metadata__"].update(version="2")),
+    "another version": replace_header(lambda h: h["__metadata__"].update(version="3")),
     "another store": replace_header(lambda h: h["__metadata__"].update(config_id="0" * 64)),
     "another place": replace_header(lambda h: h["__metadata__"].update(first_image="8")),
     "offsets beyond the keys": patch_column("key.offset", b"\xff" * 36),
     "offsets backwards": patch_column("key.offset", bytes(range(36, 0, -1))),
     "offsets of nothing": patch_column("key.offset", bytes(36)),
+}
+PLAIN_SHARDS = {
+    "a column less": replace_header(lambda h: h.pop("crop.flip")),
+    "no boxes": replace_header(lambda h: h.pop("crop.box")),
+    "columns swapped": replace_header(swap_names("label.index", "label.value")),
+    "another dtype": replace_header(lambda h: h["label.value"].update(dtype="F16")),
+    "another shape": replace_header(lambda h: h["label.value"].update(shape=[8, 2, 3])),
     "other ids": patch_column("label.index", b"\xff" * 96),
     "other boxes": patch_column("crop.box", b"\xff" * 192),
+}
+COMPACT_SHARDS = {
+    "no records": replace_header(lambda h: h.pop("record.bytes")),
+    "no offsets": replace_header(lambda h: h.pop("record.offset")),
+    "small offsets": replace_header(lambda h: h["record.offset"].update(dtype="U32", shape=[18])),
+    "records beyond the column": patch_column("record.offset", b"\xff" * 72),
+    "records backwards": patch_column("record.offset", bytes(range(72, 0, -1))),
+    "records of nothing": patch_column("record.offset", bytes(72)),
+    "other records": patch_column("record.bytes", b"\xff" * 60),
 }
 
 
@@ -305,6 +316,72 @@ SHARDS = {
 def test_forged_shards_are_refused(store, change):
     forge_shard(store, 0, change)
     require_refused(store)
+
+
+@pytest.mark.parametrize("form", ["plain"], indirect=True, scope="session")
+@pytest.mark.parametrize("change", PLAIN_SHARDS.values(), ids=PLAIN_SHARDS)
+def test_forged_plain_shards_are_refused(store, change):
+    forge_shard(store, 0, change)
+    require_refused(store)
+
+
+COMPACT = pytest.mark.parametrize("form", ["compact", "recomputed"], indirect=True, scope="session")
+
+
+@COMPACT
+@pytest.mark.parametrize("change", COMPACT_SHARDS.values(), ids=COMPACT_SHARDS)
+def test_forged_compact_shards_are_refused(store, change):
+    forge_shard(store, 0, change)
+    require_refused(store)
+
+
+RECORDS = {
+    "nothing": lambda record: b"",
+    "half a head": lambda record: record[:3],
+    "a byte less": lambda record: record[:-1],
+    "a byte more": lambda record: record + b"\0",
+    "all ones": lambda record: b"\xff" * len(record),
+    "a huge dictionary": lambda record: record.replace(b"\6\0\0\0", b"\xff\xff\xff\xff", 1),
+    "wide fields": lambda record: b"\x40" * 5 + record[5:],
+}
+
+
+@COMPACT
+@pytest.mark.parametrize("change", RECORDS.values(), ids=RECORDS)
+def test_forged_records_are_refused_although_checksums_fit(job, store, change, monkeypatch):
+    honest = content.pack_record
+    with monkeypatch.context() as patch:
+        patch.setattr(content, "pack_record", lambda *given: change(honest(*given)))
+        forged = content.encode_shard(job.parsed, 0, job.content(0)).data
+    forge_shard(store, 0, lambda data: forged)
+    assert "packed record" in require_refused(store)
+
+
+@pytest.mark.parametrize("form", ["recomputed"], indirect=True, scope="session")
+def test_boxes_that_are_not_those_of_the_teacher_are_found_by_verify(job, store, monkeypatch):
+    """As when another machine rounds in another way."""
+    with monkeypatch.context() as patch:
+        patch.setattr(content, "geometry_crc32", lambda box, flip: np.ones(len(box)))
+        forged = content.encode_shard(job.parsed, 0, job.content(0)).data
+    forge_shard(store, 0, lambda data: forged)
+    (problem,) = verify_store(store)
+    assert "not those that were labelled" in problem.message
+
+
+@COMPACT
+def test_records_with_holes_between_them_are_found_by_verify(job, store, monkeypatch):
+    honest = content._packed
+
+    def with_hole(*given):
+        columns = honest(*given)
+        return columns | {"record.bytes": np.append(columns["record.bytes"], np.uint8(7))}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(content, "_packed", with_hole)
+        forged = content.encode_shard(job.parsed, 0, job.content(0)).data
+    forge_shard(store, 0, lambda data: forged)
+    (problem,) = verify_store(store)
+    assert "do not fill their column" in problem.message
 
 
 def test_a_header_that_does_not_begin_with_a_brace_is_refused(store):
@@ -320,8 +397,6 @@ def test_a_header_that_does_not_begin_with_a_brace_is_refused(store):
 
 def with_checksums(job, content_change):
     """The bytes of shard 0 as a dishonest writer makes them: bad labels, good checksums."""
-    from fkd.store import content
-
     honest = content.check_content
     content.check_content = lambda config, given: None
     try:
@@ -330,14 +405,14 @@ def with_checksums(job, content_change):
         content.check_content = honest
 
 
-def test_class_ids_that_do_not_exist_are_refused_although_checksums_fit(lab, store):
+def test_class_ids_that_do_not_exist_are_refused_although_checksums_fit(job, store):
     """A decoder would write outside its arrays."""
 
     def change(content):
         content.index[:] = 10
         return content
 
-    forged = with_checksums(lab.Job(extras=lab.JITTER), change)
+    forged = with_checksums(job, change)
     forge_shard(store, 0, lambda data: forged)
     assert "class id" in require_refused(store)
 

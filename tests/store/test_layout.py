@@ -16,6 +16,7 @@ from fkd.store.layout import (
 )
 
 
+@pytest.mark.parametrize("form", ["plain"], indirect=True, scope="session")
 def test_stock_safetensors_reads_a_shard(lab, finished):
     arrays = load((finished / "shards/00001.safetensors").read_bytes())
     content = lab.Job(extras=lab.JITTER).content(1)
@@ -30,16 +31,32 @@ def test_stock_safetensors_reads_a_shard(lab, finished):
     assert keys == content.keys
 
 
-def test_every_column_starts_at_a_multiple_of_its_item_size(lab):
+@pytest.mark.parametrize("form", ["compact", "recomputed"], indirect=True, scope="session")
+def test_stock_safetensors_reads_a_compact_shard(job, finished):
+    arrays = load((finished / "shards/00001.safetensors").read_bytes())
+    ends = arrays["record.offset"]
+    lengths = np.diff(ends.astype(np.int64))
+    assert ends[0] == 0
+    assert ends[-1] == len(arrays["record.bytes"])
+    np.testing.assert_array_equal(lengths > 0, job.content(1).status == 0)
+    assert arrays["image.size"].tolist() == [
+        size if length else [0, 0]
+        for size, length in zip(job.content(1).size.tolist(), lengths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("form", ["plain", "compact", "recomputed"])
+def test_every_column_starts_at_a_multiple_of_its_item_size(lab, form):
     extras = {"a": {"dtype": "f8", "shape": [3]}, "b": {"dtype": "i2", "shape": []}}
     for num_crops in (1, 3, 9):
-        job = lab.Job(num_crops=num_crops, extras=extras | lab.JITTER)
+        job = lab.Job(num_crops=num_crops, extras=extras | lab.JITTER, form=form)
         for wide in (False, True):
-            placed = place(columns_of(job.parsed, wide), num_images=5, num_key_bytes=33)
+            placed = place(columns_of(job.parsed, wide), 5, 33, 1001)
             header = build_header(placed, metadata_of("0" * 64, 0))
             assert len(header) % 8 == 0
             assert all(column.start % column.dtype.itemsize == 0 for column in placed.values())
-            assert list(placed)[-1] == "key.bytes"
+            names = ["key.bytes"] if form == "plain" else ["key.bytes", "record.bytes"]
+            assert list(placed)[-len(names) :] == names
 
 
 def test_ids_take_four_bytes_above_65536_classes(lab):

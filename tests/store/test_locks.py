@@ -77,8 +77,7 @@ def test_children_of_a_dead_writer_do_not_keep_its_lock(lab, tmp_path, told):
         os.kill(worker, signal.SIGKILL)
 
 
-def test_a_helper_waits_for_the_leader_to_prepare(lab, finished, tmp_path):
-    job = lab.Job(extras=lab.JITTER)
+def test_a_helper_waits_for_the_leader_to_prepare(lab, job, finished, tmp_path):
     helper = lab.fork(lambda: job.run(tmp_path / "s", 1, 2))
     time.sleep(0.1)
     assert not (tmp_path / "s").exists()
@@ -87,9 +86,9 @@ def test_a_helper_waits_for_the_leader_to_prepare(lab, finished, tmp_path):
     assert lab.folder_digest(tmp_path / "s") == lab.folder_digest(finished)
 
 
-def test_a_helper_that_comes_after_the_end_has_nothing_to_do(lab, store):
+def test_a_helper_that_comes_after_the_end_has_nothing_to_do(job, store):
     """The leader needs no helper where all shards were committed by an earlier run."""
-    with StoreWriter.open(store, lab.Job(extras=lab.JITTER).config, rank=1, world_size=2) as late:
+    with StoreWriter.open(store, job.config, rank=1, world_size=2) as late:
         assert late.pending() == []
 
 

@@ -10,9 +10,8 @@ from fkd.records import CropRecords
 from fkd.store import LabelStore, StoreWriter, verify_store
 
 
-def test_a_second_run_of_a_finished_store_changes_nothing(lab, store):
+def test_a_second_run_of_a_finished_store_changes_nothing(lab, job, store):
     before = lab.folder_digest(store)
-    job = lab.Job(extras=lab.JITTER)
     with StoreWriter.open(store, job.config) as writer:
         assert writer.pending() == []
         root_hash = writer.finish({"other": "environment"})
@@ -20,8 +19,7 @@ def test_a_second_run_of_a_finished_store_changes_nothing(lab, store):
     assert root_hash == LabelStore.open(store).root_hash
 
 
-def test_an_interrupted_run_ends_in_the_same_bytes(lab, finished, tmp_path):
-    job = lab.Job(extras=lab.JITTER)
+def test_an_interrupted_run_ends_in_the_same_bytes(lab, job, finished, tmp_path):
     for number in (2, 0):  # any order
         with StoreWriter.open(tmp_path / "s", job.config) as writer:
             writer.commit(number, job.content(number))
