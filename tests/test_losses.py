@@ -1,5 +1,7 @@
 """The sparse loss against the dense one in float64."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,6 +45,42 @@ def test_loss_and_gradient_equal_the_dense_oracle(name, temperature):
     loss.mean().backward()
     assert ((loss.double() - expected).abs() / expected.abs()).max() < 1e-6
     assert (z.grad.double() - expected_grad).abs().max() < 1e-6 * expected_grad.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CODECS)
+def test_blocks_of_rows_change_no_bit(name, dtype, monkeypatch):
+    """Large batches are worked off in blocks; here of 3 rows, the last of 1."""
+
+    def loss_and_gradient():
+        logits, targets = batch(name)
+        z = logits.to(dtype).requires_grad_()
+        loss = soft_cross_entropy(z, targets, 2.0)
+        (loss * torch.linspace(-1, 2, B)).sum().backward()
+        return loss, z.grad
+
+    whole = loss_and_gradient()
+    monkeypatch.setattr("fkd.losses._SMALLEST_SPLIT", 1)
+    monkeypatch.setattr("fkd.losses._BLOCK", 3 * C + 1)
+    for found, expected in zip(loss_and_gradient(), whole, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_wide_head_needs_the_memory_of_one_more_matrix():
+    """The gradient itself, and blocks; a dense target and its softmax would be two further."""
+    num_classes, count = 1 << 15, 256
+    z = torch.zeros(count, num_classes, requires_grad=True)
+    targets = SoftTargets.one_hot(torch.arange(count), num_classes, 0.1)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        soft_cross_entropy(z, targets).mean().backward()
+    assert peak_bytes(profile) < 1.2 * z.nbytes
+
+
+def peak_bytes(profile):
+    """The most memory that was held at a time."""
+    events = sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    return max(itertools.accumulate(changes))
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -202,15 +202,16 @@ def replay_batch(batch: CropBatch, views: Sequence[View], batch_size: int) -> Te
 
 def _replay_view(batch: CropBatch, view: View, batch_size: int) -> Tensor:
     size, interpolation = view[0], cast(Interpolation, view[1])
-    crops = torch.zeros((batch_size, 3, size, size), dtype=torch.uint8).contiguous(
-        memory_format=torch.channels_last
-    )
-    filled = 0
-    for piece in batch.pieces:
-        assert piece.image.pixels is not None
-        assert piece.image.row.records is not None
-        records = piece.image.row.records[piece.first : piece.stop]
-        stop = filled + piece.stop - piece.first
-        crops[filled:stop] = replay(piece.image.pixels, records, size, interpolation)
-        filled = stop
-    return crops
+    parts = [_replay_piece(piece, size, interpolation) for piece in batch.pieces]
+    missing = batch_size - len(batch)
+    if missing:
+        padding = torch.zeros((missing, 3, size, size), dtype=torch.uint8)
+        parts.append(padding.contiguous(memory_format=torch.channels_last))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)  # mostly one: no copy
+
+
+def _replay_piece(piece: Piece, size: int, interpolation: Interpolation) -> Tensor:
+    assert piece.image.pixels is not None
+    assert piece.image.row.records is not None
+    records = piece.image.row.records[piece.first : piece.stop]
+    return replay(piece.image.pixels, records, size, interpolation)
