@@ -138,3 +138,22 @@ def test_a_teacher_that_wants_the_students_crops_gets_the_same(teacher):
     augmented = CropFormat(size, how, augmented=True)
     kd = KD(Ingredients(num_classes=7, student=augmented, teacher=teacher))
     assert kd.formats == (augmented, CropFormat(size, how))
+
+
+def test_kd_asks_about_a_large_batch_in_chunks(teacher, monkeypatch):
+    """On a CPU; every chunk but the last has the same size, and the order of the crops is kept."""
+    kd, asked = KD(Ingredients(num_classes=7, student=STUDENT, teacher=teacher)), []
+    crops = [torch.randint(0, 256, (40, 3, s, s), dtype=torch.uint8) for s in (32, 48)]
+    whole = teacher.probabilities(crops[1:])
+    ask = type(teacher).probabilities
+
+    def watch(self, views):
+        asked.append(len(views[0]))
+        return ask(self, views)
+
+    monkeypatch.setattr(type(teacher), "probabilities", watch)
+    labels = torch.arange(40)
+    targets = kd.targets(Batch(tuple(crops), labels, None))
+    assert asked == [16, 16, 8]
+    torch.testing.assert_close(targets.dense(), whole, rtol=1e-5, atol=1e-6)
+    assert targets.labels is labels

@@ -16,6 +16,11 @@ from fkd.losses import SoftTargetLoss
 from fkd.methods.method import Ingredients, ViewKind
 from fkd.targets import SoftTargets
 
+# Crops that a CPU passes through a teacher at a time, so that its layers stay in the cache. Crops a
+# second, EfficientNet-Lite0 on 2 cores, in chunks of 4, 8, 16, 32 and 256 (the whole batch): 141,
+# 148, 160, 160, 43 with freed memory kept (fkd.cli.process), 134, 111, 114, 90, 35 without.
+_CHUNK = 16
+
 
 class KD:
     """Ask the teacher about every crop, every time."""
@@ -37,7 +42,10 @@ class KD:
     def targets(self, batch: Batch) -> SoftTargets:
         """What the teacher says now."""
         crops = [batch.crops[i] for i in self._of_teacher]
-        return replace(SoftTargets.full(self._teacher.probabilities(crops)), labels=batch.labels)
+        size = _CHUNK if crops[0].device.type == "cpu" else len(crops[0])
+        chunks = zip(*(torch.split(views, size) for views in crops), strict=True)
+        answers = torch.cat([self._teacher.probabilities(chunk) for chunk in chunks])
+        return replace(SoftTargets.full(answers), labels=batch.labels)
 
     def loss(self, logits: Tensor, targets: SoftTargets) -> Tensor:
         """Eq. 1: lambda of soft cross-entropy, the rest of ordinary cross-entropy."""
