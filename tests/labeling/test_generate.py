@@ -254,3 +254,20 @@ def test_images_in_a_shard_follow_from_their_number(make_config, tmp_path):
     assert resolve_images_per_shard(config, 500) == 16  # at least 16 images
     assert resolve_images_per_shard(replace(config, num_crops=20), 500) == 52  # and 1,024 crops
     assert resolve_images_per_shard(replace(config, images_per_shard=9), 500) == 9
+
+
+def test_teachers_of_different_views_share_one_decoding(
+    make_config, make_teacher, tmp_path, monkeypatch
+):
+    decoded, teachers = [], []
+    for size in (32, 40, 32):
+        file = tmp_path / f"{len(teachers)}.safetensors"
+        teachers.append(make_teacher(file, seed=len(teachers), input_size=size))
+
+    def watch(source, i):
+        decoded.append(i)
+        return load(source, i)
+
+    monkeypatch.setattr("fkd.labeling.session.load", watch)
+    label(make_config(tmp_path / "store", teachers=teachers, probes=0))
+    assert sorted(decoded) == list(range(15))
