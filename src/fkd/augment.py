@@ -150,8 +150,8 @@ def _sample_rand_augment(config: AugmentConfig, draws: np.ndarray) -> dict[str, 
 
 
 def apply_augment(crops: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
-    """Crops uint8 (n, 3, H, W) with the parameters of `extra` (n, ...) applied, in a fixed order:
-    colour jitter, grey, blur, RandAugment, erasing."""
+    """Apply the parameters of `extra` (n, ...) to crops uint8 (n, 3, H, W), in place and in a fixed
+    order: colour jitter, grey, blur, RandAugment, erasing; returns the crops."""
     if not extra:
         return crops
     for i in range(len(crops)):

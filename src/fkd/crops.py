@@ -44,7 +44,11 @@ def sample_crops(
 
 
 def replay(
-    image: Tensor, records: CropRecords, size: int | tuple[int, int], interpolation: Interpolation
+    image: Tensor,
+    records: CropRecords,
+    size: int | tuple[int, int],
+    interpolation: Interpolation,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The crops that `records` describe, uint8 (n, 3, height, width), channels-last.
 
@@ -54,24 +58,32 @@ def replay(
         image: uint8 (3, H, W); fastest when its memory is channels-last, as `decode_image` gives.
         records: n records whose boxes lie inside the image.
         size: side of the square crops, or (height, width), pixels.
+        interpolation: how they are resized.
+        out: where to put the crops, of their shape; by default new memory.
 
     Differs: torch's antialiased uint8 resize instead of Pillow's; at most 2 grey levels apart.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    crops = torch.empty(
-        (len(records), 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last
-    )
-    for crop, box, flip in zip(crops, records.box.tolist(), records.flip.tolist(), strict=True):
-        resized = resize(_cut(image, box), (height, width), interpolation)
+    if out is None:
+        out = torch.empty((len(records), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    batch = _batch_of_one(image)
+    boxes, flips = records.box.tolist(), records.flip.tolist()
+    for crop, (top, left, h, w), flip in zip(out, boxes, flips, strict=True):
+        cut = batch[:, :, top : top + h, left : left + w]
+        resized = F.interpolate(cut, (height, width), mode=interpolation, antialias=True)[0]
         crop.copy_(resized.flip(-1) if flip else resized)
-    return apply_augment(crops, records.extra)
+    return apply_augment(out, records.extra)
 
 
 def resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
     """A uint8 image (3, H, W) at another size, antialiased."""
-    return F.interpolate(image[None], size=size, mode=interpolation, antialias=True)[0]
+    return F.interpolate(_batch_of_one(image), size, mode=interpolation, antialias=True)[0]
 
 
-def _cut(image: Tensor, box: list[int]) -> Tensor:
-    top, left, height, width = box
-    return image[:, top : top + height, left : left + width]
+def _batch_of_one(image: Tensor) -> Tensor:
+    """An image (3, H, W) as a batch (1, 3, H, W), of which torch sees that it is channels-last.
+
+    With `image[None]` the stride of the batch axis is that of one pixel; torch then takes cuts for
+    ordinary memory, and resizes them at half the speed.
+    """
+    return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)

@@ -115,10 +115,10 @@ class CropCutter:
             loaded = load(self.images, i)
             records = picked.records(j, loaded)
             for tensor, fmt in zip(crops, self.formats, strict=True):
-                cut = replay(loaded.image, records, fmt.size, fmt.interpolation)
+                place = tensor[j * count : (j + 1) * count]
+                replay(loaded.image, records, fmt.size, fmt.interpolation, out=place)
                 if fmt.augmented:
-                    cut = self._augment(cut, i, start)
-                tensor[j * count : (j + 1) * count] = cut
+                    self._augment(place, i, start)
         labels = torch.tensor([self.label(i) for i in images]).repeat_interleave(count)
         targets = picked.targets
         return Batch(crops, labels, None if targets is None else replace(targets, labels=labels))
@@ -128,11 +128,12 @@ class CropCutter:
         label = self.images.label(i)
         return label if self._class_ids is None or label < 0 else int(self._class_ids[label])
 
-    def _augment(self, crops: Tensor, i: int, start: int) -> Tensor:
+    def _augment(self, crops: Tensor, i: int, start: int) -> None:
+        """Draw and apply the student's own augmentation, in place."""
         numbers = np.arange(start, start + len(crops))
         stream = stream_key(self._seed, self.images.key(i))
         drawn = sample_augment(self._student_augment, stream, numbers, Purpose.STUDENT_AUGMENT)
-        return apply_augment(crops, drawn)
+        apply_augment(crops, drawn)
 
 
 class BatchDataset(Dataset[Any]):
