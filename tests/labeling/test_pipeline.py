@@ -1,7 +1,4 @@
-"""The stages between image files and labels: bounded look-ahead, order, batches, padding."""
-
-import threading
-from concurrent.futures import ThreadPoolExecutor
+"""The stages between image files and labels: order, batches, padding."""
 
 import numpy as np
 import pytest
@@ -12,7 +9,6 @@ from fkd.labeling.pipeline import (
     ImageRow,
     PreparedImage,
     cut_batches,
-    look_ahead,
     replay_batch,
 )
 from fkd.records import CropRecords
@@ -66,31 +62,3 @@ def test_the_last_batch_is_padded_because_an_output_depends_on_the_size_of_its_b
         assert torch.equal(view[:2], replay(first.pixels, first.row.records, size, interpolation))
         assert view[2].unique().tolist() == [1]
         assert view[3:].count_nonzero() == 0
-
-
-def test_look_ahead_keeps_order_and_takes_no_more_than_it_may():
-    taken, released = [], threading.Event()
-
-    def items():
-        for i in range(20):
-            taken.append(i)
-            yield i
-
-    def work(i):
-        released.wait(5)
-        return i * i
-
-    with ThreadPoolExecutor(3) as pool:
-        results = look_ahead(pool, work, items(), 4)
-        threading.Timer(0.05, released.set).start()
-        assert next(results) == 0
-        assert taken == [0, 1, 2, 3, 4]
-        assert list(results) == [i * i for i in range(1, 20)]
-
-
-def test_look_ahead_passes_an_error_on_in_its_place():
-    with ThreadPoolExecutor(2) as pool:
-        results = look_ahead(pool, lambda i: 6 // i, [3, 2, 0, 1], 2)
-        assert [next(results), next(results)] == [2, 3]
-        with pytest.raises(ZeroDivisionError):
-            next(results)

@@ -8,7 +8,7 @@ batch. Crops stay uint8 until they reach the device: a quarter of the bytes betw
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,17 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fkd.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
 from fkd.crops import Interpolation, replay
+from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.decode import Decoder
 from fkd.data.sources import ImageSource, load
 from fkd.data.views import ViewRequest, Views
 from fkd.errors import FKDError
 from fkd.randomness import Purpose, stream_key
 from fkd.targets import SoftTargets
+
+
+Workers = Literal["threads", "processes"]
+_BATCHES_AHEAD = 2  # per worker, as torch's DataLoader has it
 
 
 class CropFormat(NamedTuple):
@@ -82,6 +88,7 @@ class CropCutter:
         class_ids: the id of each class of the source; -1 for classes that the labels lack.
         student_augment: drawn afresh on top of a crop, for formats that are `augmented`.
         seed: picks the student augmentation.
+        decoder: who decodes the images.
     """
 
     def __init__(
@@ -93,6 +100,7 @@ class CropCutter:
         class_ids: np.ndarray | None = None,
         student_augment: AugmentConfig = NO_AUGMENT,
         seed: int = 0,
+        decoder: Decoder = "pillow",
     ) -> None:
         self.images = images
         self.formats = tuple(formats)
@@ -100,6 +108,7 @@ class CropCutter:
         self._class_ids = class_ids
         self._student_augment = student_augment
         self._seed = seed
+        self._decoder = decoder
 
     def cut(self, images: Sequence[int], start: int, count: int) -> Batch:
         """The batch of `count` crops, from position `start` on, of each image.
@@ -112,7 +121,7 @@ class CropCutter:
         picked = self._views.pick(np.asarray(images, np.int64), start, count)
         crops = tuple(_empty(len(images) * count, fmt.size) for fmt in self.formats)
         for j, i in enumerate(images):
-            loaded = load(self.images, i)
+            loaded = load(self.images, i, self._decoder)
             records = picked.records(j, loaded)
             for tensor, fmt in zip(crops, self.formats, strict=True):
                 place = tensor[j * count : (j + 1) * count]
@@ -163,15 +172,54 @@ def load_batches(
     *,
     num_workers: int,
     pin_memory: bool,
+    workers: Workers = "processes",
 ) -> Iterator[Batch]:
-    """The batch of each list of requests, in order; worker processes build them ahead.
+    """The batch of each list of requests, in order; workers build them ahead.
 
-    The requests of one list share `start` and `crops`.
+    Args:
+        cutter: builds a batch.
+        requests: of each batch; those of one list share `start` and `crops`.
+        num_workers: threads or processes; 0 builds each batch when it is asked for.
+        pin_memory: put batches into page-locked memory, for a quick way to a GPU.
+        workers: what the workers are; the batches are the same.
 
     Raises:
         FKDError: what `CropCutter.cut` raises, when its turn has come.
     """
-    loader = DataLoader(
+    if workers == "threads" and num_workers > 0:
+        batches = _by_threads(cutter, requests, num_workers, pin_memory)
+    else:
+        batches = _by_processes(cutter, requests, num_workers, pin_memory)
+    for batch in batches:
+        if isinstance(batch, FKDError):
+            raise batch
+        yield batch
+
+
+def _by_threads(
+    cutter: CropCutter,
+    requests: Iterable[Sequence[ViewRequest]],
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterator[Batch | FKDError]:
+    """Decoding and resizing leave Python's lock, and batches need no way between processes."""
+    dataset = BatchDataset(cutter)
+
+    def build(wanted: Sequence[ViewRequest]) -> Batch | FKDError:
+        batch = dataset.__getitems__(wanted)
+        return batch.pin_memory() if pin_memory and isinstance(batch, Batch) else batch
+
+    with single_threaded_pool(num_workers) as pool:
+        yield from look_ahead(pool, build, requests, _BATCHES_AHEAD * num_workers)
+
+
+def _by_processes(
+    cutter: CropCutter,
+    requests: Iterable[Sequence[ViewRequest]],
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterable[Batch | FKDError]:
+    return DataLoader(
         BatchDataset(cutter),
         batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists will do
         collate_fn=_as_it_is,
@@ -179,10 +227,6 @@ def load_batches(
         pin_memory=pin_memory,
         worker_init_fn=_leave_stopping_to_the_main_process,
     )
-    for batch in loader:
-        if isinstance(batch, FKDError):
-            raise batch
-        yield batch
 
 
 def _as_it_is(batch: Any) -> Any:

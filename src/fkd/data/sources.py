@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from torch import Tensor
 
 from fkd.data.arrays import ArraySource, refuse_transforms
-from fkd.data.decode import decode_image
+from fkd.data.decode import Decoder, decode_image
 from fkd.data.folder import FolderSource, scan_folder
 from fkd.data.parquet import ParquetSource
 from fkd.errors import ConfigError
@@ -97,14 +97,14 @@ class LoadedImage:
     num_bytes: int
 
 
-def load(source: ImageSource, i: int) -> LoadedImage:
-    """Read and decode image `i`.
+def load(source: ImageSource, i: int, decoder: Decoder = "pillow") -> LoadedImage:
+    """Read and decode image `i`; see `decode_image`.
 
     Raises:
         ImageError: it cannot be read or decoded.
     """
     data = source.read(i)
-    return LoadedImage(decode_image(data, source.name(i)), zlib.crc32(data), len(data))
+    return LoadedImage(decode_image(data, source.name(i), decoder), zlib.crc32(data), len(data))
 
 
 def open_source(config: ImagesConfig) -> ImageSource:

@@ -9,9 +9,8 @@ in its last bits on the size of its batch, and a shard must be the same whoever 
 whatever was computed before. Only a few images and batches are in memory at any time.
 """
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fkd.crops import Interpolation, replay
+from fkd.data.ahead import look_ahead
 from fkd.records import CropRecords
 
 T = TypeVar("T")
@@ -142,26 +142,6 @@ def run_stages(
             helpers, crop, cut_batches(images, pace.batch_size), pace.workers + pace.passes
         )
         yield from look_ahead(teachers, teach, inputs, pace.passes)
-
-
-def look_ahead(
-    pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int
-) -> Iterator[R]:
-    """`function` of every item, in order, while the pool works on up to `ahead` further items.
-
-    Items are taken only as fast as results are, so a chain of these holds a bounded number.
-    """
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
 
 
 def cut_batches(images: Iterable[PreparedImage], batch_size: int) -> Iterator[CropBatch]:

@@ -1,0 +1,52 @@
+"""Work done ahead by threads: results in order, a bounded number of them in memory."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def look_ahead(
+    pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
+    """`function` of every item, in order, while the pool works on up to `ahead` further items.
+
+    Items are taken only as fast as results are, so a chain of these holds a bounded number.
+    """
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+@contextmanager
+def single_threaded_pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in which torch computes on one core each; elsewhere its number of threads stays.
+
+    Otherwise every thread would start as many helpers as there are cores, for each small crop.
+    """
+    number, ready = torch.get_num_threads(), Barrier(num_threads)
+
+    def prepare(_: int) -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # from here on this thread has its number, whatever others set
+        ready.wait()
+
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="fkd-loader") as pool:
+        list(pool.map(prepare, range(num_threads)))
+        torch.set_num_threads(number)
+        yield pool

@@ -1,0 +1,55 @@
+"""Work done ahead: in order, bounded, and without stealing cores."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from fkd.data.ahead import look_ahead, single_threaded_pool
+
+
+def test_look_ahead_keeps_order_and_takes_no_more_than_it_may():
+    taken, released = [], threading.Event()
+
+    def items():
+        for i in range(20):
+            taken.append(i)
+            yield i
+
+    def work(i):
+        released.wait(5)
+        return i * i
+
+    with ThreadPoolExecutor(3) as pool:
+        results = look_ahead(pool, work, items(), 4)
+        threading.Timer(0.05, released.set).start()
+        assert next(results) == 0
+        assert taken == [0, 1, 2, 3, 4]
+        assert list(results) == [i * i for i in range(1, 20)]
+
+
+def test_look_ahead_passes_an_error_on_in_its_place():
+    with ThreadPoolExecutor(2) as pool:
+        results = look_ahead(pool, lambda i: 6 // i, [3, 2, 0, 1], 2)
+        assert [next(results), next(results)] == [2, 3]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+def test_threads_of_a_loader_compute_on_one_core_each_and_the_main_thread_as_before():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with single_threaded_pool(2) as pool:
+            both_busy = threading.Barrier(2)
+
+            def count(_):
+                both_busy.wait(5)
+                torch.rand(100_000).sqrt().sum()  # large enough to be split
+                return torch.get_num_threads()
+
+            assert list(pool.map(count, range(2))) == [1, 1]
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
