@@ -140,10 +140,11 @@ def test_stopped_anywhere_and_started_again_a_run_ends_in_the_same_bits(config):
         assert_same_run(stopped, reference)
 
 
-def test_workers_change_nothing(config):
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_workers_change_nothing(config, workers):
     reference = replace(config, out=config.out + "-reference")
     train(reference)
-    train(replace(config, num_workers=2))
+    train(replace(config, num_workers=2, workers=workers))
     assert_same_run(config, reference)
 
 
@@ -471,7 +472,7 @@ class KillLoader(StopAt):
 
 def test_a_killed_loader_process_is_explained(config):
     with pytest.raises(RunError, match=r"a process that loads images was killed, .* goes on from"):
-        train(replace(config, num_workers=1), KillLoader(0))
+        train(replace(config, num_workers=1, workers="processes"), KillLoader(0))
     train(config)
 
 

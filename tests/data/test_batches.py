@@ -131,10 +131,14 @@ def test_images_without_classes_have_the_label_minus_one(views, image_folder):
     assert CropCutter(flat, views, [SMALL]).cut([0, 1], 0, 1).labels.tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_come_in_the_order_of_their_requests(cutter, num_workers):
+WORKERS = [(0, "processes"), (2, "processes"), (2, "threads")]
+
+
+@pytest.mark.parametrize(("num_workers", "workers"), WORKERS)
+def test_batches_come_in_the_order_of_their_requests(cutter, num_workers, workers):
     requests = [[ViewRequest(i, start, 2) for i in (start, start + 1)] for start in (0, 2, 4)]
-    batches = list(load_batches(cutter, requests, num_workers=num_workers, pin_memory=False))
+    options = {"num_workers": num_workers, "workers": workers}
+    batches = list(load_batches(cutter, requests, pin_memory=False, **options))
     assert len(batches) == 3
     for batch, start in zip(batches, (0, 2, 4), strict=True):
         expected = cutter.cut([start, start + 1], start, 2)
@@ -142,10 +146,10 @@ def test_batches_come_in_the_order_of_their_requests(cutter, num_workers):
         assert torch.equal(batch.targets.dense(), expected.targets.dense())
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(("num_workers", "workers"), WORKERS)
 @pytest.mark.parametrize("damage", ["replace", "truncate", "remove"])
 def test_a_changed_image_is_named_in_one_sentence(
-    tmp_path, make_images, make_store, num_workers, damage
+    tmp_path, make_images, make_store, num_workers, workers, damage
 ):
     """Also from a worker process, whose errors torch would wrap into a page of text."""
     source = open_source(ImagesConfig(root=str(make_images(tmp_path / "images"))))
@@ -160,9 +164,9 @@ def test_a_changed_image_is_named_in_one_sentence(
         victim.unlink()
     views = StoredViews(source, store, np.arange(15), stride=1)
     requests = [[ViewRequest(4, 0, 1)], [ViewRequest(5, 0, 1)]]
-    batches = load_batches(
-        CropCutter(source, views, [SMALL]), requests, num_workers=num_workers, pin_memory=False
-    )
+    cutter = CropCutter(source, views, [SMALL])
+    options = {"num_workers": num_workers, "workers": workers}
+    batches = load_batches(cutter, requests, pin_memory=False, **options)
     next(batches)
     with pytest.raises((CropMismatch, ImageError), match=r"bee/0\.png") as caught:
         next(batches)

@@ -1,7 +1,6 @@
 """The stages between image files and labels: order, batches, padding."""
 
 import numpy as np
-import pytest
 import torch
 
 from fkd.crops import replay

@@ -25,7 +25,6 @@ from fkd.errors import FKDError
 from fkd.randomness import Purpose, stream_key
 from fkd.targets import SoftTargets
 
-
 Workers = Literal["threads", "processes"]
 _BATCHES_AHEAD = 2  # per worker, as torch's DataLoader has it
 
@@ -186,6 +185,7 @@ def load_batches(
     Raises:
         FKDError: what `CropCutter.cut` raises, when its turn has come.
     """
+    batches: Iterable[Batch | FKDError]
     if workers == "threads" and num_workers > 0:
         batches = _by_threads(cutter, requests, num_workers, pin_memory)
     else:

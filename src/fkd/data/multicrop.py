@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from fkd.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops import Interpolation
 from fkd.data.batches import Batch, CropCutter, CropFormat
+from fkd.data.decoders import DecoderChoice, choose_decoder
 from fkd.data.joining import join_store
 from fkd.data.sources import as_source
 from fkd.data.views import StoredViews, ViewOrder
@@ -50,6 +51,7 @@ class MultiCropDataset(Dataset[Item]):
         seed: picks the order in which stored crops are used.
         order: every crop once per cycle, or an independent draw at every access.
         student_augment: drawn on top of each crop; the teacher did not see it.
+        decoder: who decodes JPEGs, see `fkd.data.decoders.choose_decoder`.
 
     Raises:
         StoreMismatch: the images are not those of the store.
@@ -72,6 +74,7 @@ class MultiCropDataset(Dataset[Item]):
         seed: int = 0,
         order: ViewOrder = "epoch_permutation",
         student_augment: AugmentConfig = NO_AUGMENT,
+        decoder: DecoderChoice = "auto",
     ) -> None:
         source = as_source(images)
         join = join_store(source, store)
@@ -85,6 +88,7 @@ class MultiCropDataset(Dataset[Item]):
             class_ids=join.class_ids,
             student_augment=student_augment,
             seed=seed,
+            decoder=choose_decoder(source, decoder).decoder,
         )
         self._store = store
         self._labelled = join.labelled

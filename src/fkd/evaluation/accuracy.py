@@ -8,21 +8,20 @@ classes by name, never by position.
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from fkd.crops import resize
+from fkd.data.ahead import look_ahead, single_threaded_pool
 from fkd.data.joining import map_classes
 from fkd.data.sources import ImageSource, load
-from fkd.errors import ConfigError, FKDError
+from fkd.errors import ConfigError
 from fkd.models import Preprocessing
-
-_WORTH_A_WORKER = 1000  # images; starting a process takes as long as decoding a hundred of them
 
 
 @dataclass(frozen=True)
@@ -131,52 +130,33 @@ def _count_hits(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([right[:, 0].sum(), right.sum()])
 
 
-class _CentreCrops(Dataset[Any]):
-    """Items are (uint8 crop, label), or the error of an image: torch would garble it."""
-
-    def __init__(self, images: LabelledImages, preprocessing: Preprocessing) -> None:
-        self._images = images
-        self._preprocessing = preprocessing
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | FKDError:
-        try:
-            loaded = load(self._images.source, int(self._images.chosen[index]))
-        except FKDError as error:
-            return error
-        return centre_crop(loaded.image, self._preprocessing), int(self._images.labels[index])
-
-
 def _load(
     images: LabelledImages, preprocessing: Preprocessing, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of the crops (B, 3, S, S) and their labels (B,)."""
+    """This process's share of the crops (B, 3, S, S) and their labels (B,), built ahead."""
     rank, world_size = (
         (torch.distributed.get_rank(), torch.distributed.get_world_size())
         if _distributed()
         else (0, 1)
     )
-    loader = DataLoader(
-        _CentreCrops(images, preprocessing),
-        batch_size=batch_size,
-        sampler=range(rank, len(images.chosen), world_size),
-        num_workers=num_workers if len(images.chosen) >= _WORTH_A_WORKER else 0,
-        collate_fn=_collate,
-    )
-    for batch in loader:
-        if isinstance(batch, FKDError):
-            raise batch
-        yield batch
+    share = range(rank, len(images.chosen), world_size)
+    parts = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
+    build = partial(_build_batch, images, preprocessing)
+    if num_workers == 0:
+        yield from map(build, parts)
+        return
+    with single_threaded_pool(num_workers) as pool:
+        yield from look_ahead(pool, build, parts, num_workers)
 
 
-def _collate(items: list[tuple[Tensor, int] | FKDError]) -> tuple[Tensor, Tensor] | FKDError:
-    crops, labels = [], []
-    for item in items:
-        if isinstance(item, FKDError):
-            return item
-        crops.append(item[0])
-        labels.append(item[1])
-    stacked = torch.stack(crops).contiguous(memory_format=torch.channels_last)
-    return stacked, torch.tensor(labels)
+def _build_batch(
+    images: LabelledImages, preprocessing: Preprocessing, part: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Centre crops (B, 3, S, S), channels-last, and labels (B,) of some of the chosen images."""
+    loaded = [load(images.source, int(images.chosen[index])).image for index in part]
+    crops = torch.stack([centre_crop(image, preprocessing) for image in loaded])
+    labels = torch.tensor([int(images.labels[index]) for index in part])
+    return crops.contiguous(memory_format=torch.channels_last), labels
 
 
 def _distributed() -> bool:

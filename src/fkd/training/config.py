@@ -4,8 +4,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from fkd.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops import Interpolation
+from fkd.data.batches import Workers
+from fkd.data.decoders import DecoderChoice
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.data.views import ViewOrder
@@ -16,8 +20,11 @@ from fkd.methods import ViewKind, find_method
 from fkd.models.teacher import TeacherConfig
 from fkd.sampling import CropConfig
 
+_WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
+_MOST_THREADS = 4  # beyond, Python's lock holds them up
+
 FREE_FIELDS = frozenset(
-    {"out", "store", "device", "num_workers", "log_every", "checkpoint_seconds"}
+    {"out", "store", "device", "num_workers", "workers", "log_every", "checkpoint_seconds"}
     | {f"{images}.{name}" for images in ("images", "val") for name in ("root", "download")}
 )
 """Settings that may differ when a run is continued: they do not change its result, or (paths) what
@@ -97,7 +104,12 @@ class TrainConfig:
         amp: compute in bf16 or fp16 instead of float32.
         device: cpu or cuda; by default a GPU if there is one.
         seed: of weights, order, crops, mixing and dropout.
-        num_workers: processes that load batches; by default 2, or 1 on a single core.
+        decoder: who decodes JPEGs: auto is simplejpeg where it is installed and gives exactly the
+            pixels of pillow, with which labels are made.
+        num_workers: threads or processes that load batches; by default 2, beside a GPU up to 8, but
+            no more than there are cores.
+        workers: threads (quickest for a few: batches need no way between processes), processes
+            (for many: threads share Python's lock), or auto: threads up to 4.
         log_every: optimiser steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
     """
@@ -134,7 +146,9 @@ class TrainConfig:
     amp: Literal["no", "bf16", "fp16"] = "no"
     device: Literal["cpu", "cuda"] | None = None
     seed: int = 0
+    decoder: DecoderChoice = "auto"
     num_workers: int | None = None
+    workers: Literal["auto", "threads", "processes"] = "auto"
     log_every: int = 20
     checkpoint_seconds: float = 60.0
 
@@ -202,5 +216,15 @@ def all_teachers(config: TrainConfig) -> list[TeacherConfig]:
 
 
 def count_workers(config: TrainConfig) -> int:
-    """Processes that load batches."""
-    return min(2, os.cpu_count() or 1) if config.num_workers is None else config.num_workers
+    """How many threads or processes load batches."""
+    if config.num_workers is not None:
+        return config.num_workers
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    return min(_WORKERS_BESIDE_A_GPU if on_gpu else _WORKERS, os.cpu_count() or 1)
+
+
+def kind_of_workers(config: TrainConfig) -> Workers:
+    """What they are."""
+    if config.workers != "auto":
+        return config.workers
+    return "threads" if count_workers(config) <= _MOST_THREADS else "processes"

@@ -10,6 +10,8 @@ from torch import nn
 
 from fkd.data.batches import CropCutter, CropFormat
 from fkd.data.canary import check_canaries
+from fkd.data.decode import Decoder
+from fkd.data.decoders import DecoderReport, choose_decoder
 from fkd.data.joining import join_store, map_classes
 from fkd.data.sources import ImageSource, open_source
 from fkd.data.views import FreshViews, StoredViews, Views
@@ -41,6 +43,7 @@ class Materials:
         card: how to build and feed it.
         method: gives targets and loss.
         cutter: builds the batches.
+        decoder: who decodes the images, and how its pixels compare.
         validation: what accuracy is measured on, if anything.
         data: JSON object that identifies the data by content.
     """
@@ -53,6 +56,7 @@ class Materials:
     card: ModelCard
     method: Method
     cutter: CropCutter
+    decoder: DecoderReport
     validation: LabelledImages | None
     data: dict[str, Any]
 
@@ -70,10 +74,11 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
             out.
     """
     images = open_source(config.images)
+    decoder = choose_decoder(images, config.decoder)
     store = None if config.store is None else LabelStore.open(config.store)
     teacher = _load_teacher(config, images, store, device)
     class_names = _class_names(config, images, store, teacher)
-    views, chosen = _open_views(config, images, store)
+    views, chosen = _open_views(config, images, store, decoder.decoder)
     student, card = _build_student(config, len(class_names))
     view = CropFormat(card.preprocessing.input_size, config.student.interpolation)
     method = find_method(config.method)(
@@ -93,6 +98,7 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
         class_ids=map_classes(images.class_names, class_names),
         student_augment=config.student_augment,
         seed=config.seed,
+        decoder=decoder.decoder,
     )
     chosen = _choose(chosen, config)
     if method.needs_classes:
@@ -109,6 +115,7 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
         card=card,
         method=method,
         cutter=cutter,
+        decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
     )
@@ -146,7 +153,7 @@ def _classes_of(images: ImageSource) -> list[str]:
 
 
 def _open_views(
-    config: TrainConfig, images: ImageSource, store: LabelStore | None
+    config: TrainConfig, images: ImageSource, store: LabelStore | None, decoder: Decoder
 ) -> tuple[Views, np.ndarray]:
     """Where crops come from, and positions of the images that have them."""
     if view_kind(config) == "fresh":
@@ -165,7 +172,7 @@ def _open_views(
         order=config.order,
     )
     if store.canaries:  # imported stores have none
-        check_canaries(store, images)
+        check_canaries(store, images, decoder)
     return views, join.labelled
 
 

@@ -28,7 +28,7 @@ from fkd.errors import ConfigError, RunError
 from fkd.evaluation import measure_accuracy
 from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
 from fkd.targets import SoftTargets
-from fkd.training.config import FREE_FIELDS, TrainConfig, count_workers
+from fkd.training.config import FREE_FIELDS, TrainConfig, count_workers, kind_of_workers
 from fkd.training.environment import describe_environment
 from fkd.training.materials import Materials, gather
 
@@ -118,8 +118,9 @@ def _train(
         state=state,
     )
     if progress is not None:
+        description = describe_passes(passes, config.crops_per_image)
         progress.begin(
-            learner.step, plan.order.num_steps, describe_passes(passes, config.crops_per_image)
+            learner.step, plan.order.num_steps, f"{description}; images by {materials.decoder}"
         )
     try:
         run(plan, learner, recorder)
@@ -184,7 +185,11 @@ def _plan(
     return Plan(
         order=order,
         load=lambda requests: load_batches(
-            materials.cutter, requests, num_workers=count_workers(config), pin_memory=on_gpu
+            materials.cutter,
+            requests,
+            num_workers=count_workers(config),
+            pin_memory=on_gpu,
+            workers=kind_of_workers(config),
         ),
         normalise=materials.preprocessing.normalise,
         mix=mix,
