@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval": ("fkd.cli.evaluate:evaluate", "top-1 and top-5 of a run or a model on images"),
     "inspect": ("fkd.cli.look:inspect", "what a store holds: settings, sizes, sample labels"),
     "verify": ("fkd.cli.verify:verify", "is a store whole, does it belong to these images"),
+    "convert": ("fkd.cli.convert:convert", "a store in compact or plain form, without the teacher"),
     "view": ("fkd.cli.look:view", "an HTML page of images, crop boxes and labels"),
     "bench": ("fkd.cli.bench:bench", "how fast all of it is, measured against its peers here"),
     "demo": ("fkd.cli.demo:demo", "the whole story on bundled real images, in minutes"),

@@ -1,6 +1,8 @@
 """The label store: a folder of crops and their soft labels that can be trusted. See README.md."""
 
+from fkd.store.agreement import Agreement
 from fkd.store.content import LABELLED, UNREADABLE, ShardContent
+from fkd.store.convert import Conversion, compact_members, convert_store
 from fkd.store.join import JoinReport
 from fkd.store.keys import keys_digest
 from fkd.store.reader import LabelStore
@@ -12,6 +14,8 @@ from fkd.store.writer import StoreWriter
 __all__ = [
     "LABELLED",
     "UNREADABLE",
+    "Agreement",
+    "Conversion",
     "Entry",
     "ImageFacts",
     "JoinReport",
@@ -20,6 +24,8 @@ __all__ = [
     "ShardContent",
     "StoreWriter",
     "StoredCrops",
+    "compact_members",
+    "convert_store",
     "keys_digest",
     "predict_num_bytes",
     "repair_store",

@@ -1,0 +1,93 @@
+"""`fkd convert`: a label store in another form, without the teacher."""
+
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from fkd.errors import ConfigError
+from fkd.store import Conversion, convert_store
+from fkd.store.config import Form
+from fkd.store.convert import Progress
+
+
+def convert(
+    store: Path,
+    *,
+    out: Path | None = None,
+    form: Form = "compact",
+    num_crops: int | None = None,
+    codec: str | None = None,
+) -> None:
+    """Write a label store once more: compact or plain, with fewer crops or a smaller codec.
+
+    Needs no teacher and no images. Safe to kill: the same command goes on.
+
+    Args:
+        store: the folder of a finished store.
+        out: folder of the new store.
+        form: compact packs the labels of an image into few bits and draws boxes again where it can;
+            plain is what `fkd label` writes by default.
+        num_crops: keep the first so many crops of each image; by default all.
+        codec: keep less of each label, e.g. ms:5 of ms:10, or hard; by default the same.
+    """
+    if out is None:
+        raise ConfigError("out: give the folder of the new store, e.g. --out labels-compact")
+    console = Console(highlight=False, soft_wrap=True)
+    with _Reporter(console) as reporter:
+        done = convert_store(
+            store, out, form=form, num_crops=num_crops, codec=codec, progress=reporter
+        )
+    _print_result(done, form, console)
+
+
+class _Reporter(Progress):
+    """A progress bar that vanishes; nothing where nobody watches."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Bar(
+            *columns,
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("opening", total=None)
+
+    def __enter__(self) -> "_Reporter":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begins(self, step: str, num_images: int) -> None:
+        """Start the bar anew."""
+        self._bar.reset(self._task, description=step, total=num_images)
+
+    def advanced(self, num_images: int) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, num_images)
+
+
+def _print_result(done: Conversion, form: Form, console: Console) -> None:
+    before, after = done.before, done.after
+    geometry = after.config.get("geometry")
+    boxes = "" if geometry is None else f", boxes {geometry}"
+    console.print(
+        f"converted {after.path}: {after.num_images:,} images x {after.num_crops} crops, "
+        f"{after.codec.name}, {form}{boxes}"
+    )
+    for name, store in (("before", before), ("after", after)):
+        per_crop = store.num_bytes / (store.num_images * store.num_crops)
+        console.print(f"{name:9} {store.num_bytes:,} bytes of labels ({per_crop:.1f} per crop)")
+    console.print(f"labels    {done.agreement}")
+    console.print(f"root hash {after.root_hash}")

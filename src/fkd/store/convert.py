@@ -1,0 +1,242 @@
+"""A label store in another form, with fewer crops or a smaller codec, without the teacher.
+
+The new store keeps the rows and keys, the facts about the image files, what the config says about
+the teacher, and the canaries; it notes the root hash of the store that it was made from. Its bytes
+are a function of that store and the settings, so a conversion that was killed goes on where it
+stopped.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fkd.codecs import (
+    Codec,
+    Encoded,
+    Full,
+    Hard,
+    MarginalRenorm,
+    MarginalSmoothing,
+    check_codec,
+    parse_codec,
+)
+from fkd.errors import ConfigError, FormatError
+from fkd.records import CropRecords
+from fkd.store.agreement import Agreement, compare_labels, row_chunks
+from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, parse_crops
+from fkd.store.content import LABELLED, ShardContent
+from fkd.store.geometry import draw_geometry
+from fkd.store.reader import LabelStore
+from fkd.store.roots import default_levels
+from fkd.store.writer import StoreWriter
+
+_CROPS_AT_ONCE = 1 << 14
+_OF_THE_FORM = ("form", "geometry", "levels", "converted_from")
+
+
+class Progress:
+    """What a conversion tells while it works; this one listens in silence."""
+
+    def begins(self, step: str, num_images: int) -> None:
+        """A step of the work on so many images begins."""
+
+    def advanced(self, num_images: int) -> None:
+        """So many more images are done."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A finished conversion.
+
+    Attributes:
+        before: the store that was read.
+        after: the store that was written.
+        agreement: of their labels, as they were read back.
+    """
+
+    before: LabelStore
+    after: LabelStore
+    agreement: Agreement
+
+
+def convert_store(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    form: Form = "compact",
+    num_crops: int | None = None,
+    codec: str | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write a finished store once more, or go on with it.
+
+    Args:
+        source: a finished store.
+        out: folder of the new store.
+        form: of the new store.
+        num_crops: keep the first so many crops of each image; by default all.
+        codec: keep less of each label: fewer classes, or a simpler codec.
+        progress: is told how far the work is.
+
+    Raises:
+        ConfigError: the source does not hold what is asked for.
+        StoreError: the source cannot be read, or the new store cannot be written.
+    """
+    before, listener = LabelStore.open(source), progress or Progress()
+    target = before.codec if codec is None else parse_codec(codec)
+    require_derivable(before.codec, target, before.num_classes)
+    config = _new_config(before, form, num_crops, target, listener)
+    with StoreWriter.open(out, config) as writer:
+        pending = writer.pending()
+        ranges = [writer.shard_range(number) for number in pending]
+        listener.begins("converting", sum(stop - first for first, stop in ranges))
+        for number, (first, stop) in zip(pending, ranges, strict=True):
+            writer.commit(number, _content(before, writer.config, first, stop))
+            listener.advanced(stop - first)
+        listener.begins("comparing", before.num_images)
+        written = LabelStore.open(out, partial=True)
+        agreement = compare_labels(before, written, listener.advanced)
+        writer.finish(before.environment, _canaries(before, written.num_crops))
+    return Conversion(before, LabelStore.open(out), agreement)
+
+
+def compact_members(codec: Codec, num_classes: int) -> dict[str, Any]:
+    """What the config of a compact store has besides the members of a plain one.
+
+    Geometry is recomputed; where that cannot be, the caller says stored.
+    """
+    members: dict[str, Any] = {"format_version": 2, "form": "compact", "geometry": "recomputed"}
+    if codec.num_index(num_classes) and codec.num_values(num_classes):
+        members["levels"] = default_levels(codec.num_index(num_classes))
+    return members
+
+
+def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
+    """Refuse a codec whose labels do not follow from those of another.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    check_codec(new, num_classes)
+    if new == old or (isinstance(old, Full) and new.encodes == "probabilities"):
+        return
+    fewer = new.num_index(num_classes) <= old.num_index(num_classes)
+    simpler = isinstance(old, MarginalSmoothing) and isinstance(new, (Hard, MarginalSmoothing))
+    # What mr labels leave out may have been scaled away.
+    restored = isinstance(old, MarginalRenorm) and not isinstance(new, (Hard, MarginalRenorm))
+    if not (fewer and simpler) or restored:
+        raise ConfigError(
+            f"codec: labels of codec {old.name} do not hold what {new.name} needs; label again"
+        )
+
+
+def _new_config(
+    store: LabelStore, form: Form, num_crops: int | None, codec: Codec, progress: Progress
+) -> dict[str, Any]:
+    """The identity of the new store."""
+    kept = store.num_crops if num_crops is None else num_crops
+    most = min(store.num_crops, MAX_PACKED_CROPS if form == "compact" else store.num_crops)
+    if not 0 < kept <= most:
+        raise ConfigError(
+            f"num_crops: a {form} store made from {store.path} has 1 to {most:,} crops per image, "
+            f"not {kept:,}; label again for more"
+        )
+    config: dict[str, Any] = json.loads(json.dumps(store.config))
+    for name in _OF_THE_FORM:
+        config.pop(name, None)
+    config |= {"format_version": 1, "num_crops": kept, "codec": codec.name}
+    config["converted_from"] = store.root_hash
+    if form == "compact":
+        config |= compact_members(codec, store.num_classes)
+        if not _can_recompute(store, kept, progress):
+            config["geometry"] = "stored"
+    return config
+
+
+def _can_recompute(store: LabelStore, num_crops: int, progress: Progress) -> bool:
+    """Whether all boxes and flips are those that our generator draws."""
+    try:
+        crops = parse_crops(store.config.get("crops"), num_crops, "the config")
+    except FormatError:
+        return False
+    progress.begins("comparing boxes", store.num_images)
+    for rows in row_chunks(store, max(1, _CROPS_AT_ONCE // store.num_crops)):
+        labelled = rows[store.labelled(rows)]
+        numbers = _first_crops(len(labelled), num_crops)
+        read = store.read(labelled, numbers)
+        box, flip = draw_geometry(crops, store.keys(labelled), read.images.size, numbers)
+        same = np.array_equal(box, read.records.box) and np.array_equal(flip, read.records.flip)
+        if not same:
+            return False
+        progress.advanced(len(rows))
+    return True
+
+
+def _content(store: LabelStore, config: StoreConfig, first: int, stop: int) -> ShardContent:
+    """The images from `first` up to `stop` as the new store holds them."""
+    rows = np.arange(first, stop)
+    facts = store.images(rows)
+    labelled = np.flatnonzero(facts.status == LABELLED)
+    read = store.read(rows[labelled], _first_crops(len(labelled), config.num_crops))
+    index, value = _derive(store, config.codec, read.index, read.value)
+
+    def spread(array: np.ndarray) -> np.ndarray:
+        whole = np.zeros((len(rows), *array.shape[1:]), array.dtype)
+        whole[labelled] = array
+        return whole
+
+    extra = {name: spread(array) for name, array in read.records.extra.items()}
+    return ShardContent(
+        keys=store.keys(rows),
+        crc32=facts.crc32,
+        num_bytes=facts.num_bytes,
+        size=facts.size,
+        status=facts.status,
+        records=CropRecords(spread(read.records.box), spread(read.records.flip), extra),
+        index=None if index is None else spread(index),
+        value=None if value is None else spread(value),
+    )
+
+
+def _first_crops(num_images: int, num_crops: int) -> np.ndarray:
+    return np.broadcast_to(np.arange(num_crops), (num_images, num_crops))
+
+
+def _derive(
+    store: LabelStore, codec: Codec, index: np.ndarray | None, value: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Class ids (n, M, K) and values (n, M, V) of a codec from those that the store has."""
+    if codec == store.codec:
+        return index, value
+    if index is None:
+        assert value is not None
+        return _encode(store, codec, value)
+    k = codec.num_index(store.num_classes)
+    if value is None or not codec.num_values(store.num_classes):
+        return index[..., :k], None
+    return index[..., :k], value[..., :k]
+
+
+def _encode(
+    store: LabelStore, codec: Codec, value: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Full labels (n, M, C) once more, by another codec."""
+    flat = torch.from_numpy(value.reshape(-1, store.num_classes))
+    label = store.codec.targets(Encoded(None, flat), store.num_classes).dense()
+    encoded = codec.encode(label)
+    index, values = (
+        None if part is None else part.numpy().reshape(*value.shape[:2], -1)
+        for part in (encoded.index, encoded.value)
+    )
+    return index, values
+
+
+def _canaries(store: LabelStore, num_crops: int) -> list[Any]:
+    """The canaries whose crops are still there."""
+    if num_crops == store.num_crops:
+        return store.canaries
+    return [canary for canary in store.canaries if canary["crop"] < num_crops]

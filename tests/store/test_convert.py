@@ -1,0 +1,210 @@
+"""Stores in another form: the same labels, or fewer, and the same bytes however often begun."""
+
+import os
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+
+from fkd.errors import ConfigError, StoreMismatch
+from fkd.store import LabelStore, convert_store, files, repair_store, verify_store
+
+
+def make(lab, path, **options):
+    """A plain store whose boxes are those that its config draws, as `fkd label` makes it."""
+    job = lab.Job(form="recomputed", **options)
+    members = {"form", "geometry", "levels"}
+    config = {k: v for k, v in job.config.items() if k not in members} | {"format_version": 1}
+    plain = lab.Job(**options | {"extras": options.get("extras")})
+    plain.config, plain.parsed = config, type(job.parsed).parse(config, "the job")
+    plain.content = job.content
+    plain.run(path)
+    return LabelStore.open(path)
+
+
+def require_same_crops(a: LabelStore, b: LabelStore) -> None:
+    rows = np.flatnonzero(a.labelled(np.arange(a.num_images)))
+    crops = np.broadcast_to(np.arange(b.num_crops), (len(rows), b.num_crops))
+    ours, theirs = a.read(rows, crops), b.read(rows, crops)
+    np.testing.assert_array_equal(ours.records.box, theirs.records.box)
+    np.testing.assert_array_equal(ours.records.flip, theirs.records.flip)
+    for name, values in ours.records.extra.items():
+        np.testing.assert_array_equal(values, theirs.records.extra[name])
+    np.testing.assert_array_equal(ours.images.crc32, theirs.images.crc32)
+    assert a.keys() == b.keys()
+
+
+@pytest.fixture
+def plain(lab, tmp_path):
+    return make(lab, tmp_path / "plain", extras=lab.JITTER)
+
+
+def test_compact_and_back(plain, tmp_path):
+    there = convert_store(plain.path, tmp_path / "compact")
+    back = convert_store(there.after.path, tmp_path / "back", form="plain")
+    for store in (there.after, back.after):
+        assert verify_store(store.path) == []
+        require_same_crops(plain, store)
+        assert store.canaries == plain.canaries
+        assert store.environment == plain.environment
+        assert store.images([3]).status.tolist() == [1]
+    assert there.after.config["geometry"] == "recomputed"
+    assert there.agreement.top1_agreement == 1.0
+    assert there.agreement.num == 18 * 3
+    assert 0 < there.agreement.mean_kl < 2e-5
+    assert back.agreement.mean_kl < 1e-8
+    assert there.after.config["converted_from"] == plain.root_hash
+    assert back.after.config == plain.config | {"converted_from": there.after.root_hash}
+
+
+def test_boxes_that_nobody_can_draw_again_are_stored(lab, tmp_path):
+    lab.Job().run(tmp_path / "a")  # no generator named
+    drawn = lab.Job(form="recomputed").config["crops"]
+    lab.Job(crops=drawn).run(tmp_path / "b")  # other boxes than the config draws
+    for name in ("a", "b"):
+        done = convert_store(tmp_path / name, tmp_path / f"{name} compact")
+        assert done.after.config["geometry"] == "stored"
+        assert verify_store(done.after.path) == []
+        require_same_crops(done.before, done.after)
+
+
+def test_a_second_conversion_writes_the_same_bytes(lab, plain, tmp_path):
+    for name in ("a", "b"):
+        convert_store(plain.path, tmp_path / name)
+    assert lab.folder_digest(tmp_path / "a") == lab.folder_digest(tmp_path / "b")
+    convert_store(plain.path, tmp_path / "b")
+    assert lab.folder_digest(tmp_path / "a") == lab.folder_digest(tmp_path / "b")
+    with pytest.raises(StoreMismatch, match="num_crops"):
+        convert_store(plain.path, tmp_path / "b", num_crops=2)
+
+
+def test_killed_at_any_write_and_begun_again(lab, plain, tmp_path, monkeypatch):
+    convert_store(plain.path, tmp_path / "whole")
+    expected, call = lab.folder_digest(tmp_path / "whole"), files._call
+    kills, at, code = 0, 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        writes = iter(range(at))
+
+        def dying(function, *args, writes=writes, **kwargs):
+            if function is os.link and next(writes, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(function, *args, **kwargs)
+
+        path = tmp_path / str(at)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "_call", dying)
+            child = lab.fork(partial(convert_store, plain.path, path))
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        convert_store(plain.path, path)
+        assert lab.folder_digest(path) == expected
+        kills, at = kills + (code == -signal.SIGKILL), at + 1
+    assert kills == 8  # config, three shards with their commits, manifest
+
+
+def test_a_damaged_shard_is_converted_again(lab, plain, tmp_path):
+    path = convert_store(plain.path, tmp_path / "c").after.path
+    before = lab.folder_digest(path)
+    shard = path / "shards/00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    moved = repair_store(path)
+    convert_store(plain.path, path)
+    assert verify_store(path) == []
+    for name in moved:
+        (path / name).unlink()
+    (path / "quarantine").rmdir()
+    assert lab.folder_digest(path) == before
+
+
+def test_the_first_crops_are_kept(lab, plain, tmp_path):
+    for form in ("compact", "plain"):
+        done = convert_store(plain.path, tmp_path / f"2 {form}", form=form, num_crops=2)
+        assert done.after.num_crops == 2
+        require_same_crops(plain, done.after)
+        assert verify_store(done.after.path) == []
+        assert done.agreement.top1_agreement == 1.0
+    assert convert_store(plain.path, tmp_path / "1", num_crops=1).after.canaries == []
+
+
+DERIVED = [
+    ("ms:4", "ms:2"),
+    ("ms:4", "mr:3"),
+    ("ms:4", "hard"),
+    ("ms:4", "smoothing"),
+    ("mr:4", "mr:2"),
+    ("mr:4", "hard"),
+    ("smoothing", "hard"),
+    ("full", "ms:4"),
+    ("full", "mr:2"),
+    ("full", "hard"),
+    ("full", "smoothing"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), DERIVED, ids=lambda codec: codec)
+@pytest.mark.parametrize("form", ["plain", "compact"])
+def test_smaller_codecs_are_derived(lab, tmp_path, old, new, form):
+    before = make(lab, tmp_path / "a", codec=old, value_dtype="f32", num_images=9)
+    after = convert_store(before.path, tmp_path / "b", form=form, codec=new).after
+    assert after.codec.name == new
+    rows = np.arange(3)
+    ours, theirs = before.read(rows), after.read(rows)
+    k = after.codec.num_index(10)
+    if ours.index is None:
+        label = before.codec.targets(encoded(ours), 10).dense().numpy()
+        order = np.argsort(-label, axis=1, kind="stable")[:, :k].reshape(3, 3, k)
+        p = np.take_along_axis(label.reshape(3, 3, 10), order, axis=2)
+    else:
+        order, p = ours.index[..., :k], ours.value[..., :k]
+    np.testing.assert_array_equal(theirs.index, order)
+    if new == "hard":
+        assert theirs.value is None
+    else:
+        if form == "compact" and new.startswith("mr"):
+            p = p / p.sum(axis=2, keepdims=True)
+        np.testing.assert_allclose(theirs.value, p, atol=1e-6 if form == "plain" else 4e-3)
+
+
+def encoded(read):
+    import torch
+
+    from fkd.codecs import Encoded
+
+    return Encoded(None, torch.from_numpy(read.value.reshape(-1, read.value.shape[-1])))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ms:2", "ms:3"),
+        ("mr:3", "ms:2"),
+        ("mr:3", "smoothing"),
+        ("hard", "smoothing"),
+        ("ms:2", "full"),
+        ("logits", "ms:2"),
+        ("full", "logits"),
+    ],
+)
+def test_what_labels_do_not_hold_is_refused(lab, tmp_path, old, new):
+    value_dtype = "f16" if "logits" in (old, new) else "u16"
+    make(lab, tmp_path / "a", codec=old, value_dtype=value_dtype, num_images=4)
+    with pytest.raises(ConfigError, match=f"labels of codec {old} do not hold what {new} needs"):
+        convert_store(tmp_path / "a", tmp_path / "b", codec=new)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("num_crops", [0, -1, 4])
+def test_crops_that_are_not_there_are_refused(plain, tmp_path, num_crops):
+    with pytest.raises(ConfigError, match="has 1 to 3 crops per image"):
+        convert_store(plain.path, tmp_path / "b", num_crops=num_crops)
+
+
+@pytest.mark.parametrize("codec", ["full", "logits"])
+@pytest.mark.parametrize("value_dtype", ["f16", "f32"])
+def test_labels_of_all_classes_are_kept_as_they_are(lab, tmp_path, codec, value_dtype):
+    make(lab, tmp_path / "a", codec=codec, value_dtype=value_dtype)
+    done = convert_store(tmp_path / "a", tmp_path / "b")
+    rows = np.arange(3)
+    np.testing.assert_array_equal(done.after.read(rows).value, done.before.read(rows).value)
+    assert done.agreement.mean_kl == 0.0
+    assert done.after.num_bytes < done.before.num_bytes
