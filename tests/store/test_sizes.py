@@ -31,6 +31,16 @@ def test_the_size_of_a_store_is_predicted_within_2_percent(lab, tmp_path, sizes,
     assert predict_num_bytes(job.config, mean) == pytest.approx(predicted, rel=0.07)
 
 
+@pytest.mark.parametrize("form", ["compact", "recomputed"])
+@pytest.mark.parametrize("codec", ["ms:5", "ms:10", "hard"])
+def test_the_size_of_a_compact_store_is_predicted_roughly(lab, tmp_path, form, codec):
+    job = lab.Job(num_images=40, num_crops=50, num_classes=40, codec=codec, form=form)
+    mean = sum(map(len, job.keys)) / len(job.keys)
+    job.run(tmp_path / "s", environment={"numpy": "2.4.0"})
+    predicted = predict_num_bytes(job.config, mean, num_canaries=1)
+    assert predicted == pytest.approx(bytes_on_disk(tmp_path / "s"), rel=0.34)
+
+
 def test_200_crops_of_ms_5_take_less_than_30_bytes_each(lab, tmp_path):
     job = lab.Job(num_images=256, num_crops=200, num_classes=1000, codec="ms:5")
     job.run(tmp_path / "s")

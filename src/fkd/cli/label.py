@@ -150,13 +150,14 @@ def _print_result(result: LabelResult, console: Console) -> None:
 
 def _print_plan(found: Plan, config: LabelConfig, console: Console) -> None:
     per_crop = found.num_bytes / found.num_crops
+    about = "about " if config.form == "compact" else ""
     console.print(
         f"images    {found.num_images:,} x {config.num_crops} crops = {found.num_crops:,} crops of "
         f"{found.num_classes:,} classes, {config.codec}"
     )
     console.print(
-        f"bytes     {found.num_bytes:,} ({_size(found.num_bytes)}, {per_crop:.1f} per crop) in "
-        f"{found.num_shards:,} shards"
+        f"bytes     {about}{found.num_bytes:,} ({_size(found.num_bytes)}, {per_crop:.1f} per crop) "
+        f"in {found.num_shards:,} shards"
     )
     console.print(
         f"teacher   {_duration(found.teacher_seconds)} for one process at "

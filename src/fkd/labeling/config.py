@@ -18,7 +18,8 @@ from fkd.errors import ConfigError
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
 from fkd.sampling import GENERATOR, CropConfig
-from fkd.store import keys_digest
+from fkd.store import compact_members, keys_digest
+from fkd.store.config import Form
 
 ValueDtype = Literal["u16", "f16", "f32"]
 ClassChoice = Literal["teacher", "dataset"]
@@ -49,6 +50,8 @@ class LabelConfig:
         student_only: augmentations that the student shall add by itself; only noted in the store.
         codec: how a label is compressed (full, hard, smoothing, ms:K, mr:K or logits).
         value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits.
+        form: plain keeps every number in columns; compact packs the labels of an image into few
+            bits and draws boxes again instead of storing them (`fkd convert` goes both ways).
         classes: teacher keeps all classes of its head; dataset keeps those of the images' folders,
             matched by name, in their order.
         images_per_shard: images in a unit of work; by default at most 1,024 shards of at least
@@ -80,6 +83,7 @@ class LabelConfig:
     student_only: AugmentConfig = NO_AUGMENT
     codec: str = "ms:5"
     value_dtype: ValueDtype | None = None
+    form: Form = "plain"
     classes: ClassChoice = "teacher"
     images_per_shard: int | None = None
     batch_size: int | None = None
@@ -117,12 +121,15 @@ class LabelConfig:
     def _check_choices(self) -> None:
         for name, choices in (
             ("value_dtype", ValueDtype),
+            ("form", Form),
             ("numerics", Numerics),
             ("autocast", Autocast),
             ("classes", ClassChoice),
         ):
             value, known = getattr(self, name), get_args(choices)
-            if value not in known and (value is not None or name in ("classes", "numerics")):
+            if value not in known and (
+                value is not None or name in ("classes", "numerics", "form")
+            ):
                 raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}")
         if self.autocast is not None and self.numerics == "exact":
             raise ConfigError(
@@ -244,6 +251,8 @@ def build_store_config(
             "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
         },
     }
+    if config.form == "compact":
+        identity |= compact_members(codec, len(teachers.class_names))
     plain: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in a file
     return plain
 
