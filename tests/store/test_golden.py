@@ -1,7 +1,7 @@
 """Stores of every released format, byte for byte; and the reader that docs/format.md prints.
 
-A change that makes `test_the_bytes_of_version_1` fail is a change of the format: it needs a new
-version number and a new golden folder, and the old one must stay readable.
+A change that makes `test_the_bytes_of_version_1` or `_2` fail is a change of the format: it needs a
+new version number and a new golden folder, and the old one must stay readable.
 """
 
 import re
@@ -19,6 +19,24 @@ ROOT_HASH = "4e3edd165f7477bdfb0fb30b75ce302fc0e9180e64300d56ea4217f36c8e1159"
 
 def golden_job(lab):
     return lab.Job(num_images=5, num_crops=9, images_per_shard=3, extras=lab.JITTER)
+
+
+V2 = {
+    "compact": "2a5a5c4ed65dbf006b19dfe3298b36a06396945f346db0b74dbf2cdfd720ba35",
+    "recomputed": "5056b0ec6c3ab3c71bc1a9997988ce98895d8f1c68f3fd55a80127294d98c689",
+}
+
+
+def golden_v2_job(lab, form):
+    return lab.Job(
+        num_images=5,
+        num_crops=9,
+        num_classes=300,
+        codec="ms:3",
+        images_per_shard=3,
+        extras=lab.JITTER,
+        form=form,
+    )
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -56,7 +74,7 @@ def test_the_values_of_version_1(lab):
 
 
 def test_the_reader_in_the_specification_reads_the_golden_store(lab):
-    (source,) = re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
+    source = re.search(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)[1]
     reader: dict = {}
     exec(source, reader)
     manifest = reader["open_store"](GOLDEN)
@@ -68,6 +86,46 @@ def test_the_reader_in_the_specification_reads_the_golden_store(lab):
         np.testing.assert_array_equal(flip, entry.records.flip)
         np.testing.assert_array_equal(index, entry.index)
         np.testing.assert_array_equal(value.astype(np.float32), entry.value)
+
+
+@pytest.mark.parametrize("form", V2)
+def test_the_bytes_of_version_2(lab, tmp_path, form):
+    folder = GOLDEN.parent / f"v2-{form}"
+    assert golden_v2_job(lab, form).run(tmp_path / "s") == V2[form]
+    assert contents(tmp_path / "s") == contents(folder)
+    assert verify_store(folder) == []
+
+
+@pytest.mark.parametrize("form", V2)
+def test_the_values_of_version_2(lab, form):
+    store = LabelStore.open(GOLDEN.parent / f"v2-{form}")
+    entry = store["n00/caf\u00e9 00003.jpg"]
+    assert entry.size == (61, 199)
+    boxes = {
+        "compact": [[11, 11, 12, 42], [8, 28, 29, 59]],
+        "recomputed": [[2, 3, 56, 56], [4, 134, 56, 63]],
+    }
+    assert entry.records.box[:2].tolist() == boxes[form]
+    assert entry.records.extra["jitter"][0].tolist() == [31.0, 32.0, 33.0, 34.0]
+    assert entry.index[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
+    np.testing.assert_allclose(entry.value[0], [0.415, 0.2075, 0.10375], atol=2e-3)
+    assert store.images([3]).status.tolist() == [1]
+
+
+@pytest.mark.parametrize("form", V2)
+def test_the_reader_in_the_specification_reads_version_2(lab, form):
+    path = GOLDEN.parent / f"v2-{form}"
+    reader: dict = {}
+    for source in re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL):
+        exec(source, reader)
+    manifest, store = reader["open_store"](path), LabelStore.open(path)
+    for key in [k for row, k in enumerate(store.keys()) if row != 3]:
+        box, flip, index, value = reader["read_compact_image"](path, manifest, key)
+        entry = store[key]
+        np.testing.assert_array_equal(box, entry.records.box)
+        np.testing.assert_array_equal(flip, entry.records.flip)
+        np.testing.assert_array_equal(index, entry.index)
+        np.testing.assert_allclose(value, entry.value, rtol=1e-6)
 
 
 @pytest.mark.parametrize("number", [0, 1])
