@@ -6,7 +6,7 @@ that labelling would draw.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from fkd.models import TeacherConfig
 from fkd.records import CropRecords
 from fkd.sampling import CropConfig
 from fkd.store import LABELLED, LabelStore, ShardContent, StoreWriter, keys_digest
+from fkd.store.roots import default_levels
 
 K, NUM_CLASSES = 5, 1000
+Labels = tuple[np.ndarray, np.ndarray]  # class ids int64 and probabilities float32, (n, M, 5)
 _CANDIDATES = 40  # classes that all labels of one image name together, measured with Lite0
 
 
@@ -71,16 +73,34 @@ def write_store(
     path: Path,
     images: Sequence[ImageFile],
     num_crops: int,
+    *,
     class_names: Sequence[str] = (),
-    advanced: Callable[[int], None] = lambda number: None,
+    compact: bool = False,
+    labels: Labels | None = None,
 ) -> LabelStore:
-    """A finished store of these images, MS-5 as u16, with as many shards as `fkd label` makes."""
+    """A finished store of these images, MS-5, with as many shards as `fkd label` makes.
+
+    Args:
+        path: folder of the store.
+        images: their files.
+        num_crops: M.
+        class_names: the first of the names; other classes get numbers.
+        compact: in the compact form, with boxes drawn again, instead of the plain one.
+        labels: real ones (n, M, 5), which the images take in turn; by default generated ones.
+    """
     config = store_config([image.key for image in images], num_crops, class_names)
+    if compact:
+        form = {"format_version": 2, "form": "compact", "geometry": "recomputed"}
+        config |= form | {"levels": default_levels(K)}
     with StoreWriter.open(path, config) as writer:
         for number in writer.pending():
             first, stop = writer.shard_range(number)
-            writer.commit(number, _content(images[first:stop], num_crops, seed=number))
-            advanced(stop)
+            if labels is None:
+                own = generated_labels(stop - first, num_crops, seed=number)
+            else:
+                turn = np.arange(first, stop) % len(labels[0])
+                own = labels[0][turn], labels[1][turn]
+            writer.commit(number, _content(images[first:stop], num_crops, own))
         writer.finish()
     return LabelStore.open(path)
 
@@ -119,7 +139,7 @@ def store_config(
     }
 
 
-def generated_labels(num_images: int, num_crops: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def generated_labels(num_images: int, num_crops: int, seed: int) -> Labels:
     """Class ids int64 and probabilities float32, both (num_images, num_crops, 5), highest first."""
     draw = np.random.default_rng(seed)
     classes = draw.integers(0, NUM_CLASSES - _CANDIDATES, (num_images, 1, 1))
@@ -132,9 +152,8 @@ def generated_labels(num_images: int, num_crops: int, seed: int) -> tuple[np.nda
     return classes + order, kept.astype(np.float32)
 
 
-def _content(images: Sequence[ImageFile], num_crops: int, seed: int) -> ShardContent:
+def _content(images: Sequence[ImageFile], num_crops: int, labels: Labels) -> ShardContent:
     crops, numbers = CropConfig(num_crops=num_crops), np.arange(num_crops)
-    index, value = generated_labels(len(images), num_crops, seed)
     records = [sample_crops(crops, image.key, image.size, numbers) for image in images]
     return ShardContent(
         keys=[image.key for image in images],
@@ -143,6 +162,6 @@ def _content(images: Sequence[ImageFile], num_crops: int, seed: int) -> ShardCon
         size=np.array([image.size for image in images], np.uint32),
         status=np.full(len(images), LABELLED, np.uint8),
         records=CropRecords.stack(records),
-        index=index,
-        value=value,
+        index=labels[0],
+        value=labels[1],
     )

@@ -42,7 +42,7 @@ def _one_process(bench: Workbench) -> list[Row]:
         sides = {
             "torchvision": _side(bench, stack, torchvision_stream(bench, 0)),
             "timm": _side(bench, stack, _timm_stream(bench)),
-            "official m=4": _side(bench, stack, _official_stream(bench, 4, 0)),
+            "official m=4": _side(bench, stack, official_stream(bench, 4, 0)),
         }
         for m in (1, 4, 8):
             sides[f"ours m={m}"] = _side(bench, stack, our_stream(bench, m, 0))
@@ -61,7 +61,7 @@ def _two_workers(bench: Workbench) -> list[Row]:
     with torch_threads(1), ExitStack() as stack:
         sides = {
             "torchvision": _side(bench, stack, torchvision_stream(bench, 2)),
-            "official m=4": _side(bench, stack, _official_stream(bench, 4, 2)),
+            "official m=4": _side(bench, stack, official_stream(bench, 4, 2)),
             "ours m=4": _side(bench, stack, our_stream(bench, 4, 2)),
         }
         costs = alternate(sides, bench.scale.repeats)
@@ -137,7 +137,8 @@ def _timm_stream(bench: Workbench) -> Stream[Any]:
     return Stream(plain.timm_batches(bench.photographs, scale.crop_size, size), _crops_of)
 
 
-def _official_stream(bench: Workbench, m: int, num_workers: int) -> Stream[Any]:
+def official_stream(bench: Workbench, m: int, num_workers: int) -> Stream[Any]:
+    """The official structure on the same images and labels."""
     scale = bench.scale
     dataset = official.OfficialDataset(
         bench.photographs, bench.official_photograph_labels, m, scale.crop_size

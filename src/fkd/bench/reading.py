@@ -14,16 +14,17 @@ import numpy as np
 
 from fkd.bench import official
 from fkd.bench.harness import Side, alternate, compare, timed
-from fkd.bench.rows import Goal, Row, microseconds
+from fkd.bench.rows import Goal, Row, Skipped, microseconds
 from fkd.bench.workbench import Workbench
 from fkd.store import LabelStore
 
 BATCH, CROPS = 64, 4
+_COMPACT = f"read labels, compact form, {BATCH} images at once, checked"
 _SINGLES_PER_BATCH = 8  # images that are read alone, for every batch that is read
 
 
 def measure(bench: Workbench) -> list[Row]:
-    """Batches checked and unchecked, and single records."""
+    """Batches checked and unchecked, single records, and the compact form where it can be made."""
     store = bench.labels
     files = [official.label_file(bench.official_labels, key) for key in store]
     unchecked = LabelStore.open(store.path, check_reads=False)
@@ -34,13 +35,19 @@ def measure(bench: Workbench) -> list[Row]:
         "unchecked": store_side(unchecked, rows, crops),
         "single": store_side(store, rows[:, :_SINGLES_PER_BATCH], crops, single=True),
     }
+    missing = ""
+    try:
+        sides["compact"] = store_side(bench.compact_labels, rows, crops)
+    except Skipped as reason:
+        missing = str(reason)
     costs = alternate(sides, bench.scale.cheap_repeats)
     lines = (
         ("checked", f"read labels, {BATCH} images at once, checked", 80.0),
         ("unchecked", f"read labels, {BATCH} images at once, unchecked", 150.0),
         ("single", "read labels, one image alone, checked", 15.0),
+        ("compact", _COMPACT, 8.0),
     )
-    return [
+    found = [
         Row.of(
             name,
             compare(costs[side], costs["official"]),
@@ -51,7 +58,9 @@ def measure(bench: Workbench) -> list[Row]:
             notes={"images": len(store), "crops_stored": store.num_crops, "crops_read": CROPS},
         )
         for side, name, goal in lines
+        if side in costs
     ]
+    return found + ([Row(name=_COMPACT, skipped=missing)] if missing else [])
 
 
 def choose(store: LabelStore, num_batches: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from fkd.bench import official
-from fkd.bench.labels import files_of, invented_files, write_store
+from fkd.bench.labels import K, Labels, files_of, invented_files, write_store
 from fkd.bench.photographs import copy_images, open_classes, write_jpegs
 from fkd.bench.rows import Skipped
 from fkd.bench.scale import Scale
 from fkd.data import ImagesConfig, ImageSource
+from fkd.labeling import LabelConfig, label
 from fkd.models.names import parse_model_name
 from fkd.models.packaged import package_for, packaged_file
 from fkd.store import LabelStore
@@ -61,7 +64,7 @@ class Workbench:
         """Generated labels of the photographs."""
         names = self.source.class_names or []
         path = self.folder / "photograph-labels"
-        return write_store(path, files_of(self.source), self.scale.crops, names)
+        return write_store(path, files_of(self.source), self.scale.crops, class_names=names)
 
     @cached_property
     def official_photograph_labels(self) -> Path:
@@ -75,6 +78,54 @@ class Workbench:
         """Generated labels of many images that need not be there."""
         files = invented_files(self.scale.images)
         return write_store(self.folder / "labels", files, self.scale.crops)
+
+    @cached_property
+    def real_labels(self) -> Labels:
+        """What the teacher says about all crops of some photographs, as float32.
+
+        Raises:
+            Skipped: its weights are not here.
+        """
+        self.require_teacher()
+        self.announce("asking the teacher for real labels")
+        config = LabelConfig(
+            images=ImagesConfig(root=str(self.first_photographs)),
+            out=str(self.folder / "real-labels"),
+            teacher=self.scale.teacher,
+            num_crops=self.scale.crops,
+            codec=f"ms:{K}",
+            value_dtype="f32",
+            gate_images=0,
+            probes=0,
+            device="cpu",
+        )
+        label(config)
+        store = LabelStore.open(config.out)
+        read = store.read(np.arange(len(store)))
+        assert read.index is not None
+        assert read.value is not None
+        return read.index, read.value
+
+    @cached_property
+    def compact_labels(self) -> LabelStore:
+        """Real labels in the compact form, taken in turn by as many images as in `labels`.
+
+        Raises:
+            Skipped: the teacher's weights are not here.
+        """
+        files = invented_files(self.scale.images)
+        path = self.folder / "compact-labels"
+        return write_store(path, files, self.scale.crops, compact=True, labels=self.real_labels)
+
+    @cached_property
+    def first_photographs(self) -> Path:
+        """The first photographs in a folder of their own, for the teacher."""
+        folder = self.folder / "first-photographs"
+        for i in range(self.scale.labelled[0]):
+            target = folder / "all" / f"{i:05d}{Path(self.source.key(i).decode()).suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.source.read(i))
+        return folder
 
     @cached_property
     def official_labels(self) -> Path:
