@@ -16,6 +16,7 @@ Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.2.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
@@ -322,5 +323,11 @@ def dequantise(stored: np.ndarray, value_dtype: str) -> np.ndarray:
     """Stored values as float32."""
     if value_dtype != "u16":
         return stored.astype(np.float32)
-    x = stored.astype(np.float64) / _LEVELS
+    return _u16_values().take(stored)
+
+
+@cache
+def _u16_values() -> np.ndarray:
+    """The value of each of the 65,536 numbers that can be stored, float32."""
+    x = np.arange(_LEVELS + 1.0) / _LEVELS
     return (17.0 * x * x / (16.0 * x + 1.0)).astype(np.float32)

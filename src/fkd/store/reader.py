@@ -280,18 +280,18 @@ class LabelStore:
 
     def _require_labels(self, rows: np.ndarray, read: StoredCrops) -> None:
         """Refuse unreadable images, and ids that would let a decoder leave its arrays."""
-        unlabelled = np.flatnonzero(read.images.status != LABELLED)
-        if len(unlabelled):
+        if read.images.status.any():
+            unlabelled = np.flatnonzero(read.images.status != LABELLED)
             raise MissingLabel(
                 f"{self.path} has no labels for {len(unlabelled)} of these images, because they "
                 f"could not be read; the first is {printable(self.keys(rows[unlabelled[0]])[0])}"
             )
-        if read.index is not None and np.max(read.index, initial=0) >= self.num_classes:
+        if read.index is not None and _beyond(read.index, self.num_classes):
             raise FormatError(f"{self.path} holds a class id above {self.num_classes - 1}")
 
     def _in_range(self, rows: Any) -> np.ndarray:
         wanted = np.asarray(rows, np.int64).reshape(-1)
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < self.num_images):
+        if _beyond(wanted, self.num_images):
             raise IndexError(f"rows must lie in [0, {self.num_images}) for {self.path}")
         return wanted
 
@@ -301,7 +301,7 @@ class LabelStore:
         chosen = np.asarray(crops, np.int64)
         if chosen.ndim != 2 or len(chosen) != num_rows:
             raise IndexError(f"crops must have the shape ({num_rows}, m), not {chosen.shape}")
-        if chosen.size and not (chosen.min() >= 0 and chosen.max() < self.num_crops):
+        if _beyond(chosen, self.num_crops):
             raise IndexError(f"crops must lie in [0, {self.num_crops}) for {self.path}")
         return chosen
 
@@ -346,6 +346,12 @@ class LabelStore:
         if len(self._numbers) == self._parsed.num_shards:
             return numbers
         return np.searchsorted(self._numbers, numbers)
+
+
+def _beyond(numbers: np.ndarray, limit: int) -> bool:
+    """Whether some of these int64 lie outside [0, limit)."""
+    # As unsigned numbers, negative ones are too large: one comparison does for both ends.
+    return bool((numbers.view(np.uint64) >= limit).any())
 
 
 def _teachers(config: dict[str, Any]) -> str:
