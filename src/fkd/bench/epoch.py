@@ -10,23 +10,24 @@ Student, optimiser and memory format are the same. A ratio of 1 against vanilla 
 labels are free; the ratio against kd is what asking the teacher once, in advance, saves every time.
 """
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
 from fkd.bench.harness import Side, Stream, alternate, compare
-from fkd.bench.loading import endless_requests, our_stream, torchvision_stream
+from fkd.bench.loading import cutter_batches, our_stream, torchvision_stream, training_settings
 from fkd.bench.rows import Goal, Row, Skipped, per_second
 from fkd.bench.step import M, fkd
-from fkd.bench.training import NUM_CLASSES, engine_side, num_workers, vanilla_side
+from fkd.bench.training import NUM_CLASSES, engine_side, vanilla_side
 from fkd.bench.workbench import Workbench
-from fkd.data.batches import Batch, CropCutter, CropFormat, load_batches
+from fkd.data.batches import CropCutter, CropFormat
+from fkd.data.decoders import choose_decoder
 from fkd.data.views import FreshViews
 from fkd.methods import Ingredients
 from fkd.methods.kd import KD
 from fkd.models.teacher import Teacher, TeacherEnsemble
 from fkd.models.zoo import load_model
 from fkd.sampling import CropConfig
+from fkd.training.config import count_workers
 
 _NAME = f"epoch, m = {M}"
 _KD = "online KD, {teacher}, tuned alike"
@@ -34,14 +35,15 @@ _KD = "online KD, {teacher}, tuned alike"
 
 def measure(bench: Workbench) -> list[Row]:
     """Ours against both; without the teacher's weights, against vanilla alone."""
-    workers, missing = num_workers(), ""
+    workers, missing = count_workers(training_settings()), ""
     with ExitStack() as stack:
         ours, plain = our_stream(bench, M, workers), torchvision_stream(bench, workers)
         stack.callback(ours.close)
         stack.callback(plain.close)
+        # Vanilla first: its workers are forked, which must be before there are threads.
         sides = {
-            "ours": engine_side(bench, iter(ours), fkd(bench)),
             "vanilla": vanilla_side(bench, iter(plain)),
+            "ours": engine_side(bench, iter(ours), fkd(bench)),
         }
         try:
             sides["kd"] = _kd_side(bench, workers, stack)
@@ -74,15 +76,12 @@ def _kd_side(bench: Workbench, workers: int, stack: ExitStack) -> Side:
     student = CropFormat(bench.scale.crop_size, "bilinear")
     method = KD(Ingredients(num_classes=NUM_CLASSES, student=student, teacher=teacher))
     views = FreshViews(bench.source, CropConfig())
-    cutter = CropCutter(bench.source, views, method.formats)
-    batches = Stream[Batch](_fresh(bench, cutter, workers), len)
+    cutter = CropCutter(
+        bench.source, views, method.formats, decoder=choose_decoder(bench.source).decoder
+    )
+    batches = Stream(cutter_batches(bench, cutter, M, workers), len)
     stack.callback(batches.close)
     return engine_side(bench, iter(batches), method)
-
-
-def _fresh(bench: Workbench, cutter: CropCutter, workers: int) -> Iterator[Batch]:
-    requests = endless_requests(len(bench.source), bench.scale.batch_size, M)
-    return load_batches(cutter, requests, num_workers=workers, pin_memory=False)
 
 
 def tuned_teacher(bench: Workbench) -> TeacherEnsemble:

@@ -6,8 +6,10 @@
     timm        the same by timm
     official    the structure of the authors' FKD, m crops an image with stored boxes and labels
 
-"One process" is one thread on all sides. With workers every side has its two; batches are counted
-in the steady state. Ours is normalised on the device of the student, which the training rows count.
+"One process" is one thread on all sides. With workers every side has its two: processes of torch's
+DataLoader for the peers, and what `fkd train` takes for ours (threads); the decoder is that of
+`fkd train` too. Batches are counted in the steady state. Ours is normalised on the device of the
+student, which the training rows count.
 """
 
 from collections.abc import Iterator
@@ -23,9 +25,12 @@ from fkd.bench.harness import Side, Stream, alternate, compare, torch_threads
 from fkd.bench.photographs import file_sizes
 from fkd.bench.rows import Goal, Row, per_second
 from fkd.bench.workbench import Workbench
+from fkd.data import ImagesConfig
 from fkd.data.batches import Batch, CropCutter, CropFormat, load_batches
+from fkd.data.decoders import choose_decoder
 from fkd.data.joining import join_store
 from fkd.data.views import StoredViews, ViewRequest
+from fkd.training.config import StudentConfig, TrainConfig, kind_of_workers
 
 _AHEAD = 2  # batches that a worker of torch's DataLoader prepares
 _UNIT = "crops / s"
@@ -89,7 +94,11 @@ def _row(
         unit=_UNIT,
         show=per_second,
         goal=None if goal is None else Goal.times(goal),
-        notes={"images": len(sizes), "mean_file_bytes": round(sum(sizes) / len(sizes))},
+        notes={
+            "images": len(sizes),
+            "mean_file_bytes": round(sum(sizes) / len(sizes)),
+            "decoder": str(choose_decoder(bench.source)),
+        },
     )
 
 
@@ -104,10 +113,34 @@ def our_stream(bench: Workbench, m: int, num_workers: int) -> Stream[Batch]:
     join = join_store(source, store)
     views = StoredViews(source, store, join.rows, stride=m)
     fmt = CropFormat(bench.scale.crop_size, "bilinear")
-    cutter = CropCutter(source, views, [fmt], class_ids=join.class_ids)
-    requests = endless_requests(len(source), bench.scale.batch_size, m)
-    batches = load_batches(cutter, requests, num_workers=num_workers, pin_memory=False)
-    return Stream(batches, len, ahead=_AHEAD * num_workers)
+    decoder = choose_decoder(source).decoder
+    cutter = CropCutter(source, views, [fmt], class_ids=join.class_ids, decoder=decoder)
+    return Stream(cutter_batches(bench, cutter, m, num_workers), len, ahead=_AHEAD * num_workers)
+
+
+def cutter_batches(
+    bench: Workbench, cutter: CropCutter, m: int, num_workers: int
+) -> Iterator[Batch]:
+    """Batches without end from the loader of `fkd train`, with the kind of workers it takes."""
+    return load_batches(
+        cutter,
+        endless_requests(len(bench.source), bench.scale.batch_size, m),
+        num_workers=num_workers,
+        pin_memory=False,
+        workers=kind_of_workers(training_settings(num_workers)),
+    )
+
+
+def training_settings(num_workers: int | None = None) -> TrainConfig:
+    """What `fkd train` does on a CPU unless the user says otherwise."""
+    return TrainConfig(
+        out="any",
+        images=ImagesConfig(root="any"),
+        student=StudentConfig(name="any"),
+        store="any",
+        device="cpu",
+        num_workers=num_workers,
+    )
 
 
 def endless_requests(num_images: int, batch_size: int, m: int) -> Iterator[list[ViewRequest]]:

@@ -6,20 +6,21 @@ to load beside a student that takes 7 ms costs 7 % of a core, and 1.0 is left to
 """
 
 from fkd.bench.harness import alternate, compare
-from fkd.bench.loading import our_stream
+from fkd.bench.loading import our_stream, training_settings
 from fkd.bench.rows import Goal, Row, per_second
-from fkd.bench.training import NUM_CLASSES, bare_side, engine_side, num_workers
+from fkd.bench.training import NUM_CLASSES, bare_side, engine_side
 from fkd.bench.workbench import Workbench
 from fkd.data.batches import CropFormat
 from fkd.methods import Ingredients
 from fkd.methods.fkd import FKD
+from fkd.training.config import count_workers
 
 M = 4
 
 
 def measure(bench: Workbench) -> list[Row]:
     """Ours against the bare step."""
-    workers = num_workers()
+    workers = count_workers(training_settings())
     batches = our_stream(bench, M, workers)
     try:
         sides = {"bare": bare_side(bench), "ours": engine_side(bench, iter(batches), fkd(bench))}

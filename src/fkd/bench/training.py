@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fkd.bench.harness import Side, timed_steps
 from fkd.bench.workbench import Workbench
-from fkd.data import ImagesConfig
 from fkd.data.batches import Batch
 from fkd.engine.learner import Learner
 from fkd.engine.loop import Method, Plan, run
@@ -30,7 +29,6 @@ from fkd.engine.recorder import Recorder
 from fkd.engine.schedule import Pass
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.zoo import LoadedModel, load_model
-from fkd.training.config import StudentConfig, TrainConfig, count_workers
 
 NUM_CLASSES = 1000
 _OPTIMIZER = OptimizerConfig(name="sgd", lr=0.01)
@@ -131,11 +129,3 @@ def _plan(
         clip_grad=None,
         seed=0,
     )
-
-
-def num_workers() -> int:
-    """Processes that load batches unless the user says otherwise."""
-    settings = TrainConfig(
-        out="any", images=ImagesConfig(root="any"), student=StudentConfig(name="any"), store="any"
-    )
-    return count_workers(settings)
