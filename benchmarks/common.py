@@ -28,7 +28,7 @@ def run_room(name: str, description: str) -> None:
 
     images = ImagesConfig(root=chosen.images) if chosen.images else None
     file = chosen.out / f"{name}.json"
-    config = BenchConfig(rows=[name], scale=chosen.scale, images=images, json=str(file))
+    config = BenchConfig(rows=name, scale=chosen.scale, images=images, json=str(file))
     report = run_bench(config, print)
     for row in report.rows:
         print(json.dumps(row.to_json()))

@@ -12,12 +12,15 @@ interquartile range of the ratios of single repeats, relative to their median. A
 that the middle half of the repeats lay within 5 % of each other.
 """
 
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -173,3 +176,9 @@ def torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def run_afresh(code: str, *arguments: str) -> Any:
+    """What a fresh interpreter prints for a piece of code, as JSON."""
+    command = [sys.executable, "-c", code, *arguments]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)

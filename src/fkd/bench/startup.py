@@ -7,13 +7,9 @@ headers, and no content on disk, for opening does not read it. Memory is what op
 process that has imported the store, torch included.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-from fkd.bench.harness import compare
+from fkd.bench.harness import compare, run_afresh
 from fkd.bench.labels import invented_key, store_config
 from fkd.bench.rows import Goal, Row, mebibytes, milliseconds
 from fkd.bench.workbench import Workbench
@@ -57,7 +53,7 @@ def measure(bench: Workbench) -> list[Row]:
     """Importing and opening."""
     path = bench.folder / "large-store"
     num_shards = write_hollow_store(path, bench.scale.opened, bench.scale.crops)
-    found = [_run(_PROGRAM, str(path)) for _ in range(bench.scale.repeats)]
+    found = [run_afresh(_PROGRAM, str(path)) for _ in range(bench.scale.repeats)]
     notes = {
         "images": bench.scale.opened,
         "crops": bench.scale.crops,
@@ -119,9 +115,3 @@ def _hollow_shard(path: Path, config: StoreConfig, keys: list[bytes], number: in
         file.truncate(entry.num_bytes)
     (path / commit_name(number)).write_bytes(entry.commit(config.config_id))
     return entry
-
-
-def _run(code: str, *arguments: str) -> Any:
-    """What a fresh interpreter prints for a piece of code, as JSON."""
-    command = [sys.executable, "-c", code, *arguments]
-    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)

@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,22 +38,22 @@ class BenchConfig:
     """Measure fkd against its peers, side by side on this machine; about five minutes.
 
     Attributes:
-        rows: what is measured: read, bytes, loader, loss, step, epoch, labelling, startup; by
-            default all.
+        rows: what is measured, with commas in between: read, bytes, loader, loss, step, epoch,
+            labelling, startup; by default all.
         json: file for the figures, with the machine they come from.
         images: your own images for the loaders and the teacher; by default installed photographs.
         scale: quick, or full for longer runs of everything (half an hour).
         repeats: of every comparison, at least 5; by default 5 to 9 (full: 11 to 21).
     """
 
-    rows: list[str] = field(default_factory=list)
+    rows: str = ""
     json: str | None = None
     images: ImagesConfig | None = None
     scale: ScaleName = "quick"
     repeats: int | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.rows if name not in ROOMS]
+        unknown = [name for name in chosen_rooms(self) if name not in ROOMS]
         if unknown:
             raise ConfigError(f"rows: there is no {unknown[0]!r}; choose from {', '.join(ROOMS)}")
         if self.scale not in get_args(ScaleName):
@@ -96,6 +96,11 @@ class Report:
         Path(file).write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
 
 
+def chosen_rooms(config: BenchConfig) -> list[str]:
+    """Names of what is measured."""
+    return [name.strip() for name in config.rows.split(",")] if config.rows else [*ROOMS]
+
+
 def run_bench(config: BenchConfig, announce: Callable[[str], None] = lambda what: None) -> Report:
     """Measure what is asked for; `announce` is told what comes next.
 
@@ -105,8 +110,9 @@ def run_bench(config: BenchConfig, announce: Callable[[str], None] = lambda what
     scale = _SCALES[config.scale]
     if config.repeats is not None:
         scale = replace(scale, repeats=config.repeats, cheap_repeats=config.repeats)
-    settings = {"scale": config.scale, "repeats": config.repeats, "rows": config.rows or [*ROOMS]}
-    report = measure_rooms(config.rows or [*ROOMS], scale, config.images, announce, settings)
+    rooms = chosen_rooms(config)
+    settings = {"scale": config.scale, "repeats": config.repeats, "rows": rooms}
+    report = measure_rooms(rooms, scale, config.images, announce, settings)
     if config.json is not None:
         report.write(config.json)
     return report

@@ -39,6 +39,8 @@ def _print_report(report: Report, console: Console) -> None:
     for row in report.rows:
         if row.skipped:
             console.print(f"not measured: {row.name}: {row.skipped}", soft_wrap=True)
+        if "shift" in row.notes:
+            console.print(f"{row.name}: {row.notes['shift']}", soft_wrap=True)
     judged = [row.met for row in report.rows if row.met is not None]
     console.print(f"{sum(judged)} of {len(judged)} goals met; {report.seconds:.0f} s")
 
