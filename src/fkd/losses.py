@@ -32,7 +32,9 @@ from torch.autograd.function import once_differentiable
 from fkd.errors import ConfigError
 from fkd.targets import SoftTargets
 
-_BLOCK = 1 << 18  # logits in a block: 1 MB, half of a core's cache
+# Logits in a block, 4 MB. Blocks of 1 MB are 2 % faster alone, and take twice as long beside a busy
+# process: each operation on each block waits for all threads.
+_BLOCK = 1 << 20
 _SMALLEST_SPLIT = 1 << 22  # logits; fewer are not worth the further calls
 
 
