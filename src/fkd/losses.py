@@ -8,17 +8,16 @@ q_c = tail + sum_k weight_k [c = index_k] has total mass s and
     dL/dz_c  = (s * softmax(u)_c - q_c) / t
 
 so no (B, C) target is ever formed: O(C) for the log-sum-exp, O(K) for the rest. On a CPU a large
-(B, C) is worked off in blocks of rows that stay in its cache: what is left is one pass over the
-logits forward, and one over the logits and their gradient backward.
+(B, C) is worked off in blocks of rows, whose intermediate results stay in its cache.
 
 Measured on 2 cores, forward and backward, B=1024, K=5, medians, as multiples of the speed of
 `F.cross_entropy(logits, targets.dense())`, with freed memory kept (`fkd.cli.process`) / without:
 
-    C=21,841   whole 1.3 / 1.8 to 2.9, in blocks 1.8 to 2.0 / 3.2 to 4.9
+    C=21,841   whole 1.3 / 1.8 to 2.9, in blocks 1.5 to 2.0 / 2.0 to 4.9
     C=1,000    whole 1.2 to 1.3 / 2.1 to 3.3, in blocks 1.1 / 1.6 to 2.5
 
 Memory is that of one (B, C) instead of three. No help: the log-sum-exp by way of `log_softmax`,
-`addcmul` for the last two steps of the gradient, other sizes of blocks.
+`addcmul` for the last two steps of the gradient, threads of our own for the blocks.
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3 and Eq. 1.
 """
 

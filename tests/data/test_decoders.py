@@ -94,5 +94,11 @@ def test_other_pixels_are_told_and_chosen_on_request_alone(photographs, monkeypa
     assert "14 of 15 images with exactly the pixels of pillow, mean difference" in str(forced)
 
 
+def test_without_a_readable_image_there_is_no_evidence_for_the_fast_decoder(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    broken = open_source(ImagesConfig(root=str(tmp_path)))
+    assert choose_decoder(broken).decoder == "pillow"
+
+
 def test_pillow_needs_no_comparison(photographs):
     assert str(choose_decoder(photographs, "pillow")) == "pillow"

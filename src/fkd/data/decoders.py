@@ -67,7 +67,7 @@ def choose_decoder(source: ImageSource, choice: DecoderChoice = "auto") -> Decod
     ]
     num_equal = sum(difference == 0.0 for difference in differences)
     mean = float(np.mean(differences)) if differences else 0.0
-    exact = num_equal == len(differences)
+    exact = 0 < num_equal == len(differences)  # no image is no evidence
     decoder: Decoder = "simplejpeg" if exact or choice == "simplejpeg" else "pillow"
     return DecoderReport(decoder, len(differences), num_equal, mean)
 

@@ -341,8 +341,9 @@ class LabelStore:
 
     def _map_all(self, numbers: np.ndarray) -> np.ndarray:
         """The place of each shard (B,) in memory; those that are not there yet are mapped."""
-        for number in set(numbers.tolist()) - self._mapped.keys():
-            self._map(number)
+        for number in set(numbers.tolist()):
+            if number not in self._mapped:
+                self._map(number)
         if len(self._numbers) == self._parsed.num_shards:
             return numbers
         return np.searchsorted(self._numbers, numbers)
