@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from fkd.codecs import decode, parse_codec
 from fkd.errors import ConfigError
-from fkd.losses import SoftTargetLoss, soft_cross_entropy
+from fkd.losses import SoftTargetLoss, kl_divergence, soft_cross_entropy
 from fkd.targets import SoftTargets, mix_targets
 
 B, C = 16, 50
@@ -131,6 +131,24 @@ def test_the_ground_truth_term_is_equation_1():
     soft, _ = dense_oracle(logits, targets.dense(), 2.0)
     expected = 0.7 * soft.mean() + 0.3 * F.cross_entropy(logits.double(), labels)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_a_truth_of_its_own_takes_the_place_of_the_classes():
+    logits, targets = batch("ms:5")
+    truth = SoftTargets.one_hot(torch.arange(B) % C, C, smoothing=0.2)
+    loss = SoftTargetLoss(3.0, 0.4, soft_scale=9.0)(logits, targets, truth)
+    soft, _ = dense_oracle(logits, targets.dense(), 3.0)
+    hard, _ = dense_oracle(logits, truth.dense(), 1.0)
+    expected = 0.4 * 9.0 * soft.mean() + 0.6 * hard.mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_the_divergence_is_kl():
+    logits, targets = batch("ms:5")
+    q = targets.dense().double()
+    expected = F.kl_div(F.log_softmax(logits.double() / 2, 1), q, reduction="none").sum(1)
+    ours = kl_divergence(logits, targets, 2.0)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_one_hot_targets_are_ordinary_cross_entropy():

@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from fkd.augment import AugmentConfig
+from fkd.augment import NO_AUGMENT, AugmentConfig
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.engine.logging import read_metrics
@@ -25,6 +25,7 @@ from fkd.engine.optim import OptimizerConfig
 from fkd.engine.run_folder import RunFolder
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError, CropMismatch, RunError, StoreMismatch
+from fkd.methods import MealConfig
 from fkd.models import TeacherConfig, load_teachers
 from fkd.training import StudentConfig, TrainConfig, train
 
@@ -138,6 +139,17 @@ def test_stopped_anywhere_and_started_again_a_run_ends_in_the_same_bits(config):
             assert stop.began < step
         train(stopped)
         assert_same_run(stopped, reference)
+
+
+def test_a_discriminator_goes_on_where_it_was(config):
+    """It learns beside the student, with the same optimiser, and is part of the checkpoint."""
+    config = replace(config, method="mealv2-fkd", checkpoint_seconds=0)
+    reference = replace(config, out=config.out + "-reference")
+    train(reference)
+    with pytest.raises(Stop):
+        train(config, StopAt(5))
+    train(config)
+    assert_same_run(config, reference)
 
 
 @pytest.mark.parametrize("workers", ["threads", "processes"])
@@ -365,6 +377,16 @@ def test_method_and_views_are_composed_as_asked(config, tmp_path):
             {"method": "vanilla", "store": None, "label_smoothing": 0.1},
             {"method": "vanilla", "views": "stored", "mixing": MixingConfig()},
             {"soft_weight": 0.5, "mixing": MixingConfig()},
+            {"soft_weight": 0.5, "label_smoothing": 0.1},
+            {
+                "method": "funmatch",
+                "teacher": teacher,
+                "store": None,
+                "student_augment": NO_AUGMENT,
+            },
+            {"method": "deit", "teacher": teacher, "store": None, "label_smoothing": 0.1},
+            {"method": "mealv2", "teachers": [teacher, teacher], "store": None},
+            {"method": "mealv2-fkd", "mealv2": MealConfig(discriminator="reversed")},
             {"order": "iid", "max_images": 9, "accumulate_steps": 2},
             {"amp": "bf16", "schedule": ScheduleConfig(name="step", single_crop_ending=False)},
         ]
@@ -413,7 +435,22 @@ def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_pa
         ({"ema_decay": 1.0}, r"ema_decay must lie in \(0, 1\), got 1.0"),
         ({"clip_grad": 0.0}, "clip_grad must be above 0, got 0.0"),
         ({"label_smoothing": 1.0}, "label_smoothing must lie in"),
-        ({"soft_weight": 0.5}, "soft_weight below 1 needs the true class"),
+        (
+            {"mealv2": MealConfig(discriminator="off")},
+            "mealv2: method fkd does not use it; .*mealv2",
+        ),
+        (
+            {"method": "vanilla", "store": None, "soft_weight": 0.5},
+            "soft_weight: method vanilla does not use it",
+        ),
+        (
+            {"method": "funmatch", "teacher": TeacherConfig("test_vit"), "mixing": MixingConfig()},
+            "method funmatch is about mixed crops: add --mixing.mixup_alpha 1",
+        ),
+        (
+            {"method": "funmatch", "teacher": TeacherConfig("test_vit")},
+            "student_augment: method funmatch shows teacher and student the same picture",
+        ),
         ({"schedule": ScheduleConfig(warmup_epochs=9)}, "warmup_epochs is 9, but the run has 6"),
     ],
 )

@@ -24,7 +24,6 @@ Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3 and Eq. 1.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -130,9 +129,11 @@ def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float 
 class SoftTargetLoss(nn.Module):
     """Mean soft cross-entropy of a batch, optionally blended with the ground truth.
 
-        L = soft_weight * L_soft(z / temperature, q) + (1 - soft_weight) * CE(z, label)
+        L = soft_weight * soft_scale * L_soft(z / temperature, q) + (1 - soft_weight) * CE(z, y)
 
     Source: FKD Eq. 1; `soft_weight` is its lambda. The default 1 is FKD, which uses no labels.
+    `soft_scale` is temperature^2 where the teacher's logits were divided by the same temperature
+    (Hinton et al. 2015), which keeps the size of the soft gradient.
 
     Example:
         >>> targets = SoftTargets.one_hot(torch.tensor([0, 1]), num_classes=2)
@@ -140,7 +141,9 @@ class SoftTargetLoss(nn.Module):
         0.6931471824645996
     """
 
-    def __init__(self, temperature: float = 1.0, soft_weight: float = 1.0) -> None:
+    def __init__(
+        self, temperature: float = 1.0, soft_weight: float = 1.0, soft_scale: float = 1.0
+    ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ConfigError(f"temperature must be above 0, got {temperature}")
@@ -148,24 +151,56 @@ class SoftTargetLoss(nn.Module):
             raise ConfigError(f"soft_weight must lie in [0, 1], got {soft_weight}")
         self.temperature = temperature
         self.soft_weight = soft_weight
+        self.soft_scale = soft_scale
 
-    def forward(self, logits: Tensor, targets: SoftTargets) -> Tensor:
-        """The mean loss over the crops, a scalar."""
-        return self.per_crop(logits, targets).mean()
+    def forward(
+        self, logits: Tensor, targets: SoftTargets, truth: SoftTargets | None = None
+    ) -> Tensor:
+        """The mean loss over the crops, a scalar; arguments as `per_crop`."""
+        return self.per_crop(logits, targets, truth).mean()
 
-    def per_crop(self, logits: Tensor, targets: SoftTargets) -> Tensor:
-        """The loss of each crop, (B,)."""
-        loss = soft_cross_entropy(logits, targets, self.temperature)
+    def per_crop(
+        self, logits: Tensor, targets: SoftTargets, truth: SoftTargets | None = None
+    ) -> Tensor:
+        """The loss of each crop, (B,).
+
+        Args:
+            logits: of the student, (B, C).
+            targets: the soft labels q.
+            truth: the true classes y, smoothed or mixed if need be; by default the classes in
+                `targets.labels`.
+
+        Raises:
+            ConfigError: the truth is needed and unknown, or the numbers of classes differ.
+        """
+        loss = self.soft_scale * soft_cross_entropy(logits, targets, self.temperature)
         if self.soft_weight == 1.0:
             return loss
-        if targets.labels is None or bool((targets.labels < 0).any()):
-            raise ConfigError(
-                f"soft_weight={self.soft_weight} needs the true class of every image, which some "
-                "lack; use images in class folders, or soft_weight=1"
-            )
-        hard = F.cross_entropy(_at_least_float32(logits), targets.labels, reduction="none")
-        return self.soft_weight * loss + (1.0 - self.soft_weight) * hard
+        if truth is None:
+            truth = _known_classes(targets)
+        return self.soft_weight * loss + (1.0 - self.soft_weight) * soft_cross_entropy(
+            logits, truth
+        )
 
     def extra_repr(self) -> str:
         """Settings shown by `repr`."""
-        return f"temperature={self.temperature}, soft_weight={self.soft_weight}"
+        scale = "" if self.soft_scale == 1.0 else f", soft_scale={self.soft_scale}"
+        return f"temperature={self.temperature}, soft_weight={self.soft_weight}{scale}"
+
+
+def kl_divergence(logits: Tensor, targets: SoftTargets, temperature: float = 1.0) -> Tensor:
+    """KL(q || softmax(z / temperature)) of each crop in nats, (B,); gradient of the cross-entropy.
+
+    Kept classes of a target must be distinct, as in labels that were not mixed.
+    """
+    return soft_cross_entropy(logits, targets, temperature) - targets.entropy()
+
+
+def _known_classes(targets: SoftTargets) -> SoftTargets:
+    """The true classes that travel with soft labels, as labels of their own."""
+    if targets.labels is None or bool((targets.labels < 0).any()):
+        raise ConfigError(
+            "soft_weight below 1 needs the true class of every crop, which some lack (mixed crops, "
+            "images outside class folders); use images in class folders, or soft_weight=1"
+        )
+    return SoftTargets.one_hot(targets.labels, targets.num_classes)

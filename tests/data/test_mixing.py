@@ -1,12 +1,14 @@
 """MixUp and CutMix: labels follow pixels, and nothing is made dense."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fkd.codecs import MarginalSmoothing
-from fkd.data.mixing import Mix, MixingConfig, apply_mix, sample_mix
+from fkd.data.mixing import Mix, MixingConfig, mix_crops, mix_labels, sample_mix
 from fkd.errors import ConfigError
 from fkd.losses import soft_cross_entropy
 
@@ -27,9 +29,10 @@ def test_by_default_nothing_is_mixed():
 @given(step=st.integers(0, 10_000), height=st.integers(1, 40), width=st.integers(1, 40))
 def test_the_share_of_cutmix_is_the_share_of_its_pixels(step, height, width):
     mix = sample_mix(MixingConfig(cutmix_alpha=1.0), 0, step, 2, (height, width))
-    mix = Mix(torch.tensor([1, 0]), mix.share, mix.box)
-    images = torch.stack([torch.zeros(3, height, width), torch.ones(3, height, width)])
-    mixed, targets = apply_mix(mix, images, make_targets(2))
+    mix = replace(mix, partner=torch.tensor([1, 0]))
+    crops = torch.stack([torch.zeros(3, height, width), torch.ones(3, height, width)]).byte()
+    mixed, targets = mix_crops(mix, crops), mix_labels(mix, make_targets(2))
+    assert mixed.dtype == torch.uint8
     own = (mixed[0] == 0).double().mean()
     assert own.item() == pytest.approx(mix.share, abs=1e-12)
     assert targets.dense().sum(1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
@@ -37,11 +40,13 @@ def test_the_share_of_cutmix_is_the_share_of_its_pixels(step, height, width):
 
 def test_mixup_blends_pixels_and_labels_with_one_share():
     mix = sample_mix(MixingConfig(mixup_alpha=0.8), 0, 5, 6, (4, 4))
-    images, targets = torch.rand(6, 3, 4, 4), make_targets()
-    mixed, mixed_targets = apply_mix(mix, images, targets)
+    crops = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
+    images, targets = crops.float(), make_targets()
+    mixed, mixed_targets = mix_crops(mix, crops), mix_labels(mix, targets)
     q, partner, share = targets.dense(), mix.partner, mix.share
     assert mix.box is None
-    torch.testing.assert_close(mixed, share * images + (1 - share) * images[partner])
+    blended = share * images + (1 - share) * images[partner]
+    torch.testing.assert_close(mixed.float(), blended, atol=0.5001, rtol=0)
     torch.testing.assert_close(mixed_targets.dense(), share * q + (1 - share) * q[partner])
 
 
@@ -50,7 +55,7 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses():
     targets, logits = make_targets(), torch.randn(6, 7, dtype=torch.float64)
     for step in range(20):
         mix = sample_mix(BOTH, 1, step, 6, (8, 8))
-        _, mixed = apply_mix(mix, torch.zeros(6, 3, 8, 8), targets)
+        mixed = mix_labels(mix, targets)
         own = soft_cross_entropy(logits, targets)
         other = soft_cross_entropy(logits, targets[mix.partner])
         share = torch.tensor(mix.share, dtype=torch.float32).double()
@@ -58,6 +63,17 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses():
             soft_cross_entropy(logits, mixed), share * own + (1 - share) * other, atol=1e-6, rtol=0
         )
         assert mixed.index.shape == (6, 6)
+
+
+def test_a_teacher_with_larger_crops_sees_the_same_box():
+    mix = Mix(torch.tensor([1, 0]), 0.75, (4, 8, 8, 8), (16, 16))
+    small, large = (
+        torch.stack([torch.zeros(3, s, s), torch.ones(3, s, s)]).byte() for s in (16, 32)
+    )
+    pasted_small, pasted_large = (mix_crops(mix, crops)[0, 0] for crops in (small, large))
+    assert pasted_small[4:12, 8:16].all()
+    assert pasted_small.sum() == 64
+    assert torch.equal(pasted_large, pasted_small.repeat_interleave(2, 0).repeat_interleave(2, 1))
 
 
 def test_draws_are_a_function_of_seed_and_step():

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 
 from fkd.data.batches import Batch, CropCutter, CropFormat
 from fkd.data.joining import join_store
+from fkd.data.mixing import Mix
 from fkd.data.sources import ImagesConfig
 from fkd.data.views import FreshViews, StoredViews
 from fkd.errors import ConfigError
@@ -16,27 +16,12 @@ from fkd.methods import METHODS, Ingredients, find_method
 from fkd.methods.fkd import FKD
 from fkd.methods.kd import KD
 from fkd.methods.vanilla import Vanilla
-from fkd.models import TeacherConfig, load_teachers
 from fkd.sampling import CropConfig
 from fkd.store import LabelStore
 from fkd.targets import SoftTargets
 
 STUDENT = CropFormat(32, "bilinear")
 EPOCHS = 5
-
-
-@pytest.fixture(scope="module")
-def teacher_config(tmp_path_factory) -> TeacherConfig:
-    """A network with random weights; it is only asked, never judged."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("teacher") / "weights.pth"
-    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), path)
-    return TeacherConfig("test_resnet", checkpoint=str(path), input_size=48)
-
-
-@pytest.fixture(scope="module")
-def teacher(teacher_config):
-    return load_teachers([teacher_config])
 
 
 @pytest.mark.parametrize("value_dtype", ["f32", "u16"])
@@ -70,7 +55,7 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
         stored, asked = (c.cut([3, 14, 0, 8], start=epoch, count=1) for c in (offline, online))
         assert torch.equal(stored.crops[0], asked.crops[0])
         known, answer = fkd.targets(stored), kd.targets(asked)
-        torch.testing.assert_close(known.dense(), answer.dense(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(known.soft.dense(), answer.soft.dense(), atol=1e-5, rtol=0)
         torch.testing.assert_close(
             fkd.loss(logits, known), kd.loss(logits, answer), atol=1e-4, rtol=0
         )
@@ -91,7 +76,7 @@ def test_every_method_says_what_it_is():
     for name, method in METHODS.items():
         assert find_method(name) is method
         assert len(method.summary) < 80
-    with pytest.raises(ConfigError, match="method 'meal' is unknown; use one of fkd, vanilla, kd"):
+    with pytest.raises(ConfigError, match="method 'meal' is unknown; use one of fkd, vanilla, kd,"):
         find_method("meal")
 
 
@@ -107,11 +92,12 @@ def test_vanilla_trains_on_the_true_class():
 def test_fkd_gives_the_stored_label_as_it_is():
     method = FKD(Ingredients(num_classes=3, student=STUDENT, temperature=2.0))
     stored = SoftTargets.full(torch.tensor([[0.2, 0.3, 0.5]]))
-    assert method.targets(batch_of([1], stored)) is stored
+    targets = method.targets(batch_of([1], stored))
+    assert targets.soft is stored
     assert not method.needs_classes
     logits = torch.randn(1, 3)
     torch.testing.assert_close(
-        method.loss(logits, stored), F.cross_entropy(logits / 2.0, stored.dense())
+        method.loss(logits, targets), F.cross_entropy(logits / 2.0, stored.dense())
     )
 
 
@@ -145,15 +131,46 @@ def test_kd_asks_about_a_large_batch_in_chunks(teacher, monkeypatch):
     kd, asked = KD(Ingredients(num_classes=7, student=STUDENT, teacher=teacher)), []
     crops = [torch.randint(0, 256, (40, 3, s, s), dtype=torch.uint8) for s in (32, 48)]
     whole = teacher.probabilities(crops[1:])
-    ask = type(teacher).probabilities
+    ask = type(teacher).answer
 
-    def watch(self, views):
+    def watch(self, views, **options):
         asked.append(len(views[0]))
-        return ask(self, views)
+        return ask(self, views, **options)
 
-    monkeypatch.setattr(type(teacher), "probabilities", watch)
-    labels = torch.arange(40)
-    targets = kd.targets(Batch(tuple(crops), labels, None))
+    monkeypatch.setattr(type(teacher), "answer", watch)
+    targets = kd.targets(Batch(tuple(crops), torch.arange(40), None))
     assert asked == [16, 16, 8]
-    torch.testing.assert_close(targets.dense(), whole, rtol=1e-5, atol=1e-6)
-    assert targets.labels is labels
+    torch.testing.assert_close(targets.soft.dense(), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_temperature_of_kd_divides_both_logits_and_counts_squared(teacher):
+    """Hinton's loss, written naively."""
+    kd = KD(Ingredients(num_classes=7, student=STUDENT, temperature=3.0, teacher=teacher))
+    large, logits = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8), torch.randn(3, 7)
+    targets = kd.targets(Batch((torch.empty(0), large), torch.zeros(3), None))
+    p = torch.softmax(teacher.logits([large]) / 3.0, 1)
+    expected = -9.0 * (p * torch.log_softmax(logits / 3.0, 1)).sum(1).mean()
+    torch.testing.assert_close(kd.loss(logits, targets), expected)
+
+
+def test_who_is_asked_online_sees_mixed_crops_and_the_truth_is_mixed_alike(teacher):
+    kd = KD(Ingredients(num_classes=7, student=STUDENT, soft_weight=0.5, teacher=teacher))
+    crops = tuple(torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8) for s in (32, 48))
+    partner = torch.tensor([2, 3, 1, 0])
+    mix = Mix(partner, 0.25, None, (32, 32))
+    batch = Batch(crops, torch.arange(4), None).mixed(mix)
+    targets = kd.targets(batch)
+    blended = batch.crops[1]
+    assert not torch.equal(blended, crops[1])
+    torch.testing.assert_close(targets.soft.dense(), teacher.probabilities([blended]))
+    one_hot = F.one_hot(torch.arange(4), 7).float()
+    torch.testing.assert_close(targets.truth.dense(), 0.25 * one_hot + 0.75 * one_hot[partner])
+
+
+def test_stored_labels_are_mixed_like_the_pixels():
+    stored = SoftTargets.full(torch.softmax(torch.randn(4, 3), 1))
+    partner = torch.tensor([1, 0, 3, 2])
+    batch = batch_of([0, 1, 2, 0], stored).mixed(Mix(partner, 0.5, (0, 0, 32, 16), (32, 32)))
+    targets = FKD(Ingredients(num_classes=3, student=STUDENT)).targets(batch)
+    expected = 0.5 * stored.weight + 0.5 * stored.weight[partner]
+    torch.testing.assert_close(targets.soft.dense(), expected)

@@ -122,7 +122,7 @@ def _plan(
         order=Order(images=np.arange(steps * size), passes=[Pass(0, 1)], batch_size=size, seed=0),
         load=lambda requests: batches,
         normalise=preprocessing.normalise,
-        mix=lambda step, images, targets: (images, targets),
+        mix=lambda step, batch: batch,
         method=method,
         learning_rate=lambda place: _OPTIMIZER.peak_lr,
         evaluate=None,

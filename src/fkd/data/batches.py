@@ -19,6 +19,7 @@ from fkd.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
 from fkd.crops import Interpolation, replay
 from fkd.data.ahead import look_ahead, single_threaded_pool
 from fkd.data.decode import Decoder
+from fkd.data.mixing import Mix, mix_crops, mix_labels
 from fkd.data.sources import ImageSource, load
 from fkd.data.views import ViewRequest, Views
 from fkd.errors import FKDError
@@ -49,13 +50,17 @@ class Batch:
 
     Attributes:
         crops: uint8 (B * m, 3, S, S), channels-last, one tensor per crop format.
-        labels: ground-truth class of each crop, int64 (B * m,), -1 where unknown.
-        targets: stored soft labels (with `labels` inside); None where there is no store.
+        labels: ground-truth class of each crop before it was mixed, int64 (B * m,), -1 where
+            unknown.
+        targets: stored soft labels of the crops before they were mixed (with `labels` inside);
+            None where there is no store.
+        mix: how the crops were mixed; None where they are as they were cut.
     """
 
     crops: tuple[Tensor, ...]
     labels: Tensor
     targets: SoftTargets | None
+    mix: Mix | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,7 +71,16 @@ class Batch:
             tuple(crops.to(device, non_blocking=True) for crops in self.crops),
             self.labels.to(device, non_blocking=True),
             None if self.targets is None else self.targets.to(device, non_blocking=True),
+            self.mix,
         )
+
+    def mixed(self, mix: Mix) -> "Batch":
+        """The batch with its crops mixed; labels stay those of the parts, for `label_mixed`."""
+        return replace(self, crops=tuple(mix_crops(mix, crops) for crops in self.crops), mix=mix)
+
+    def label_mixed(self, targets: SoftTargets) -> SoftTargets:
+        """Labels of the crops as they are now, from labels of the crops as they were cut."""
+        return targets if self.mix is None else mix_labels(self.mix, targets)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; called by torch's DataLoader."""
@@ -74,6 +88,7 @@ class Batch:
             tuple(crops.pin_memory() for crops in self.crops),
             self.labels.pin_memory(),
             None if self.targets is None else self.targets.pin_memory(),
+            self.mix,
         )
 
 

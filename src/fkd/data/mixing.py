@@ -1,13 +1,16 @@
-"""MixUp and CutMix on stored labels: x and q of a crop blended with those of a partner.
+"""MixUp and CutMix: a crop blended with a partner, and labels that follow the pixels.
 
-    MixUp   x <- share x + (1 - share) x_partner
+    MixUp   x <- share x + (1 - share) x_partner, in whole grey levels
     CutMix  a box of x is pasted over with the same box of x_partner; share = 1 - box area / area
     both    q <- share q + (1 - share) q_partner        (never densified)
 
 with lambda ~ Beta(alpha, alpha), one draw per step, partners by a random permutation of the crops.
-The label is the mixture of two labels, not the teacher's output on the mixed picture.
 
-Source: MixUp (Zhang et al. 2018), CutMix (Yun et al. 2019) as the authors of FKD apply them.
+What a mixed crop is trained against depends on who gives the label. Stored labels and true classes
+are mixed like the pixels; a teacher that is asked online sees the mixed picture itself.
+
+Source: MixUp (Zhang et al. 2018), CutMix (Yun et al. 2019) as the authors of FKD apply them;
+FunMatch (Beyer et al. 2022) for the teacher that sees the mixture.
 """
 
 from dataclasses import dataclass
@@ -61,12 +64,14 @@ class Mix:
     Attributes:
         partner: int64 (B,), the crop each crop is mixed with.
         share: what each crop keeps of itself, in [0, 1].
-        box: top, left, height, width of the pasted box, pixels; None for MixUp.
+        box: top, left, height, width of the pasted box, pixels of `size`; None for MixUp.
+        size: height and width of the crops that the box was drawn for.
     """
 
     partner: Tensor
     share: float
     box: tuple[int, int, int, int] | None
+    size: tuple[int, int]
 
 
 def sample_mix(
@@ -91,23 +96,39 @@ def sample_mix(
     kept = float(draw.beta(alpha, alpha))
     partner = torch.from_numpy(draw.permutation(num_crops))
     if use_mixup:
-        return Mix(partner, kept, None)
+        return Mix(partner, kept, None, size)
     box = _cutmix_box(kept, (centre_y, centre_x), size)
-    return Mix(partner, 1.0 - box[2] * box[3] / (size[0] * size[1]), box)
+    return Mix(partner, 1.0 - box[2] * box[3] / (size[0] * size[1]), box, size)
 
 
-def apply_mix(mix: Mix, images: Tensor, targets: SoftTargets) -> tuple[Tensor, SoftTargets]:
-    """Mixed images, float (B, 3, H, W), and their targets."""
-    partner = mix.partner.to(images.device)
-    share = torch.full((len(targets),), mix.share, device=targets.weight.device)
-    mixed_targets = mix_targets(targets, partner.to(targets.weight.device), share)
+def mix_crops(mix: Mix, crops: Tensor) -> Tensor:
+    """The mixed crops, uint8 (B, 3, H, W); blended pixels are rounded, halves to even.
+
+    Crops of another size than `mix.size`, a teacher's, get the same box at their own scale.
+    """
+    partner = mix.partner.to(crops.device)
     if mix.box is None:
-        return images * mix.share + images[partner] * (1.0 - mix.share), mixed_targets
+        blended = torch.lerp(crops[partner].float(), crops.float(), mix.share)
+        return blended.round_().to(torch.uint8)
+    top, left, bottom, right = _scaled(mix, (crops.shape[2], crops.shape[3]))
+    mixed = crops.clone()
+    mixed[:, :, top:bottom, left:right] = crops[partner, :, top:bottom, left:right]
+    return mixed
+
+
+def mix_labels(mix: Mix, targets: SoftTargets) -> SoftTargets:
+    """The labels of the mixed crops, where each crop of the pair has its own."""
+    device = targets.weight.device
+    share = torch.full((len(targets),), mix.share, device=device)
+    return mix_targets(targets, mix.partner.to(device), share)
+
+
+def _scaled(mix: Mix, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of the pasted box in crops of another size."""
+    assert mix.box is not None
     top, left, height, width = mix.box
-    rows, columns = slice(top, top + height), slice(left, left + width)
-    mixed = images.clone()
-    mixed[:, :, rows, columns] = images[partner, :, rows, columns]
-    return mixed, mixed_targets
+    y, x = (new / old for new, old in zip(size, mix.size, strict=True))
+    return round(top * y), round(left * x), round((top + height) * y), round((left + width) * x)
 
 
 def _cutmix_box(

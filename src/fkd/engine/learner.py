@@ -23,6 +23,7 @@ class Learner:
         student: the student as accelerate prepared it (distributed, autocast).
         optimizer: prepared likewise.
         ema: moving average of the student's weights and buffers, if wanted.
+        companion: a network of the method that learns with the same optimiser, if it has one.
         step: optimiser steps done.
     """
 
@@ -31,6 +32,7 @@ class Learner:
     student: nn.Module
     optimizer: Any
     ema: ModelEmaV3 | None
+    companion: nn.Module | None = None
     step: int = 0
 
     @staticmethod
@@ -39,6 +41,7 @@ class Learner:
         accelerator: Accelerator,
         optimizer: OptimizerConfig,
         ema_decay: float | None,
+        companion: nn.Module | None = None,
     ) -> "Learner":
         """A student at the beginning of its training, on the accelerator's device.
 
@@ -46,9 +49,19 @@ class Learner:
         """
         module = module.to(accelerator.device).to(memory_format=torch.channels_last)
         ema = None if ema_decay is None else ModelEmaV3(module, decay=ema_decay)
-        student, prepared = accelerator.prepare(module, build_optimizer(optimizer, module))
+        built = build_optimizer(optimizer, module)
+        if companion is not None:
+            companion.to(accelerator.device)
+            built.add_param_group({"params": list(companion.parameters())})
+            companion = accelerator.prepare(companion)
+        student, prepared = accelerator.prepare(module, built)
         return Learner(
-            accelerator=accelerator, module=module, student=student, optimizer=prepared, ema=ema
+            accelerator=accelerator,
+            module=module,
+            student=student,
+            optimizer=prepared,
+            ema=ema,
+            companion=companion,
         )
 
     @property
@@ -64,6 +77,7 @@ class Learner:
             "student": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "companion": None if self.companion is None else self.companion.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
 
@@ -74,6 +88,8 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
+        if self.companion is not None:
+            self.companion.load_state_dict(state["companion"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

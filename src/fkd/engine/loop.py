@@ -7,7 +7,7 @@ from and how a student is evaluated are decided by `fkd.training`.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,6 @@ from fkd.engine.optim import set_learning_rate
 from fkd.engine.order import Chunk, Order, Place, step_seed
 from fkd.engine.recorder import Recorder, count_crops
 from fkd.engine.signals import StopSignals
-from fkd.targets import SoftTargets
 
 _AGREE_EVERY = 10  # steps between two questions whether another process was told to stop
 
@@ -29,10 +28,10 @@ _AGREE_EVERY = 10  # steps between two questions whether another process was tol
 class Method(Protocol):
     """What the loop needs of a method."""
 
-    def targets(self, batch: Batch) -> SoftTargets:
+    def targets(self, batch: Batch) -> Any:
         """What the student is trained against."""
 
-    def loss(self, logits: Tensor, targets: SoftTargets) -> Tensor:
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The mean loss of the crops."""
 
 
@@ -44,7 +43,7 @@ class Plan:
         order: which images when.
         load: lists of view requests to their batches, in order.
         normalise: uint8 crops to the student's input.
-        mix: (step, images, targets) to mixed ones.
+        mix: (step, batch) to the batch with its crops mixed, or the batch itself.
         method: gives targets and loss.
         learning_rate: of the place of a step.
         evaluate: metrics of a model on the validation images; None without any.
@@ -55,7 +54,7 @@ class Plan:
     order: Order
     load: Callable[[Iterable[Sequence[ViewRequest]]], Iterator[Batch]]
     normalise: Callable[[Tensor], Tensor]
-    mix: Callable[[int, Tensor, SoftTargets], tuple[Tensor, SoftTargets]]
+    mix: Callable[[int, Batch], Batch]
     method: Method
     learning_rate: Callable[[Place], float]
     evaluate: Callable[[nn.Module], Metrics] | None
@@ -106,14 +105,14 @@ def _learn(plan: Plan, learner: Learner, chunk: Chunk, batch: Batch) -> Tensor:
     Processes exchange gradients in the last part of a step only.
     """
     torch.manual_seed(step_seed(plan.seed, learner.step, chunk.number))
+    batch = plan.mix(learner.step, batch)
     images, targets = plan.normalise(batch.crops[0]), plan.method.targets(batch)
-    images, targets = plan.mix(learner.step, images, targets)
     accelerator = learner.accelerator
     with nullcontext() if chunk.last else accelerator.no_sync(learner.student):
-        logits = learner.student(images)
-        loss = plan.method.loss(logits, targets)
+        outputs = learner.student(images)
+        loss = plan.method.loss(outputs, targets)
         accelerator.backward(loss * chunk.weight)
-    return count_crops(loss, logits, targets) * float(chunk.weight > 0)
+    return count_crops(loss, outputs, batch) * float(chunk.weight > 0)
 
 
 def _told_to_stop(accelerator: Accelerator, signals: StopSignals, step: int) -> bool:

@@ -7,25 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkd.data.batches import Batch
 from fkd.engine.checkpoint import Checkpoints, State
 from fkd.engine.learner import Learner
 from fkd.engine.logging import Metrics, MetricsLog, Progress
 from fkd.engine.order import Place
 from fkd.errors import RunError
-from fkd.targets import SoftTargets
 
 
 @torch.no_grad()
-def count_crops(loss: Tensor, logits: Tensor, targets: SoftTargets) -> Tensor:
+def count_crops(loss: Tensor, outputs: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
     """Float32 (4,): loss summed over the crops, hits, crops with a known class, crops.
 
-    Stays on the device: reading the numbers would wait for the computation.
+    Stays on the device: reading the numbers would wait for the computation. Of several outputs the
+    first counts, and a mixed crop has no class.
     """
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
     crops = torch.tensor(float(len(logits)), device=logits.device)
     hits = known = torch.zeros_like(crops)
-    if targets.labels is not None:
-        hits = (logits.argmax(1) == targets.labels).sum().float()
-        known = (targets.labels >= 0).sum().float()
+    if batch.mix is None:
+        hits = (logits.argmax(1) == batch.labels).sum().float()
+        known = (batch.labels >= 0).sum().float()
     return torch.stack([loss.detach().float() * crops, hits, known, crops])
 
 

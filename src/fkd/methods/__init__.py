@@ -2,21 +2,45 @@
 
 A method is one choice of views, targets and loss; read the files side by side (the paper's Fig. 5).
 
-    method    views                     targets
-    vanilla   fresh random crops        the ground truth
-    kd        fresh random crops        a teacher, asked online
-    fkd       crops of the label store  the label store
+    method      views                     targets
+    vanilla     fresh random crops        the ground truth
+    kd          fresh random crops        a teacher, asked online
+    funmatch    fresh, mixed for both     a teacher, asked online about the mixture
+    deit        fresh random crops        the ground truth and a teacher, token by token
+    mealv2      fresh random crops        several teachers, asked online; a discriminator
+    fkd         crops of the label store  the label store
+    mealv2-fkd  crops of the label store  the label store; a discriminator
 """
 
 from fkd.errors import ConfigError
+from fkd.methods.deit import Deit
 from fkd.methods.fkd import FKD
+from fkd.methods.funmatch import FunMatch
 from fkd.methods.kd import KD
+from fkd.methods.mealv2 import MealV2, MealV2FKD
 from fkd.methods.method import Ingredients, Method, ViewKind
+from fkd.methods.options import DeitConfig, MealConfig
 from fkd.methods.vanilla import Vanilla
 
-METHODS: dict[str, type[Method]] = {"fkd": FKD, "vanilla": Vanilla, "kd": KD}
+METHODS: dict[str, type[Method]] = {
+    "fkd": FKD,
+    "vanilla": Vanilla,
+    "kd": KD,
+    "funmatch": FunMatch,
+    "deit": Deit,
+    "mealv2": MealV2,
+    "mealv2-fkd": MealV2FKD,
+}
 
-__all__ = ["METHODS", "Ingredients", "Method", "ViewKind", "find_method"]
+__all__ = [
+    "METHODS",
+    "DeitConfig",
+    "Ingredients",
+    "MealConfig",
+    "Method",
+    "ViewKind",
+    "find_method",
+]
 
 
 def find_method(name: str) -> type[Method]:

@@ -9,28 +9,29 @@ from torch import Tensor
 
 from fkd.data.batches import Batch, CropFormat
 from fkd.losses import SoftTargetLoss
-from fkd.methods.method import Ingredients, ViewKind
-from fkd.targets import SoftTargets
+from fkd.methods.blend import Blend, blend
+from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits
 
 
-class FKD:
+class FKD(Method):
     """Replay the teacher's crops against the labels it gave them."""
 
     summary: ClassVar[str] = "crops and soft labels from a label store; the teacher rests"
     views: ClassVar[ViewKind] = "stored"
-    asks_teacher: ClassVar[bool] = False
+    uses: ClassVar[frozenset[str]] = frozenset({"temperature", "soft_weight", "label_smoothing"})
 
     def __init__(self, ingredients: Ingredients) -> None:
         self.formats: tuple[CropFormat, ...] = (ingredients.student,)
         self.needs_classes = ingredients.soft_weight < 1.0
+        self._ingredients = ingredients
         self._loss = SoftTargetLoss(ingredients.temperature, ingredients.soft_weight)
 
-    def targets(self, batch: Batch) -> SoftTargets:
+    def targets(self, batch: Batch) -> Blend:
         """What the teacher said when the store was made."""
         assert batch.targets is not None
-        return batch.targets
+        return blend(self._ingredients, batch, batch.label_mixed(batch.targets))
 
-    def loss(self, logits: Tensor, targets: SoftTargets) -> Tensor:
+    def loss(self, outputs: Outputs, targets: Blend) -> Tensor:
         """Soft cross-entropy, straight from the sparse labels."""
-        loss: Tensor = self._loss(logits, targets)
+        loss: Tensor = self._loss(class_logits(outputs), *targets)
         return loss

@@ -1,53 +1,45 @@
 """Vanilla knowledge distillation: a teacher is asked online, on the very crops of the student.
 
+    L = lambda t^2 H(softmax(T(x) / t), softmax(S(x) / t)) + (1 - lambda) H(y, softmax(S(x)))
+
+With temperature t = 1 it is Eq. 1. Crops that are mixed are shown mixed to both networks.
 Source: FKD (Shen and Xing, ECCV 2022), Eq. 1 and Fig. 5 (left); Hinton et al. 2015.
-Every network gets the same boxes and flips, cut at its own size from the decoded image.
 """
 
-from dataclasses import replace
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from fkd.crops import Interpolation
-from fkd.data.batches import Batch, CropFormat
+from fkd.data.batches import Batch
 from fkd.losses import SoftTargetLoss
-from fkd.methods.method import Ingredients, ViewKind
+from fkd.methods.blend import Blend, blend
+from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits
+from fkd.methods.online import OnlineTeacher
 from fkd.targets import SoftTargets
 
-# Crops that a CPU passes through a teacher at a time, so that its layers stay in the cache. Crops a
-# second, EfficientNet-Lite0 on 2 cores, in chunks of 4, 8, 16, 32 and 256 (the whole batch): 141,
-# 148, 160, 160, 43 with freed memory kept (fkd.cli.process), 134, 111, 114, 90, 35 without.
-_CHUNK = 16
 
-
-class KD:
+class KD(Method):
     """Ask the teacher about every crop, every time."""
 
     summary: ClassVar[str] = "fresh random crops against a teacher that is asked online"
     views: ClassVar[ViewKind] = "fresh"
     asks_teacher: ClassVar[bool] = True
+    uses: ClassVar[frozenset[str]] = frozenset({"temperature", "soft_weight", "label_smoothing"})
 
     def __init__(self, ingredients: Ingredients) -> None:
-        assert ingredients.teacher is not None
-        self._teacher = ingredients.teacher
-        wanted = [CropFormat(size, cast(Interpolation, how)) for size, how in self._teacher.views]
-        self.formats: tuple[CropFormat, ...] = tuple(dict.fromkeys([ingredients.student, *wanted]))
+        self._teacher = OnlineTeacher(ingredients)
+        self.formats = self._teacher.formats
         self.needs_classes = ingredients.soft_weight < 1.0
-        self._of_teacher = [self.formats.index(view) for view in wanted]
-        self._loss = SoftTargetLoss(ingredients.temperature, ingredients.soft_weight)
+        self._ingredients = ingredients
+        t = ingredients.temperature
+        self._loss = SoftTargetLoss(t, ingredients.soft_weight, soft_scale=t * t)
 
-    @torch.no_grad()
-    def targets(self, batch: Batch) -> SoftTargets:
+    def targets(self, batch: Batch) -> Blend:
         """What the teacher says now."""
-        crops = [batch.crops[i] for i in self._of_teacher]
-        size = _CHUNK if crops[0].device.type == "cpu" else len(crops[0])
-        chunks = zip(*(torch.split(views, size) for views in crops), strict=True)
-        answers = torch.cat([self._teacher.probabilities(chunk) for chunk in chunks])
-        return replace(SoftTargets.full(answers), labels=batch.labels)
+        answer = self._teacher.answer(batch.crops, self._ingredients.temperature)
+        return blend(self._ingredients, batch, SoftTargets.full(answer.probabilities))
 
-    def loss(self, logits: Tensor, targets: SoftTargets) -> Tensor:
-        """Eq. 1: lambda of soft cross-entropy, the rest of ordinary cross-entropy."""
-        loss: Tensor = self._loss(logits, targets)
+    def loss(self, outputs: Outputs, targets: Blend) -> Tensor:
+        """Lambda of soft cross-entropy, the rest of ordinary cross-entropy."""
+        loss: Tensor = self._loss(class_logits(outputs), *targets)
         return loss

@@ -1,15 +1,18 @@
 """What all methods have in common: what they are made of, and what they answer."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fkd.data.batches import Batch, CropFormat
+from fkd.methods.options import DeitConfig, MealConfig
 from fkd.models.teacher import TeacherEnsemble
 from fkd.targets import SoftTargets
 
 ViewKind = Literal["stored", "fresh"]
+Outputs: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""Logits of the student; of its class token and its distillation token where it has both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +22,12 @@ class Ingredients:
     Attributes:
         num_classes: C.
         student: how the student wants its crops.
-        temperature: of the student's softmax.
+        temperature: of the softmax.
         soft_weight: lambda of Eq. 1, the weight of the soft label against the ground truth.
-        label_smoothing: of the ground truth, where that is the target.
+        label_smoothing: of the ground truth.
         teacher: asked online, by the methods that need one.
+        deit: of DeiT distillation.
+        mealv2: of MEAL V2.
     """
 
     num_classes: int
@@ -31,31 +36,53 @@ class Ingredients:
     soft_weight: float = 1.0
     label_smoothing: float = 0.0
     teacher: TeacherEnsemble | None = None
+    deit: DeitConfig = field(default_factory=DeitConfig)
+    mealv2: MealConfig = field(default_factory=MealConfig)
 
 
 class Method(Protocol):
-    """Views, targets, loss.
+    """Views, targets, loss; methods inherit what is said here unless they say otherwise.
 
     Attributes:
         summary: one line for --help.
         views: where the crops come from unless the user says otherwise.
         asks_teacher: whether it needs a teacher while training.
+        uses: which of the optional settings of a run it looks at; others are refused.
+        needs_mixing: whether it is this method only with mixed crops.
         needs_classes: whether every image must have a true class.
         formats: how crops are cut for it, the student's first.
+        companion: a network of its own that learns beside the student.
     """
 
     summary: ClassVar[str]
     views: ClassVar[ViewKind]
-    asks_teacher: ClassVar[bool]
-    needs_classes: bool
+    asks_teacher: ClassVar[bool] = False
+    uses: ClassVar[frozenset[str]] = frozenset()
+    needs_mixing: ClassVar[bool] = False
+    needs_classes: bool = False
     formats: tuple[CropFormat, ...]
+    companion: nn.Module | None = None
 
     def __init__(self, ingredients: Ingredients) -> None: ...
 
-    def targets(self, batch: Batch) -> SoftTargets:
-        """What the student is trained against."""
+    def begin(self, student: nn.Module) -> None:
+        """Told once, before training, which network will learn; most methods need not know."""
+        return
+
+    def targets(self, batch: Batch) -> Any:
+        """What the student is trained against, for `loss`; the batch is mixed already."""
         ...
 
-    def loss(self, logits: Tensor, targets: SoftTargets) -> Tensor:
+    def loss(self, outputs: Outputs, targets: Any) -> Tensor:
         """The mean loss of the crops, a scalar."""
         ...
+
+
+def class_logits(outputs: Outputs) -> Tensor:
+    """Logits of the class token, of networks with a distillation token and of all others."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def true_labels(batch: Batch, num_classes: int, smoothing: float = 0.0) -> SoftTargets:
+    """The ground truth of the crops as they are now: one-hot, smoothed and mixed as they are."""
+    return batch.label_mixed(SoftTargets.one_hot(batch.labels, num_classes, smoothing))

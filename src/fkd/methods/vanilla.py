@@ -10,29 +10,29 @@ from torch import Tensor
 
 from fkd.data.batches import Batch, CropFormat
 from fkd.losses import SoftTargetLoss
-from fkd.methods.method import Ingredients, ViewKind
+from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits, true_labels
 from fkd.targets import SoftTargets
 
 
-class Vanilla:
+class Vanilla(Method):
     """Fresh crops against one-hot classes."""
 
     summary: ClassVar[str] = "fresh random crops against the ground truth; no teacher"
     views: ClassVar[ViewKind] = "fresh"
-    asks_teacher: ClassVar[bool] = False
+    uses: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
+    needs_classes = True
 
     def __init__(self, ingredients: Ingredients) -> None:
         self.formats: tuple[CropFormat, ...] = (ingredients.student,)
-        self.needs_classes = True
         self._num_classes = ingredients.num_classes
         self._smoothing = ingredients.label_smoothing
-        self._loss = SoftTargetLoss(ingredients.temperature)
+        self._loss = SoftTargetLoss()
 
     def targets(self, batch: Batch) -> SoftTargets:
         """The class of each image, smoothed if asked for."""
-        return SoftTargets.one_hot(batch.labels, self._num_classes, self._smoothing)
+        return true_labels(batch, self._num_classes, self._smoothing)
 
-    def loss(self, logits: Tensor, targets: SoftTargets) -> Tensor:
+    def loss(self, outputs: Outputs, targets: SoftTargets) -> Tensor:
         """Cross-entropy."""
-        loss: Tensor = self._loss(logits, targets)
+        loss: Tensor = self._loss(class_logits(outputs), targets)
         return loss

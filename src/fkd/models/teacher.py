@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -200,6 +200,18 @@ class Teacher:
         )
 
 
+class Answer(NamedTuple):
+    """What teachers say about B crops.
+
+    Attributes:
+        probabilities: weighted mean of theirs, float32 (B, C).
+        logits: plain mean of theirs, float32 (B, C).
+    """
+
+    probabilities: Tensor
+    logits: Tensor
+
+
 class TeacherEnsemble:
     """Teachers that answer together, with the same classes in the same order.
 
@@ -234,8 +246,24 @@ class TeacherEnsemble:
             teacher.to(torch.device(device))
         return self
 
-    def probabilities(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
-        """Weighted mean of the teachers' probabilities, float32 (B, C).
+    def probabilities(
+        self,
+        crops: Sequence[Tensor],
+        *,
+        autocast: Autocast | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """The probabilities of `answer`, float32 (B, C); arguments and errors likewise."""
+        return self.answer(crops, autocast=autocast, temperature=temperature).probabilities
+
+    def answer(
+        self,
+        crops: Sequence[Tensor],
+        *,
+        autocast: Autocast | None = None,
+        temperature: float = 1.0,
+    ) -> Answer:
+        """What the teachers say together.
 
         Source: MEAL V2 (Shen and Savvides, 2020), Sec. 3: the average over all classes, before any
         compression.
@@ -243,17 +271,19 @@ class TeacherEnsemble:
         Args:
             crops: the same crops once for each of `views`, uint8 (B, 3, S, S).
             autocast: compute in half precision; faster and less exact.
+            temperature: divides the logits before the softmax, besides each teacher's own.
 
         Raises:
             TeacherError: an answer is not finite, or the crops are not of the views.
         """
         total = sum(teacher.weight for teacher in self.teachers)
-        answers = [
-            teacher.probabilities(self._for(teacher, crops), autocast=autocast)
+        logits = [t.logits(self._for(t, crops), autocast=autocast) for t in self.teachers]
+        shares = [
+            torch.softmax(own / (teacher.temperature * temperature), dim=1)
             * (teacher.weight / total)
-            for teacher in self.teachers
+            for teacher, own in zip(self.teachers, logits, strict=True)
         ]
-        return sum(answers[1:], start=answers[0])
+        return Answer(sum(shares[1:], start=shares[0]), torch.stack(logits).mean(0))
 
     def logits(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
         """Logits of a single teacher, float32 (B, C); arguments and errors as `probabilities`.

@@ -16,12 +16,21 @@ from fkd.data.views import ViewOrder
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
-from fkd.methods import ViewKind, find_method
+from fkd.methods import METHODS, DeitConfig, MealConfig, Method, ViewKind, find_method
 from fkd.models.teacher import TeacherConfig
 from fkd.sampling import CropConfig
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
 _MOST_THREADS = 4  # beyond, Python's lock holds them up
+
+_OF_SOME_METHODS: dict[str, object] = {
+    "temperature": 1.0,
+    "soft_weight": 1.0,
+    "label_smoothing": 0.0,
+    "deit": DeitConfig(),
+    "mealv2": MealConfig(),
+}
+"""Settings that not every method looks at, with their defaults."""
 
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers", "log_every", "checkpoint_seconds"}
@@ -71,15 +80,15 @@ class TrainConfig:
         out: folder of the run.
         images: the images to train on; for stored views, those that were labelled.
         student: the network to train.
-        method: fkd (crops and labels from a store), vanilla (ground truth), kd (a teacher online).
-        store: the label store; needed by fkd.
+        method: what the student is trained against; see the list above.
+        store: the label store; needed by methods with stored crops.
         val: images in class folders to measure accuracy on after every pass.
         crops_per_image: m, crops of one image in a mini-batch.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
         batch_size: crops per optimiser step, over all processes and accumulated parts.
         optimizer: what moves the weights.
         schedule: how the learning rate falls, warm-up, single-crop ending.
-        mixing: MixUp and CutMix of crops and labels.
+        mixing: MixUp and CutMix; a teacher that is asked online sees the mixed crops.
         student_augment: drawn on top of each crop for the student alone; no teacher sees it.
         views: stored (replay the crops of the store) or fresh (new random crops); by default what
             the method is about.
@@ -90,12 +99,16 @@ class TrainConfig:
         flip_prob: probability of mirroring a fresh crop.
         augment: further augmentations of fresh crops; unlike student_augment, a teacher that is
             asked online sees them too.
-        temperature: of the student's softmax.
+        temperature: of the student's softmax; where a teacher is asked online, also of its softmax,
+            and the soft loss is multiplied by the square.
         soft_weight: lambda of the paper's Eq. 1, weight of the soft label against the true class.
-        label_smoothing: of the true class, for vanilla.
-        teacher: the teacher that kd asks.
-        teachers: several teachers for kd, averaged by their weights.
-        classes: of a student of kd without a store: all of the teacher's head, or the dataset's.
+        label_smoothing: of the true class, where it counts.
+        deit: DeiT distillation.
+        mealv2: MEAL V2.
+        teacher: the teacher that is asked online.
+        teachers: several teachers, averaged by their weights.
+        classes: of a student with a teacher and no store: all of the teacher's head, or the
+            dataset's.
         max_images: train on a random choice of that many images.
         ema_decay: keep a moving average of the weights, e.g. 0.9999; it is then what is evaluated
             and saved.
@@ -136,6 +149,8 @@ class TrainConfig:
     temperature: float = 1.0
     soft_weight: float = 1.0
     label_smoothing: float = 0.0
+    deit: DeitConfig = field(default_factory=DeitConfig)
+    mealv2: MealConfig = field(default_factory=MealConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     classes: Literal["teacher", "dataset"] = "teacher"
@@ -159,11 +174,6 @@ class TrainConfig:
         self._check_numbers()
         fresh_crops(self)  # checks its own fields
         plan_passes(self.epochs, self.crops_per_image, self.schedule)  # likewise
-        if self.soft_weight < 1.0 and self.mixing.enabled:
-            raise ConfigError(
-                "soft_weight below 1 needs the true class of a crop, which a mixed crop lacks; "
-                "use soft_weight 1, or no mixing"
-            )
 
     def _check_method(self) -> None:
         method = find_method(self.method)
@@ -172,13 +182,36 @@ class TrainConfig:
                 f"method {self.method} with stored views needs a label store: --store FOLDER "
                 "(`fkd label` makes one)"
             )
-        if self.method == "fkd" and self.views == "fresh":
-            raise ConfigError("method fkd replays stored crops; use views stored, or method kd")
+        if method.views == "stored" and self.views == "fresh":
+            raise ConfigError(
+                f"method {self.method} replays stored crops; use views stored, or a method that "
+                "asks a teacher online"
+            )
         if method.asks_teacher != bool(all_teachers(self)):
             reason = "needs a teacher: --teacher.name NAME" if method.asks_teacher else "asks none"
             raise ConfigError(f"teacher.name: method {self.method} {reason}")
         if self.teacher is not None and self.teachers:
             raise ConfigError("teacher.name: name one teacher, or several in `teachers`, not both")
+        self._check_uses(method)
+
+    def _check_uses(self, method: type[Method]) -> None:
+        """Refuse settings that the method would not look at, and what it cannot do without."""
+        for name, default in _OF_SOME_METHODS.items():
+            if getattr(self, name) != default and name not in method.uses:
+                users = [other for other, kind in METHODS.items() if name in kind.uses]
+                raise ConfigError(
+                    f"{name}: method {self.method} does not use it; leave it out, or use one of "
+                    f"{', '.join(users)}"
+                )
+        if method.needs_mixing and not self.mixing.enabled:
+            raise ConfigError(
+                f"method {self.method} is about mixed crops: add --mixing.mixup_alpha 1"
+            )
+        if method.needs_mixing and self.student_augment != NO_AUGMENT:
+            raise ConfigError(
+                f"student_augment: method {self.method} shows teacher and student the same picture;"
+                " use augment, which both see"
+            )
 
     def _check_numbers(self) -> None:
         at_least = {"crops_per_image": 1, "epochs": 1, "batch_size": 1, "accumulate_steps": 1}

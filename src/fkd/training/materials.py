@@ -89,8 +89,11 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
             soft_weight=config.soft_weight,
             label_smoothing=config.label_smoothing,
             teacher=teacher,
+            deit=config.deit,
+            mealv2=config.mealv2,
         )
     )
+    method.begin(student)
     cutter = CropCutter(
         images,
         views,

@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import nn
 
-from fkd.data.batches import load_batches
-from fkd.data.mixing import MixingConfig, apply_mix, sample_mix
+from fkd.data.batches import Batch, load_batches
+from fkd.data.mixing import MixingConfig, sample_mix
 from fkd.engine.durable import replace_file, replace_text
 from fkd.engine.learner import Learner
 from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
@@ -27,7 +27,6 @@ from fkd.engine.schedule import Pass, learning_rate, plan_passes
 from fkd.errors import ConfigError, RunError
 from fkd.evaluation import measure_accuracy
 from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
-from fkd.targets import SoftTargets
 from fkd.training.config import FREE_FIELDS, TrainConfig, count_workers, kind_of_workers
 from fkd.training.environment import describe_environment
 from fkd.training.materials import Materials, gather
@@ -77,7 +76,11 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     if RunFolder.is_finished(path, settings, free=FREE_FIELDS):
         return _read_result(path, leads=main, already_finished=True)
     materials = gather(config, accelerator.device)
-    learner = Learner.build(materials.student, accelerator, config.optimizer, config.ema_decay)
+    method = materials.method
+    learner = Learner.build(
+        materials.student, accelerator, config.optimizer, config.ema_decay, method.companion
+    )
+    method.companion = learner.companion  # as it was prepared: on its device, distributed
     environment = describe_environment(
         config.seed, accelerator.num_processes, accelerator.device, materials.data
     )
@@ -168,8 +171,8 @@ def _plan(
         epoch = place.epoch if config.schedule.per_step else place.of.epoch
         return learning_rate(config.schedule, config.optimizer.peak_lr, epoch, config.epochs)
 
-    def mix(step: int, images: Tensor, targets: SoftTargets) -> tuple[Tensor, SoftTargets]:
-        return mix_batch(config.mixing, config.seed, step, images, targets)
+    def mix(step: int, batch: Batch) -> Batch:
+        return mix_batch(config.mixing, config.seed, step, batch)
 
     def evaluate(model: nn.Module) -> Metrics:
         assert materials.validation is not None
@@ -201,13 +204,11 @@ def _plan(
     )
 
 
-def mix_batch(
-    config: MixingConfig, seed: int, step: int, images: Tensor, targets: SoftTargets
-) -> tuple[Tensor, SoftTargets]:
+def mix_batch(config: MixingConfig, seed: int, step: int, batch: Batch) -> Batch:
     """What a step trains on: the batch itself, or its crops mixed with each other."""
-    size = (images.shape[2], images.shape[3])
-    drawn = sample_mix(config, seed, step, len(images), size)
-    return (images, targets) if drawn is None else apply_mix(drawn, images, targets)
+    crops = batch.crops[0]
+    drawn = sample_mix(config, seed, step, len(batch), (crops.shape[2], crops.shape[3]))
+    return batch if drawn is None else batch.mixed(drawn)
 
 
 def describe_passes(passes: list[Pass], crops_per_image: int) -> str:
