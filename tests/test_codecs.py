@@ -14,6 +14,7 @@ from fkd.codecs import (
     MarginalRenorm,
     MarginalSmoothing,
     Smoothing,
+    TopLogits,
     check_codec,
     decode,
     dequantise,
@@ -170,3 +171,29 @@ def test_more_kept_classes_than_classes_are_refused():
     check_codec(MarginalSmoothing(10), 10)
     with pytest.raises(ConfigError, match="keeps 11 classes but there are only 10"):
         check_codec(MarginalSmoothing(11), 10)
+
+
+@pytest.mark.parametrize("k", [1, 3, C])
+def test_a_cell_of_a_label_map_has_zeros_for_other_classes(k):
+    z = torch.randn(20, C, generator=torch.Generator().manual_seed(3)) * 4
+    codec = TopLogits(k)
+    encoded = codec.encode(z)
+    filled = np.zeros((20, C))
+    for row, expected in zip(z.double().tolist(), filled, strict=True):
+        for c in sorted(range(C), key=lambda c: (-row[c], c))[:k]:
+            expected[c] = row[c]
+    q = np.exp(filled) / np.exp(filled).sum(1, keepdims=True)
+    np.testing.assert_allclose(decode(codec, encoded, C).numpy(), q, atol=2e-7)
+
+
+def test_cells_may_have_no_logit_above_zero_or_very_large_ones():
+    q = decode(TopLogits(2), TopLogits(2).encode(torch.tensor([[-3.0, -1, -2], [900, 1, 0]])), 3)
+    torch.testing.assert_close(q[0], torch.softmax(torch.tensor([0.0, -1, -2]), 0))
+    torch.testing.assert_close(q[1], torch.tensor([1.0, 0, 0]))
+
+
+@given(st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=9), st.data())
+def test_top_k_sorts_logits_of_either_sign(values, data):
+    k = data.draw(st.integers(1, len(values)))
+    expected = sorted(range(len(values)), key=lambda c: (-values[c], c))[:k]
+    assert top_k(torch.tensor([values]), k)[0][0].tolist() == expected

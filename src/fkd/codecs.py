@@ -7,6 +7,7 @@
     ms:K      top-K (id, p)       p_c if c in top-K else (1 - sum p) / (C - K) Eq. 5
     mr:K      top-K (id, p)       p_c / sum p if c in top-K else 0             Eq. 6-7
     logits    z (D values)        softmax(z): for self-supervised teachers
+    top:K     top-K (id, logit)   softmax(z), z_c = 0 for all others: cells of label maps
 
 Guards on rounded values: a sum above 1 is scaled back to 1, a sum of 0 becomes the uniform label.
 Ties go to the lower class id, so a label does not depend on the sorting library.
@@ -15,6 +16,7 @@ The second half says how a value becomes 2 bytes. This module knows tensors, not
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal, Protocol
@@ -218,6 +220,46 @@ class Logits:
         return SoftTargets.full(torch.softmax(value / self.temperature, dim=1))
 
 
+@dataclass(frozen=True)
+class TopLogits:
+    """The k largest logits of a cell of a label map; all other classes count as logit 0.
+
+    Source: Re-labeling ImageNet (Yun et al., CVPR 2021), whose maps are filled up with zeros. Maps
+    are pooled before the softmax (`fkd.pooling`); `targets` is the label of each cell by itself.
+    """
+
+    k: int
+    encodes: ClassVar[Literal["logits"]] = "logits"
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
+    @property
+    def name(self) -> str:
+        """For example "top:5"."""
+        return f"top:{self.k}"
+
+    def num_index(self, num_classes: int) -> int:
+        """One id a kept class."""
+        return self.k
+
+    def num_values(self, num_classes: int) -> int:
+        """One logit a kept class."""
+        return self.k
+
+    def encode(self, outputs: Tensor) -> Encoded:
+        """The k largest logits, largest first."""
+        return Encoded(*top_k(outputs, self.k))
+
+    def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
+        """q = softmax(z), where C - k classes have z = 0."""
+        index, z = _both(encoded)
+        highest = z.max(1, keepdim=True).values.clamp(min=0.0)
+        kept, other = torch.exp(z - highest), torch.exp(-highest)
+        total = kept.sum(1, keepdim=True) + (num_classes - self.k) * other
+        return _sparse(index, kept / total, other / total, num_classes)
+
+
 def parse_codec(text: str) -> Codec:
     """The codec that a spelling names.
 
@@ -234,7 +276,11 @@ def parse_codec(text: str) -> Codec:
         "smoothing": Smoothing,
         "logits": Logits,
     }
-    top: dict[str, type[MarginalSmoothing]] = {"ms": MarginalSmoothing, "mr": MarginalRenorm}
+    top: dict[str, Callable[[int], Codec]] = {
+        "ms": MarginalSmoothing,
+        "mr": MarginalRenorm,
+        "top": TopLogits,
+    }
     kind, colon, k = text.partition(":")
     if not colon and kind in plain:
         return plain[kind]()
@@ -256,17 +302,18 @@ def check_codec(codec: Codec, num_classes: int) -> None:
         )
 
 
-def top_k(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Ids (n, k) and probabilities (n, k), highest first, ties to the lower class id.
+def top_k(outputs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Ids (n, k) and probabilities or logits (n, k), highest first, ties to the lower class id.
 
     `torch.topk` leaves the order of ties open; here the class id is part of the sorted number: bits
-    of a non-negative float32 order like the float itself.
+    of a float32 order like the float itself, those of a negative one the other way round.
     """
-    p = probabilities.float().contiguous()
+    p = (outputs.float() + 0.0).contiguous()  # no -0.0, whose bits are not those of its equal
     num_classes = p.shape[1]
     lower_id_first = torch.arange(num_classes - 1, -1, -1, device=p.device)
-    order = (p.view(torch.int32).long() << 32) | lower_id_first
-    index = order.topk(k, dim=1).indices
+    bits = p.view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    index = ((ordered.long() << 32) | lower_id_first).topk(k, dim=1).indices
     return index, p.gather(1, index)
 
 

@@ -203,6 +203,7 @@ def test_an_image_that_changes_during_the_run_is_noticed(config, own_images):
         ({"autocast": "bf16"}, "autocast: bf16 is not exact; add --numerics fast"),
         ({"classes": "both"}, "classes: 'both' is none of teacher, dataset"),
         ({"codec": "logits", "value_dtype": "u16"}, "u16 holds probabilities only"),
+        ({"codec": "top:5"}, "is for label maps"),
         ({"teacher": None}, "teacher.name: name one teacher"),
         ({"device": "tpu"}, "device: 'tpu' cannot be used"),
     ],

@@ -18,6 +18,7 @@ from fkd.records import CropRecords
 from fkd.sampling import sample_boxes
 from fkd.store import ShardContent, StoreWriter, keys_digest
 from fkd.store.config import StoreConfig
+from fkd.store.geometry import grid_boxes
 from fkd.store.roots import default_levels
 
 TEACHER = {"name": "arithmetic", "weights_sha256": "0" * 64, "temperature": 1.0}
@@ -25,7 +26,8 @@ JITTER = {"jitter": {"dtype": "f4", "shape": [4]}, "jitter_order": {"dtype": "u1
 CANARIES = [{"crop": 1, "row": 0, "sha256": "f" * 64, "thumbnail": "AAAA"}]
 
 
-FORMS = ("plain", "compact", "recomputed")  # compact has stored boxes, recomputed has none
+# compact has stored boxes, recomputed has none; a map has cells instead of crops
+FORMS = ("plain", "compact", "recomputed", "map")
 DRAWN = {
     "seed": 0,
     "scale": [0.08, 1.0],
@@ -39,6 +41,8 @@ def _form_members(form: str, codec: Codec, num_classes: int) -> dict:
     """What the config of a store in this form has besides the members of a plain one."""
     if form == "plain":
         return {}
+    if form == "map":
+        return {"format_version": 3, "geometry": "grid"}
     members: dict = {"format_version": 2, "form": "compact", "geometry": "stored"}
     if codec.num_index(num_classes) and codec.num_values(num_classes):
         members["levels"] = default_levels(codec.num_index(num_classes))
@@ -81,7 +85,13 @@ class LabelJob:
             "teachers": [TEACHER],
             "crops": {"seed": 0, "scale": [0.08, 1.0]},
         }
-        self.config |= _form_members(form, parse_codec(codec), num_classes) | others
+        self.config |= _form_members(form, parse_codec(codec), num_classes)
+        if form == "map":  # the cells are the crops, logits are kept, nothing else is replayed
+            k = max(1, parse_codec(codec).num_index(num_classes))
+            dtype = "f16" if value_dtype == "u16" else value_dtype
+            grid = [3, num_crops // 3] if num_crops % 3 == 0 else [1, num_crops]
+            self.config |= {"grid": grid, "codec": f"top:{k}", "value_dtype": dtype, "extras": {}}
+        self.config |= others
         self.parsed = StoreConfig.parse(self.config, "the job")
 
     def content(self, number: int) -> ShardContent:
@@ -104,6 +114,8 @@ class LabelJob:
     def _records(self, mixed: np.ndarray, keys: list[bytes], size: np.ndarray) -> CropRecords:
         box = np.stack([mixed % 20, mixed % 30, 1 + mixed % 40, 1 + mixed % 90], -1)
         flip = mixed % 2 == 1
+        if self.parsed.grid is not None:
+            box, flip = grid_boxes(self.parsed.grid, size), np.zeros_like(flip)
         if (crops := self.parsed.crops) is not None:
             numbers = np.broadcast_to(np.arange(crops.num_crops), mixed.shape)
             box, flip = sample_boxes(crops, stream_keys(crops.seed, keys), size, numbers)
@@ -123,8 +135,11 @@ class LabelJob:
         if not v:
             return None
         value = (1 - mixed[..., None] % 97 / 200) * 0.5 ** (1 + np.arange(v) % 30)
-        logits = self.parsed.codec.encodes == "logits"
-        return (value * 20 - 7 if logits else value).astype(np.float32)
+        if self.parsed.grid is not None:
+            value = value * 20
+        elif self.parsed.codec.encodes == "logits":
+            value = value * 20 - 7
+        return value.astype(np.float32)
 
     def run(
         self,

@@ -208,3 +208,10 @@ def test_labels_of_all_classes_are_kept_as_they_are(lab, tmp_path, codec, value_
     np.testing.assert_array_equal(done.after.read(rows).value, done.before.read(rows).value)
     assert done.agreement.mean_kl == 0.0
     assert done.after.num_bytes < done.before.num_bytes
+
+
+def test_label_maps_are_not_converted(lab, tmp_path):
+    lab.Job(form="map").run(tmp_path / "maps")
+    with pytest.raises(ConfigError, match=r"holds label maps.*label-maps --top_k"):
+        convert_store(tmp_path / "maps", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -52,7 +52,8 @@ def tiny(lab, tiny_form, tmp_path):
 SHARD = "shards/00000.safetensors"
 FILES = ["manifest.json", "config.json", "commits/00000.json", SHARD]
 # The small files of all forms are alike.
-FILES_OF_FORMS = [("plain", name) for name in FILES] + [("compact", SHARD), ("recomputed", SHARD)]
+FILES_OF_FORMS = [("plain", name) for name in FILES]
+FILES_OF_FORMS += [(form, SHARD) for form in ("compact", "recomputed", "map")]
 
 
 @pytest.mark.parametrize(("tiny_form", "name"), FILES_OF_FORMS)

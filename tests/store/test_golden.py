@@ -1,7 +1,7 @@
 """Stores of every released format, byte for byte; and the reader that docs/format.md prints.
 
-A change that makes `test_the_bytes_of_version_1` or `_2` fail is a change of the format: it needs a
-new version number and a new golden folder, and the old one must stay readable.
+A change that makes `test_the_bytes_of_version_1`, `_2` or `_3` fail is a change of the format: it
+needs a new version number and a new golden folder, and the old one must stay readable.
 """
 
 import re
@@ -126,6 +126,60 @@ def test_the_reader_in_the_specification_reads_version_2(lab, form):
         np.testing.assert_array_equal(flip, entry.records.flip)
         np.testing.assert_array_equal(index, entry.index)
         np.testing.assert_allclose(value, entry.value, rtol=1e-6)
+
+
+V3 = GOLDEN.parent / "v3"
+V3_ROOT_HASH = "48777c1c86c3c0909f16d20ba13787b08d0a73e38d651cccc3d2a58ee700adb4"
+
+
+def golden_v3_job(lab):
+    """Maps of 2 x 3 cells."""
+    return lab.Job(
+        num_images=5,
+        num_crops=6,
+        num_classes=300,
+        codec="top:3",
+        value_dtype="f16",
+        images_per_shard=3,
+        form="map",
+        grid=[2, 3],
+    )
+
+
+def test_the_bytes_of_version_3(lab, tmp_path):
+    assert golden_v3_job(lab).run(tmp_path / "s") == V3_ROOT_HASH
+    assert contents(tmp_path / "s") == contents(V3)
+    assert verify_store(V3) == []
+
+
+def test_the_values_of_version_3(lab):
+    store = LabelStore.open(V3)
+    entry = store["n00/caf\u00e9 00003.jpg"]
+    assert store.grid == (2, 3)
+    assert entry.size == (61, 199)
+    assert entry.records.box.tolist() == [
+        [0, 0, 31, 67],
+        [0, 66, 31, 67],
+        [0, 132, 31, 67],
+        [30, 0, 31, 67],
+        [30, 66, 31, 67],
+        [30, 132, 31, 67],
+    ]
+    assert not entry.records.flip.any()
+    assert entry.index[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
+    np.testing.assert_allclose(entry.value[0], [8.3, 4.15, 2.075], rtol=5e-4)
+    assert store.images([3]).status.tolist() == [1]
+
+
+def test_the_reader_in_the_specification_reads_version_3():
+    reader: dict = {}
+    for source in re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL):
+        exec(source, reader)
+    manifest, store = reader["open_store"](V3), LabelStore.open(V3)
+    for key in [k for row, k in enumerate(store.keys()) if row != 3]:
+        index, value = reader["read_map"](V3, manifest, key)
+        np.testing.assert_array_equal(index.reshape(6, 3), store[key].index)
+        np.testing.assert_array_equal(value.reshape(6, 3), store[key].value)
 
 
 @pytest.mark.parametrize("number", [0, 1])

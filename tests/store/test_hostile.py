@@ -145,8 +145,8 @@ def test_forged_manifests_are_refused(store, change):
 
 @pytest.mark.parametrize("where", [("format_version",), ("config", "format_version")])
 def test_a_newer_format_says_upgrade(store, where):
-    forge(store, put(*where, value=3))
-    with pytest.raises(FormatError, match=r"format version 3 .* upgrade fkd"):
+    forge(store, put(*where, value=4))
+    with pytest.raises(FormatError, match=r"format version 4 .* upgrade fkd"):
         LabelStore.open(store)
 
 
@@ -285,7 +285,7 @@ SHARDS = {
     ),
     "no keys": replace_header(lambda h: h.pop("key.bytes")),
     "no metadata": replace_header(lambda h: h.pop("__metadata__")),
-    "another version": replace_header(lambda h: h["__metadata__"].update(version="3")),
+    "another version": replace_header(lambda h: h["__metadata__"].update(version="4")),
     "another store": replace_header(lambda h: h["__metadata__"].update(config_id="0" * 64)),
     "another place": replace_header(lambda h: h["__metadata__"].update(first_image="8")),
     "offsets beyond the keys": patch_column("key.offset", b"\xff" * 36),

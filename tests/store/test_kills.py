@@ -15,6 +15,7 @@ from fkd.store import LabelStore, files, verify_store
 
 # By form and number of processes; only the bytes of the shards differ between forms.
 KILLS = {("plain", 1): 85, ("plain", 2): 15, ("recomputed", 1): 10, ("recomputed", 2): 5}
+KILLS |= {("map", 1): 5, ("map", 2): 5}
 
 
 def end(child: int) -> int:
@@ -32,7 +33,7 @@ def require_sound(path) -> None:
         assert verify_store(path, partial=True) == []
 
 
-@pytest.fixture(scope="module", params=["plain", "recomputed"])
+@pytest.fixture(scope="module", params=["plain", "recomputed", "map"])
 def small(lab, request):
     return lab.Job(num_images=12, images_per_shard=3, form=request.param)
 
@@ -53,7 +54,7 @@ def oracle(lab, small, tmp_path_factory):
 def test_killed_at_random_moments_and_run_again(lab, small, oracle, tmp_path, world_size):
     expected, seconds = oracle
     draw, kills, trial = random.Random(world_size), 0, 0
-    form = "recomputed" if small.parsed.compact else "plain"
+    form = {1: "plain", 2: "recomputed", 3: "map"}[small.parsed.format_version]
     while kills < KILLS[form, world_size]:
         path, codes = tmp_path / str(trial := trial + 1), []
         while set(codes) != {0}:

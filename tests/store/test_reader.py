@@ -60,7 +60,8 @@ def test_what_was_written_is_read(lab, form, tmp_path, codec, value_dtype):
             scaled = given / given.sum(2, keepdims=True) if codec == "mr:3" else given
             np.testing.assert_allclose(read.value[part], scaled, atol=4e-3)
         else:
-            stored = dequantise(quantise(content.value, value_dtype), value_dtype)
+            dtype = job.parsed.value_dtype
+            stored = dequantise(quantise(content.value, dtype), dtype)
             np.testing.assert_array_equal(read.value[part], stored)
 
 
@@ -290,9 +291,10 @@ def test_a_row_damaged_into_seeming_unlabelled_is_found(store):
         LabelStore.open(store).labelled([0, 1, 2])
 
 
-def test_the_representation_is_one_line(finished):
+def test_the_representation_is_one_line(job, finished):
     text = repr(LabelStore.open(finished))
-    assert "20 images x 3 crops, ms:2 u16, teacher arithmetic" in text
+    codec = "top:2 f16" if job.parsed.grid else "ms:2 u16"
+    assert f"20 images x 3 crops, {codec}, teacher arithmetic" in text
     assert "\n" not in text
 
 
@@ -368,7 +370,7 @@ def test_a_newer_format_is_not_called_damage(finished, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(finished, store)
     manifest = store / "manifest.json"
-    members = json.loads(manifest.read_text()) | {"format_version": 3}
+    members = json.loads(manifest.read_text()) | {"format_version": 4}
     del members["root_hash"]
     root_hash = canonical.sha256(canonical.encode(members))
     newer = canonical.encode(members | {"root_hash": root_hash}).decode()

@@ -253,6 +253,11 @@ def test_content_that_no_label_may_hold_is_not_written(lab, tmp_path, change):
     assert os.listdir(tmp_path / "s/shards") == []
 
 
+MAP = {"format_version": 3, "geometry": "grid", "grid": [1, 3], "codec": "top:2"} | {
+    "value_dtype": "f16"
+}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -267,9 +272,17 @@ def test_content_that_no_label_may_hold_is_not_written(lab, tmp_path, change):
         ({"extras": {"gray": {"dtype": ">u2", "shape": []}}}, ">u2"),
         ({"extras": {"gray": {"dtype": "u1", "shape": [0]}}}, "shape"),
         ({"keys_sha256": "abc"}, "keys_sha256"),
-        ({"format_version": 3}, "upgrade fkd"),
+        ({"format_version": 4}, "upgrade fkd"),
         ({"format_version": 2}, "lacks the field form"),
         ({"format_version": 2, "form": "plain"}, "have the form compact"),
+        ({"format_version": 3}, "do not agree"),
+        ({"codec": "top:2", "value_dtype": "f16"}, "do not agree"),
+        (MAP | {"geometry": "stored"}, "have the geometry grid"),
+        (MAP | {"grid": [3]}, "two whole numbers"),
+        (MAP | {"grid": [0, 3]}, "two whole numbers"),
+        (MAP | {"grid": [2, 2]}, "2 x 2 cells has not 3 crops"),
+        (MAP | {"extras": {"gray": {"dtype": "u1", "shape": []}}}, "no extras"),
+        (MAP | {"value_dtype": "u16"}, "u16 holds probabilities"),
         ({"crops": {"seed": float("nan")}}, "JSON"),
         ({"crops": {"seed": {1, 2}}}, "JSON"),
     ],

@@ -105,7 +105,7 @@ class StoredViews:
         order: without replacement, or independent at every access.
 
     Raises:
-        ConfigError: an access needs more crops than the store has.
+        ConfigError: an access needs more crops than the store has, or it holds label maps.
     """
 
     def __init__(
@@ -119,6 +119,11 @@ class StoredViews:
         seed: int = 0,
         order: ViewOrder = "epoch_permutation",
     ) -> None:
+        if store.grid is not None:
+            raise ConfigError(
+                f"store: {store.path} holds label maps and no crops; use method relabel, or label "
+                "crops by `fkd label`"
+            )
         if stride > store.num_crops:
             raise ConfigError(
                 f"the store has {store.num_crops} crops per image, asked for {stride}; lower "

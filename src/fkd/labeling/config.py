@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fkd.augment import NO_AUGMENT, AugmentConfig
-from fkd.codecs import Codec, check_codec, parse_codec
+from fkd.codecs import Codec, TopLogits, check_codec, parse_codec
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImagesConfig, ImageSource
@@ -134,6 +134,10 @@ class LabelConfig:
         if self.autocast is not None and self.numerics == "exact":
             raise ConfigError(
                 f"autocast: {self.autocast} is not exact; add --numerics fast, or leave it out"
+            )
+        if isinstance(parse_codec(self.codec), TopLogits):
+            raise ConfigError(
+                f"codec: {self.codec} is for label maps (`fkd label-maps`); use ms:K for crops"
             )
         if parse_codec(self.codec).encodes == "logits" and self.value_dtype == "u16":
             raise ConfigError(

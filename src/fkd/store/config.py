@@ -11,20 +11,21 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fkd.codecs import VALUE_DTYPES, Codec, check_codec, parse_codec
+from fkd.codecs import VALUE_DTYPES, Codec, TopLogits, check_codec, parse_codec
 from fkd.errors import ConfigError, FormatError, NewerFormat
 from fkd.sampling import GENERATOR, CropConfig
 from fkd.store import canonical
 from fkd.store.canonical import Fields
 
 FORMAT = "fkd-label-store"
-NEWEST_VERSION = 2  # 1: plain stores; 2: compact ones
+NEWEST_VERSION = 3  # 1: plain stores; 2: compact ones; 3: label maps
 MAX_IMAGES = 1 << 40
 MAX_CROPS = 1 << 24
 MAX_CLASSES = 1 << 24
 MAX_EXTRAS = 64
 MAX_LEVELS = 1 << 16
 MAX_PACKED_CROPS = 1 << 16  # equal crops take no bits at all, so their number needs a bound
+MAX_GRID_SIDE = 1 << 12  # cells along a side of a label map
 # dtypes that a replayed augmentation may store, as spelled in the config
 EXTRA_DTYPES = ("b1", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
 Form = Literal["plain", "compact"]
@@ -46,9 +47,9 @@ class StoreConfig:
     """The part of the config that the store understands, and the whole as `source`.
 
     Attributes:
-        format_version: 1 for plain stores, 2 for compact ones.
+        format_version: 1 for plain stores, 2 for compact ones, 3 for label maps.
         num_images: images in the store, unreadable ones included.
-        num_crops: M, crops stored per image.
+        num_crops: M, crops stored per image; of label maps, their cells.
         num_classes: C.
         class_names: C names, in the order of the class ids.
         codec: how labels are compressed.
@@ -56,6 +57,7 @@ class StoreConfig:
         extras: columns of replayed augmentations, sorted by name.
         images_per_shard: images in every shard but the last, which may have fewer.
         keys_sha256: `keys_digest` of all keys in order.
+        grid: rows and columns of a label map; None where crops are stored.
         crops: how boxes and flips are drawn again; None where they are stored.
         levels: steps of the square root of a probability, see `fkd.store.roots`; None where values
             are kept as value_dtype says: in plain stores, and in compact ones without class ids.
@@ -73,6 +75,7 @@ class StoreConfig:
     extras: tuple[Extra, ...]
     images_per_shard: int
     keys_sha256: str
+    grid: tuple[int, int] | None
     crops: CropConfig | None
     levels: int | None
     source: dict[str, Any]
@@ -81,7 +84,7 @@ class StoreConfig:
     @property
     def compact(self) -> bool:
         """Whether the crops of an image are packed into one record."""
-        return self.format_version > 1
+        return self.format_version == 2
 
     @cached_property
     def num_shards(self) -> int:
@@ -114,10 +117,11 @@ class StoreConfig:
         version = fields.integer("format_version", 1, MAX_CLASSES)
         require_version(version, file)
         num_classes = fields.integer("num_classes", 1, MAX_CLASSES)
-        most_crops = MAX_CROPS if version == 1 else MAX_PACKED_CROPS
+        most_crops = MAX_PACKED_CROPS if version == 2 else MAX_CROPS
         num_crops = fields.integer("num_crops", 1, most_crops)
         codec, value_dtype = _parse_label(fields, num_classes, file)
-        compact = version > 1 and _is_compact(fields, file)
+        grid = _parse_grid(fields, num_crops, codec, file)
+        compact = version == 2 and _is_compact(fields, file)
         coded = compact and codec.num_index(num_classes) and codec.num_values(num_classes)
         return StoreConfig(
             format_version=version,
@@ -130,6 +134,7 @@ class StoreConfig:
             extras=_parse_extras(fields.members("extras"), file),
             images_per_shard=fields.integer("images_per_shard", 1, MAX_IMAGES),
             keys_sha256=fields.digest("keys_sha256"),
+            grid=grid,
             crops=_parse_geometry(fields, num_crops, file) if compact else None,
             levels=fields.integer("levels", 1, MAX_LEVELS) if coded else None,
             source=value,
@@ -176,6 +181,29 @@ def _parse_label(fields: Fields, num_classes: int, file: str) -> tuple[Codec, st
     if codec.encodes == "logits" and value_dtype == "u16":
         raise FormatError(f"{file}: u16 holds probabilities only; store logits as f16 or f32")
     return codec, value_dtype
+
+
+def _parse_grid(fields: Fields, num_crops: int, codec: Codec, file: str) -> tuple[int, int] | None:
+    """Rows and columns of a label map, None for crops; maps have largest logits and no extras."""
+    is_map = fields.integer("format_version", 1, NEWEST_VERSION) == 3
+    if is_map != isinstance(codec, TopLogits):
+        raise FormatError(f"{file}: the codec {codec.name} and the form of the store do not agree")
+    if not is_map:
+        return None
+    if fields.text("geometry") != "grid":
+        raise FormatError(f"{file}: version 3 stores have the geometry grid")
+    rows, columns = _parse_sides(fields.items("grid"), file)
+    if rows * columns != num_crops:
+        raise FormatError(f"{file}: a grid of {rows} x {columns} cells has not {num_crops} crops")
+    if fields.members("extras"):
+        raise FormatError(f"{file}: label maps have no extras")
+    return rows, columns
+
+
+def _parse_sides(sides: list[Any], file: str) -> tuple[int, int]:
+    if len(sides) != 2 or not all(type(n) is int and 0 < n <= MAX_GRID_SIDE for n in sides):
+        raise FormatError(f"{file}: grid must be two whole numbers from 1 to {MAX_GRID_SIDE}")
+    return sides[0], sides[1]
 
 
 def _is_compact(fields: Fields, file: str) -> bool:

@@ -10,7 +10,7 @@ from fkd.records import CropRecords
 from fkd.store.canonical import sha256
 from fkd.store.compact import pack_record
 from fkd.store.config import StoreConfig
-from fkd.store.geometry import draw_geometry, geometry_crc32
+from fkd.store.geometry import draw_geometry, geometry_crc32, grid_boxes
 from fkd.store.keys import MAX_KEY_BYTES
 from fkd.store.layout import Placed, build_header, columns_of, metadata_of, place
 from fkd.store.rows import Rows
@@ -30,7 +30,7 @@ class ShardContent:
         size: uint32 (n, 2), height and width after decoding.
         status: uint8 (n,), 0 labelled, 1 unreadable; the rest of an unreadable image's row is
             stored as zeros, whatever is given here.
-        records: (n, M).
+        records: (n, M); of label maps, the cells of the grid (`fkd.store.geometry.grid_boxes`).
         index: int64 (n, M, K) class ids, or None where the codec has none.
         value: float32 (n, M, V), or None where the codec has none.
     """
@@ -116,8 +116,10 @@ def _zeroed(arrays: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.nda
 
 
 def _crop_arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.ndarray]:
-    """What is known of each crop."""
-    arrays = {"crop.box": content.records.box, "crop.flip": content.records.flip}
+    """What is known of each crop; where the cells of label maps lie follows from the grid."""
+    arrays: dict[str, np.ndarray] = {}
+    if config.grid is None:
+        arrays = {"crop.box": content.records.box, "crop.flip": content.records.flip}
     arrays |= {f"crop.extra.{e.name}": content.records.extra[e.name] for e in config.extras}
     if content.index is not None:
         arrays["label.index"] = content.index
@@ -127,8 +129,10 @@ def _crop_arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.nda
 
 
 def _columns(config: StoreConfig, crops: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of a plain store."""
-    columns = crops | {"crop.flip": np.packbits(crops["crop.flip"], axis=1, bitorder="little")}
+    """The columns of a plain store, or of label maps."""
+    columns = dict(crops)
+    if "crop.flip" in crops:
+        columns["crop.flip"] = np.packbits(crops["crop.flip"], axis=1, bitorder="little")
     if "label.value" in crops:
         columns["label.value"] = quantise(crops["label.value"], config.value_dtype)
     return columns
@@ -187,6 +191,10 @@ def check_content(config: StoreConfig, content: ShardContent) -> None:
         _require(not probabilities or bool((value >= 0).all()), "a probability is below 0")
     if config.compact:
         _check_packable(config, content, labelled)
+    if config.grid is not None:
+        same = np.array_equal(box, grid_boxes(config.grid, content.size[labelled]))
+        same = same and not content.records.flip[labelled].any()
+        _require(same, "boxes are not the cells of the grid, unflipped")
 
 
 def _check_packable(config: StoreConfig, content: ShardContent, labelled: np.ndarray) -> None:

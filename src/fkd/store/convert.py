@@ -87,6 +87,11 @@ def convert_store(
         StoreError: the source cannot be read, or the new store cannot be written.
     """
     before, listener = LabelStore.open(source), progress or Progress()
+    if before.grid is not None:
+        raise ConfigError(
+            f"store: {before.path} holds label maps, which have one form; make smaller ones by "
+            "`fkd label-maps --top_k`"
+        )
     target = before.codec if codec is None else parse_codec(codec)
     require_derivable(before.codec, target, before.num_classes)
     config = _new_config(before, form, num_crops, target, listener)

@@ -1,7 +1,8 @@
-"""Boxes and flips that a compact store does not keep, because they can be drawn again.
+"""Boxes and flips that a store does not keep, because they can be computed.
 
-They follow from the store's config, the image's key and its size. That another machine draws the
-same ones, to the last pixel, is checked by `verify_store` against a checksum of each image's.
+Those of a compact store are drawn again from its config, the image's key and its size. That another
+machine draws the same ones, to the last pixel, is checked by `verify_store` against a checksum of
+each image's. Those of a label map are the cells of its grid over the whole image.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,35 @@ def draw_geometry(
     """Boxes int64 (B, m, 4) and flips bool (B, m) of the crops (B, m) of images of sizes (B, 2)."""
     with np.errstate(all="ignore"):  # sizes and ratios of a forged store may be anything
         return sample_boxes(config, stream_keys(config.seed, keys), sizes, crops)
+
+
+def grid_boxes(grid: tuple[int, int], sizes: np.ndarray) -> np.ndarray:
+    """The pixels that each cell of a label map touches, row by row: int64 (B, cells, 4).
+
+    Cells are fractions of the image; a box is rounded outwards, so that none is empty.
+
+    Args:
+        grid: rows and columns.
+        sizes: height and width of the images, pixels, integers (B, 2).
+
+    Example:
+        >>> grid_boxes((1, 2), np.array([[10, 5]])).tolist()
+        [[[0, 0, 10, 3], [0, 2, 10, 3]]]
+    """
+    rows, columns = grid
+    top, height = _intervals(rows, sizes[:, :1])
+    left, width = _intervals(columns, sizes[:, 1:])
+    box = np.empty((len(sizes), rows, columns, 4), np.int64)
+    box[..., 0], box[..., 2] = top[:, :, None], height[:, :, None]
+    box[..., 1], box[..., 3] = left[:, None], width[:, None]
+    return box.reshape(len(sizes), rows * columns, 4)
+
+
+def _intervals(count: int, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start and length (B, count) of each part of sides of these lengths (B, 1)."""
+    number, length = np.arange(count), length.astype(np.int64)
+    start = number * length // count
+    return start, -(-(number + 1) * length // count) - start
 
 
 def geometry_crc32(box: np.ndarray, flip: np.ndarray) -> np.ndarray:

@@ -74,8 +74,8 @@ def columns_of(config: StoreConfig, wide_boxes: bool) -> tuple[Column, ...]:
 
     Args:
         config: says M, C, codec, extras and form.
-        wide_boxes: boxes as u32, because an image of this shard has a side above 65,535; a compact
-            store has no such column.
+        wide_boxes: boxes as u32, because an image of this shard has a side above 65,535; compact
+            stores and label maps have no such column.
     """
     u1, u4, u8 = np.dtype("|u1"), np.dtype("<u4"), np.dtype("<u8")
     columns = [
@@ -91,18 +91,26 @@ def columns_of(config: StoreConfig, wide_boxes: bool) -> tuple[Column, ...]:
         columns += [Column("record.offset", u8), Column("record.bytes", u1)]
         columns += [Column("geometry.crc32", u4)] if config.crops else []
     else:
-        columns += _crop_columns(config, wide_boxes)
+        columns += [] if config.grid else _crop_columns(config, wide_boxes)
+        columns += _label_columns(config)
     return tuple(sorted(columns, key=lambda column: (-column.dtype.itemsize, column.name)))
 
 
 def _crop_columns(config: StoreConfig, wide_boxes: bool) -> list[Column]:
-    """What a plain store has for each crop."""
-    m, u2, u4 = config.num_crops, np.dtype("<u2"), np.dtype("<u4")
+    """Where the crops of a plain store lie."""
+    m = config.num_crops
     columns = [
-        Column("crop.box", u4 if wide_boxes else u2, (m, 4)),
+        Column("crop.box", np.dtype("<u4") if wide_boxes else np.dtype("<u2"), (m, 4)),
         Column("crop.flip", np.dtype("|u1"), (-(-m // 8),)),
     ]
     columns += [Column(f"crop.extra.{e.name}", e.dtype, (m, *e.shape)) for e in config.extras]
+    return columns
+
+
+def _label_columns(config: StoreConfig) -> list[Column]:
+    """The labels of a plain store, or of the cells of label maps."""
+    m, u2, u4 = config.num_crops, np.dtype("<u2"), np.dtype("<u4")
+    columns = []
     if config.num_index:
         ids = u2 if config.num_classes <= _MAX_U16_CLASSES else u4
         columns.append(Column("label.index", ids, (m, config.num_index)))

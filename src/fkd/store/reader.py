@@ -110,6 +110,11 @@ class LabelStore:
         return self._parsed.num_crops
 
     @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of its label maps, whose cells are the crops; None for real crops."""
+        return self._parsed.grid
+
+    @property
     def num_classes(self) -> int:
         """C: classes of a decoded label."""
         return self._parsed.num_classes

@@ -23,7 +23,7 @@ import numpy as np
 
 from fkd.store.compact import PackedRecords, unpack_records
 from fkd.store.config import StoreConfig
-from fkd.store.geometry import draw_geometry
+from fkd.store.geometry import draw_geometry, grid_boxes
 from fkd.store.layout import Column, Placed, columns_of
 from fkd.store.stored import Buffers
 
@@ -73,7 +73,8 @@ class Rows:
                 the byte of each crop is given.
 
         Of a compact store the crops come unpacked, by the names that a plain one has: crop.flip as
-        bool, label.value as float32; zeros for images without labels.
+        bool, label.value as float32; zeros for images without labels. Of label maps crop.box and
+        crop.flip (bool) are computed.
 
         Raises:
             FormatError: a packed record is malformed.
@@ -84,6 +85,10 @@ class Rows:
             buffers = self._read(layout, at, None if crops is None else crops[chosen])
             if crops is not None and self._config.compact:
                 buffers |= self._unpack(layout, at, places, buffers, crops)
+            elif crops is not None and self._config.grid is not None:
+                boxes = grid_boxes(self._config.grid, buffers["image.size"])
+                buffers["crop.box"] = np.take_along_axis(boxes, crops[chosen][..., None], axis=1)
+                buffers["crop.flip"] = np.zeros(crops[chosen].shape, bool)
             parts.append((chosen, buffers))
         return parts[0][1] if len(parts) == 1 else _merge(parts)
 

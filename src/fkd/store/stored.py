@@ -90,9 +90,10 @@ def image_facts(buffers: Buffers) -> ImageFacts:
 def stored_crops(config: StoreConfig, buffers: Buffers, crops: np.ndarray) -> StoredCrops:
     """Crops from the columns of some rows; `crops` (B, m) are the numbers that were chosen."""
     value, flip = buffers.get("label.value"), buffers["crop.flip"]
-    if not config.compact:
+    if flip.dtype != bool:
         flip = (flip >> (crops & 7).astype(np.uint8)) & 1 != 0
-        value = None if value is None else dequantise(value, config.value_dtype)
+    if not config.compact and value is not None:
+        value = dequantise(value, config.value_dtype)
     return StoredCrops(
         records=CropRecords(
             box=buffers["crop.box"],
