@@ -139,7 +139,7 @@ def pool_maps(
         num_classes: C.
 
     Microseconds a crop, weights included (15 x 15 cells of 5, one thread, batches of 64 images):
-    17 for 1,000 classes, 67 for 21,841; dense, by torchvision, 1,360 and 36,800.
+    18 for 1,000 classes, 75 for 21,841; dense, by torchvision, 1,360 and 36,800.
     """
     num_images, m, num_cells = weights.shape
     flat = weights.reshape(num_images * m, num_cells)

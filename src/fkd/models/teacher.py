@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
@@ -107,6 +107,11 @@ class Teacher:
         self._model.to(memory_format=torch.channels_last)
 
     @property
+    def model(self) -> nn.Module:
+        """The network, in evaluation mode."""
+        return self._model
+
+    @property
     def view(self) -> View:
         """What its crops must be made for."""
         return self.preprocessing.input_size, self.preprocessing.interpolation
@@ -141,11 +146,26 @@ class Teacher:
             TeacherError: an answer is not finite (`NotFinite`), the network is in training mode, or
                 the crops are not of its view.
         """
+        return self.ask(self._model, crops, autocast=autocast)
+
+    def ask(
+        self,
+        network: Callable[[Tensor], Tensor],
+        crops: Tensor,
+        *,
+        autocast: Autocast | None = None,
+    ) -> Tensor:
+        """Answers of another form of the same network, float32 (B, C, ...); raises like `logits`.
+
+        Args:
+            network: from normalised crops to answers about all outputs of the head (B, head, ...).
+            crops: uint8 (B, 3, S, S), of its view.
+            autocast: compute in half precision.
+        """
         self._refuse_unsuitable(crops)
         device = next(self._model.parameters()).device
         with torch.inference_mode(), precision(device, autocast):
-            outputs: Tensor = self._model(self.preprocessing.normalise(crops.to(device)))
-            logits = outputs.to(torch.float32)
+            logits = network(self.preprocessing.normalise(crops.to(device))).to(torch.float32)
             if self._columns is not None:
                 logits = logits[:, self._columns.to(device)]
             self._refuse_not_finite(logits, autocast)
@@ -190,7 +210,7 @@ class Teacher:
             )
 
     def _refuse_not_finite(self, logits: Tensor, autocast: Autocast | None) -> None:
-        finite = torch.isfinite(logits).all(dim=1)
+        finite = torch.isfinite(logits).flatten(1).all(dim=1)
         if bool(finite.all()):
             return
         crop = int(torch.nonzero(~finite)[0])
