@@ -43,6 +43,11 @@ def sample_crops(
     return CropRecords(box, flip, sample_augment(augment, stream, numbers))
 
 
+def whole_image(size: tuple[int, int]) -> CropRecords:
+    """One record: all of an image of this height and width, unflipped."""
+    return CropRecords(np.array([[0, 0, *size]], np.int64), np.zeros(1, bool))
+
+
 def replay(
     image: Tensor,
     records: CropRecords,

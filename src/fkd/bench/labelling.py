@@ -122,7 +122,8 @@ def _bare_side(bench: Workbench, images: Path) -> Side:
     """The network alone, batch after batch in as many threads as labelling has."""
     teacher = load_teachers([bench.scale.teacher]).teachers[0]
     model, size = teacher._model, teacher.preprocessing.input_size  # what labelling itself runs
-    batch_size = resolve_batch_size(label_config(bench, images, bench.folder), _CPU)
+    chosen = label_config(bench, images, bench.folder).batch_size
+    batch_size = resolve_batch_size(chosen, _CPU)
     crops = torch.rand(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
     num_batches = -(-bench.scale.labelled[0] * bench.scale.labelled[1] // batch_size)
 

@@ -21,6 +21,7 @@ from fkd.errors import FKDError
 VERBS: dict[str, tuple[str, str]] = {
     "plan": ("fkd.cli.label:plan", "bytes, teacher crops and hours, before anything is run"),
     "label": ("fkd.cli.label:label", "run the teacher once and write a label store"),
+    "label-maps": ("fkd.cli.label:label_maps", "one label map of each whole image (ReLabel)"),
     "train": ("fkd.cli.train:train", "train a student from a label store (or without one)"),
     "eval": ("fkd.cli.evaluate:evaluate", "top-1 and top-5 of a run or a model on images"),
     "inspect": ("fkd.cli.look:inspect", "what a store holds: settings, sizes, sample labels"),
@@ -94,7 +95,7 @@ def _load(target: str) -> Callable[..., Any]:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:9}{summary}" for verb, (_, summary) in VERBS.items())
+    verbs = "\n".join(f"  {verb:12}{summary}" for verb, (_, summary) in VERBS.items())
     return (
         "usage: fkd VERB [--config FILE.yaml] [--option value ...]\n\n"
         "Teacher labels once, students for ever: soft labels of many crops per image in a\n"

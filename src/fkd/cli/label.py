@@ -15,8 +15,9 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fkd.labeling import LabelConfig, LabelResult, Plan, Progress, RunStart
+from fkd.labeling import LabelConfig, LabelMapsConfig, LabelResult, Plan, Progress, RunStart
 from fkd.labeling import label as run_label
+from fkd.labeling import label_maps as make_maps
 from fkd.labeling import plan as make_plan
 from fkd.models.classes import display_names
 
@@ -30,10 +31,22 @@ def label(config: LabelConfig) -> None:
     Safe to kill: the same command goes on. Under torchrun the processes share the work.
     """
     console = Console(highlight=False, soft_wrap=True)
-    with _Reporter(console) as reporter:
+    with LabelReporter(console, "crops") as reporter:
         result = run_label(config, reporter)
     if result.leads:
         _print_result(result, console)
+
+
+def label_maps(config: LabelMapsConfig) -> None:
+    """Run a teacher once over every whole image and write a store of label maps (ReLabel).
+
+    Train from it by `fkd train --method relabel`. Safe to kill: the same command goes on.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    with LabelReporter(console, "images") as reporter:
+        result = make_maps(config, reporter)
+    if result.leads:
+        _print_maps_result(result, console)
 
 
 def plan(config: LabelConfig) -> None:
@@ -42,22 +55,24 @@ def plan(config: LabelConfig) -> None:
 
 
 class _Speed(ProgressColumn):
-    """Crops per second since the start."""
+    """Crops, or whatever the task counts, per second since the start."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.completed / task.elapsed if task.elapsed else 0:.0f} crops/s")
+        speed = task.completed / task.elapsed if task.elapsed else 0
+        return Text(f"{speed:.0f} {task.description}/s")
 
 
-class _Reporter(Progress):
-    """Shows a run on a terminal, or as plain lines elsewhere."""
+class LabelReporter(Progress):
+    """Shows a run on a terminal, or as plain lines elsewhere; `unit` is what it counts."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, unit: str) -> None:
         self._console = console
+        self._unit = unit
         self._bar: Bar | None = None
         self._started = self._last_line = 0.0
         self._done = self._total = 0
 
-    def __enter__(self) -> "_Reporter":
+    def __enter__(self) -> "LabelReporter":
         return self
 
     def __exit__(
@@ -74,13 +89,10 @@ class _Reporter(Progress):
         self._total = start.num_crops
         self._started = self._last_line = time.monotonic()
         if self._console.is_terminal and self._total:
-            columns = (
-                MofNCompleteColumn(),
-                _Speed(),
-                TimeRemainingColumn(elapsed_when_finished=True),
-            )
-            self._bar = Bar(TextColumn("crops"), BarColumn(), *columns, console=self._console)
-            self._bar.add_task("", total=self._total)
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            times = (_Speed(), TimeRemainingColumn(elapsed_when_finished=True))
+            self._bar = Bar(*columns, *times, console=self._console)
+            self._bar.add_task(self._unit, total=self._total)
             self._bar.start()
 
     def advanced(self, num_crops: int) -> None:
@@ -102,7 +114,8 @@ class _Reporter(Progress):
         speed = self._done / (time.monotonic() - self._started)
         left = (self._total - self._done) / speed if speed else 0.0
         return (
-            f"{self._done:,} of {self._total:,} crops, {speed:.0f} crops/s, {_duration(left)} left"
+            f"{self._done:,} of {self._total:,} {self._unit}, {speed:.0f} {self._unit}/s, "
+            f"{_duration(left)} left"
         )
 
     def _stop(self) -> None:
@@ -128,24 +141,41 @@ def _print_start(start: RunStart, console: Console) -> None:
         console.print(f"          {start.shift.verdict}")
     console.print(f"images    {len(session.source):,} in {session.source.root}")
     processes = f", {start.world_size} processes" if start.world_size > 1 else ""
-    earlier = f", {start.num_crops_done:,} labelled earlier" if start.num_crops_done else ""
+    done = start.num_crops_done
+    earlier = f", {done:,} labelled earlier" if done else ""
+    identity = session.store_config
+    grid = identity.get("grid")
+    each = f"maps of {grid[0]} x {grid[1]} cells" if grid else f"{identity['num_crops']} crops"
     console.print(
-        f"store     {session.config.out}: {session.config.num_crops} crops per image, "
-        f"{session.config.codec} {session.store_config['value_dtype']}{earlier}{processes}"
+        f"store     {session.config.out}: {each} per image, "
+        f"{identity['codec']} {identity['value_dtype']}{earlier}{processes}"
     )
 
 
 def _print_result(result: LabelResult, console: Console) -> None:
     num_crops = result.num_images * result.num_crops
-    for reason in result.unreadable:
-        console.print(f"unreadable {reason}")
-    if result.audit is not None:
-        console.print(f"audit     {result.audit}")
+    _print_findings(result, console)
     console.print(
         f"finished  {result.path}: {result.num_images:,} images x {result.num_crops} crops, "
         f"{result.num_bytes:,} bytes ({result.num_bytes / num_crops:.1f} per crop)"
     )
     console.print(f"root hash {result.root_hash}")
+
+
+def _print_maps_result(result: LabelResult, console: Console) -> None:
+    _print_findings(result, console)
+    console.print(
+        f"finished  {result.path}: {result.num_images:,} label maps of {result.num_crops} cells, "
+        f"{result.num_bytes:,} bytes ({result.num_bytes / result.num_images:.0f} per image)"
+    )
+    console.print(f"root hash {result.root_hash}")
+
+
+def _print_findings(result: LabelResult, console: Console) -> None:
+    for reason in result.unreadable:
+        console.print(f"unreadable {reason}")
+    if result.audit is not None:
+        console.print(f"audit     {result.audit}")
 
 
 def _print_plan(found: Plan, config: LabelConfig, console: Console) -> None:

@@ -1,8 +1,8 @@
 """What some crops looked like to the teacher, kept so that training can see that it cuts the same.
 
-A canary is one crop of a store: the SHA-256 of the pixels that entered the teacher, and a thumbnail
-of them. Rebuilding it needs the image, the record and no teacher. Another image, decoder,
-orientation, box, flip or resampling shows at once.
+A canary is one crop of a store (of label maps, a whole image): the SHA-256 of the pixels that
+entered the teacher, and a thumbnail of them. Rebuilding it needs the image, the record and no
+teacher. Another image, decoder, orientation, box, flip or resampling shows at once.
 """
 
 import base64
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fkd.crops import Interpolation, replay
+from fkd.crops import Interpolation, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
 from fkd.data.sources import ImageSource, load
 from fkd.errors import CropMismatch, StoreMismatch
@@ -88,8 +88,9 @@ def make_canaries(
         CropMismatch: an image was changed since it was labelled.
         ImageError: it cannot be read any more.
     """
-    count = count or count_canaries(store.num_images, store.num_crops)
-    rows, crops = sample_places(0, "canary", count, store.num_images, store.num_crops)
+    num_crops = store.num_crops if store.grid is None else 1
+    count = count or count_canaries(store.num_images, num_crops)
+    rows, crops = sample_places(0, "canary", count, store.num_images, num_crops)
     readable = store.images(rows).status == LABELLED
     return [
         {"row": row, "crop": crop} | _portrait(_rebuild(store, source, row, crop))
@@ -176,7 +177,10 @@ def _rebuild(
 ) -> Tensor:
     """One crop as it enters the first teacher, uint8 (3, S, S)."""
     image = load_labelled(store, source, row, decoder)
-    records = store.read([row], [[crop]]).records[0]
+    if store.grid is None:
+        records = store.read([row], [[crop]]).records[0]
+    else:
+        records = whole_image((image.shape[1], image.shape[2]))
     return replay(image, records, *teacher_view(store))[0]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fkd.codecs import Encoded, decode
+from fkd.crops import whole_image
 from fkd.data.canary import load_labelled, sample_places
 from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
@@ -59,7 +60,7 @@ def audit_probes(
     autocast: Autocast | None = None,
     pace: Pace = Pace(),  # noqa: B008 - frozen
 ) -> ProbeReport:
-    """Decode, crop, flip and label some crops of a store once more, and compare.
+    """Decode, crop, flip and label some crops (or cells of label maps) once more, and compare.
 
     Args:
         store: the labels and records.
@@ -83,13 +84,22 @@ def audit_probes(
 
     def prepare(probe: int) -> PreparedImage:
         row = int(rows[probe])
+        image = load_labelled(store, source, row)
         records = stored.records[probe]
-        return _prepare(load_labelled(store, source, row), source, row, records)
+        if store.grid is not None:
+            records = whole_image((image.shape[1], image.shape[2]))
+        return _prepare(image, source, row, records)
 
-    labeller = Labeller(teachers, store.codec, store.config["value_dtype"], autocast)
+    labeller = Labeller.of(store, teachers, autocast)
     batches = list(run_stages(range(len(rows)), prepare, teachers.views, labeller, pace))
+    cells = labeller.labels_per_crop
+    wanted = np.arange(len(rows)) * cells + (crops if cells > 1 else 0)
     return _compare(
-        _decode(store, _joined([b.index for b in batches]), _joined([b.value for b in batches])),
+        _decode(
+            store,
+            _joined([b.index for b in batches], wanted),
+            _joined([b.value for b in batches], wanted),
+        ),
         _decode(store, _first_crop(stored.index), _first_crop(stored.value)),
     )
 
@@ -123,9 +133,9 @@ def _prepare(image: Tensor, source: ImageSource, row: int, records: CropRecords)
     return PreparedImage(0, facts, image)
 
 
-def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
+def _joined(parts: Sequence[np.ndarray | None], rows: np.ndarray) -> Tensor | None:
     given = [part for part in parts if part is not None]
-    return torch.from_numpy(np.concatenate(given)) if given else None
+    return torch.from_numpy(np.concatenate(given)[rows]) if given else None
 
 
 def _first_crop(array: np.ndarray | None) -> Tensor | None:

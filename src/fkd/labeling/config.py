@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal, get_args
@@ -180,9 +181,9 @@ def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
     return torch.device(device)
 
 
-def resolve_batch_size(config: LabelConfig, device: torch.device) -> int:
+def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:
     """Crops per forward pass."""
-    return config.batch_size or _BATCH_SIZE.get(device.type, _BATCH_SIZE["cuda"])
+    return batch_size or _BATCH_SIZE.get(device.type, _BATCH_SIZE["cuda"])
 
 
 def resolve_autocast(config: LabelConfig) -> Autocast | None:
@@ -194,10 +195,13 @@ def resolve_images_per_shard(config: LabelConfig, num_images: int) -> int:
     """Images in a unit of work: large enough to be worth a file, small enough to lose."""
     if config.images_per_shard is not None:
         return config.images_per_shard
+    return default_images_per_shard(num_images, config.num_crops)
+
+
+def default_images_per_shard(num_images: int, crops_per_image: int) -> int:
+    """Images in a unit of work, where each sends that many crops through the teacher."""
     return max(
-        ceil_div(num_images, _MOST_SHARDS),
-        ceil_div(_LEAST_CROPS, config.num_crops),
-        _LEAST_IMAGES,
+        ceil_div(num_images, _MOST_SHARDS), ceil_div(_LEAST_CROPS, crops_per_image), _LEAST_IMAGES
     )
 
 
@@ -220,21 +224,15 @@ def build_store_config(
         ConfigError: the codec keeps more classes than there are.
     """
     codec = parse_codec(config.codec)
-    check_codec(codec, len(teachers.class_names))
-    identity = {
+    dtype = resolve_value_dtype(config, codec)
+    identity = base_identity(source, teachers.class_names, codec, dtype) | {
         "format_version": _FORMAT_VERSION,
-        "num_images": len(source),
         "num_crops": config.num_crops,
-        "num_classes": len(teachers.class_names),
-        "class_names": list(teachers.class_names),
-        "codec": codec.name,
-        "value_dtype": resolve_value_dtype(config, codec),
         "extras": {
             name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
             for name, (dtype, shape) in config.replayed.columns.items()
         },
         "images_per_shard": resolve_images_per_shard(config, len(source)),
-        "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
         "teachers": teachers.identity(),
         "crops": {
             "generator": GENERATOR,
@@ -247,18 +245,45 @@ def build_store_config(
             "replayed": asdict(config.replayed),
             "student_only": asdict(config.student_only),
         },
-        "decoder": DECODER,
-        "numerics": {
-            "dtype": "float32",
-            "autocast": resolve_autocast(config),
-            "batch_size": batch_size,
-            "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
-        },
+        "numerics": describe_numerics(teachers, batch_size, resolve_autocast(config)),
     }
     if config.form == "compact":
         identity |= compact_members(codec, len(teachers.class_names))
     plain: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in a file
     return plain
+
+
+def base_identity(
+    source: ImageSource, class_names: Sequence[str], codec: Codec, value_dtype: str
+) -> dict[str, Any]:
+    """What the identity of every store says of its images, classes and labels.
+
+    Raises:
+        ConfigError: the codec keeps more classes than there are.
+    """
+    check_codec(codec, len(class_names))
+    return {
+        "num_images": len(source),
+        "num_classes": len(class_names),
+        "class_names": list(class_names),
+        "codec": codec.name,
+        "value_dtype": value_dtype,
+        "extras": {},
+        "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
+        "decoder": DECODER,
+    }
+
+
+def describe_numerics(
+    teachers: TeacherEnsemble, batch_size: int, autocast: Autocast | None
+) -> dict[str, Any]:
+    """What the last bits of a teacher's output depend on."""
+    return {
+        "dtype": "float32",
+        "autocast": autocast,
+        "batch_size": batch_size,
+        "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
+    }
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -6,8 +6,9 @@ computes the shards r, r + R, ...; all are the same bytes as one process would w
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby
 
 from fkd.data.canary import make_canaries
@@ -18,7 +19,7 @@ from fkd.labeling.gate import GateReport, measure_accuracy, require_accuracy
 from fkd.labeling.labels import LabelledBatch, assemble_shard
 from fkd.labeling.numerics import exact_numerics
 from fkd.labeling.ranks import World, join_world
-from fkd.labeling.session import Session, open_session
+from fkd.labeling.session import RunConfig, Session, open_session
 from fkd.labeling.shift import ShiftReport, measure_shift
 from fkd.store import LabelStore, ShardContent, StoreWriter
 
@@ -33,7 +34,7 @@ class RunStart:
         session: images, teachers and settings.
         accuracy: the teacher on a sample of the images; None when not measured.
         shift: what fast numerics do to labels; None where labels are exact or not computed now.
-        num_crops: crops that this process has to label now.
+        num_crops: crops (of label maps: images) that this process has to label now.
         num_crops_done: crops that earlier runs have labelled.
         world_size: processes that share the work.
     """
@@ -101,9 +102,26 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
         StoreError: the store cannot be written, or belongs to other settings; see its subclasses.
         RunError: another process of the run has ended.
     """
+    return run_labelling(partial(open_session, config), config, progress)
+
+
+def run_labelling(
+    open_session: Callable[[int, int], Session], config: RunConfig, progress: Progress | None
+) -> LabelResult:
+    """What `label` does, for any kind of labels.
+
+    Args:
+        open_session: (forward passes side by side, number of the process on this machine) to what
+            the run works with.
+        config: of the run.
+        progress: is told how far the work is.
+
+    Raises:
+        FKDError: as `label`.
+    """
     with join_world() as world, exact_numerics() as passes:
         listener = progress if progress is not None and world.leads else Progress()
-        session = open_session(config, passes, world.local_rank)
+        session = open_session(passes, world.local_rank)
         finished = _is_finished(config.out)
         works = world.leads and not finished
         accuracy = _gate(session) if works else None
@@ -241,9 +259,9 @@ def _describe_start(
 ) -> RunStart:
     def crops(numbers: Sequence[int]) -> int:
         images = sum(stop - first for first, stop in map(writer.shard_range, numbers))
-        return images * session.config.num_crops
+        return images * session.crops_per_image
 
-    total = len(session.source) * session.config.num_crops
+    total = len(session.source) * session.crops_per_image
     return RunStart(
         session=session,
         accuracy=accuracy,
@@ -255,7 +273,7 @@ def _describe_start(
 
 
 def _describe_result(
-    config: LabelConfig,
+    config: RunConfig,
     root_hash: str,
     unreadable: list[str],
     audit: ProbeReport | None,

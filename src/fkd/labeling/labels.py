@@ -10,10 +10,12 @@ from torch import Tensor
 from fkd.codecs import Codec
 from fkd.errors import TeacherError
 from fkd.labeling.pipeline import ImageRow, TeacherInput
+from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import NotFinite, TeacherEnsemble
 from fkd.records import CropRecords
-from fkd.store import LABELLED, UNREADABLE, ShardContent
+from fkd.store import LABELLED, UNREADABLE, LabelStore, ShardContent
+from fkd.store.geometry import grid_boxes
 
 _LARGEST_F16 = 65504.0
 _ABOVE_ONE = 1e-5  # a softmax in float32 may exceed 1 by rounding
@@ -26,9 +28,9 @@ class LabelledBatch:
     Attributes:
         shard: the shard it belongs to.
         starting: rows of the images that begin with this batch, unreadable ones included.
-        num_crops: n, crops without padding.
-        index: int64 (n, K) class ids, or None.
-        value: float32 (n, V) values, or None.
+        num_crops: n, crops without padding; of label maps, pictures.
+        index: int64 (n, K) class ids, or None; of label maps (n * cells, K).
+        value: float32 (n, V) values, or None; likewise.
     """
 
     shard: int
@@ -47,12 +49,25 @@ class Labeller:
         codec: how labels are compressed.
         value_dtype: how values will be stored, which limits them.
         autocast: reduced precision of the forward pass, if any.
+        maps: answers about every cell of a picture instead, for label maps.
     """
 
     teachers: TeacherEnsemble
     codec: Codec
     value_dtype: str
     autocast: Autocast | None
+    maps: DenseTeacher | None = None
+
+    @staticmethod
+    def of(store: LabelStore, teachers: TeacherEnsemble, autocast: Autocast | None) -> "Labeller":
+        """The one that makes labels as those of a store."""
+        maps = None if store.grid is None else DenseTeacher(teachers.teachers[0])
+        return Labeller(teachers, store.codec, store.config["value_dtype"], autocast, maps)
+
+    @property
+    def labels_per_crop(self) -> int:
+        """One, or the cells of a map."""
+        return 1 if self.maps is None else self.maps.grid[0] * self.maps.grid[1]
 
     def __call__(self, batch: TeacherInput) -> LabelledBatch:
         """The labels of a batch.
@@ -65,10 +80,10 @@ class Labeller:
         if num_crops == 0:  # unreadable images only
             return LabelledBatch(batch.shard, batch.starting, 0, None, None)
         try:
-            outputs = self.outputs(batch.views)[:num_crops]
+            outputs = self.outputs(batch.views)[: num_crops * self.labels_per_crop]
         except NotFinite as error:
-            name, crop = batch.crops[min(error.crop, num_crops - 1)]
-            raise TeacherError(f"{error}; it is crop {crop} of {name}") from error
+            place = self._name(batch, min(error.crop, num_crops - 1))
+            raise TeacherError(f"{error}; it is {place}") from error
         self._check(outputs, batch)
         encoded = self.codec.encode(outputs)
         return LabelledBatch(
@@ -80,7 +95,10 @@ class Labeller:
         )
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
-        """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops."""
+        """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; of
+        pictures the logits of their cells, picture after picture."""
+        if self.maps is not None:
+            return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
         ask = self.teachers
         function = ask.logits if self.codec.encodes == "logits" else ask.probabilities
         return function(list(views), autocast=self.autocast)
@@ -103,11 +121,15 @@ class Labeller:
             way_out = "store values as f32 (--value_dtype f32)"
         else:
             reason, way_out = "gives NaN or infinity", self._cure()
-        name, crop = batch.crops[first]
         raise TeacherError(
-            f"the teacher {reason} for crop {crop} of {name}; {way_out}. Nothing of this shard is "
-            "stored"
+            f"the teacher {reason} for {self._name(batch, first // self.labels_per_crop)}; "
+            f"{way_out}. Nothing of this shard is stored"
         )
+
+    def _name(self, batch: TeacherInput, place: int) -> str:
+        """What messages call a crop of a batch."""
+        name, crop = batch.crops[place]
+        return f"crop {crop} of {name}" if self.maps is None else name
 
     def _cure(self) -> str:
         if self.autocast == "fp16":
@@ -124,12 +146,14 @@ class ShardShape:
         num_index: K, class ids per crop.
         num_values: V, values per crop.
         extras: (dtype, shape per crop) of parameters of replayed augmentations, by name.
+        grid: of label maps, rows and columns of the cells that are the crops.
     """
 
     num_crops: int
     num_index: int
     num_values: int
     extras: dict[str, tuple[str, tuple[int, ...]]]
+    grid: tuple[int, int] | None = None
 
     def blank_records(self) -> CropRecords:
         """What is stored for an image that cannot be read."""
@@ -152,10 +176,20 @@ def assemble_shard(batches: Sequence[LabelledBatch], shape: ShardShape) -> Shard
         num_bytes=np.array([row.num_bytes for row in rows], np.uint64),
         size=np.array([row.size for row in rows], np.uint32),
         status=np.where(readable, LABELLED, UNREADABLE).astype(np.uint8),
-        records=CropRecords.stack([row.records or shape.blank_records() for row in rows]),
+        records=_records(rows, shape),
         index=index if shape.num_index else None,
         value=value if shape.num_values else None,
     )
+
+
+def _records(rows: Sequence[ImageRow], shape: ShardShape) -> CropRecords:
+    """Where the crops lie (n, M): what the teacher saw, or the cells of what it saw."""
+    if shape.grid is not None:
+        sizes = np.array([row.size for row in rows], np.int64)
+        return CropRecords(
+            grid_boxes(shape.grid, sizes), np.zeros((len(rows), shape.num_crops), bool)
+        )
+    return CropRecords.stack([row.records or shape.blank_records() for row in rows])
 
 
 def _fill(array: np.ndarray, readable: np.ndarray, parts: Sequence[np.ndarray | None]) -> None:

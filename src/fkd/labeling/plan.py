@@ -74,7 +74,7 @@ def _predict_bytes(session: Session) -> int:
     return predict_num_bytes(
         session.store_config,
         sum(keys) / len(source),
-        num_canaries=count_canaries(len(source), session.config.num_crops),
+        num_canaries=count_canaries(len(source), session.crops_per_image),
         environment=describe_environment(session.device),
     )
 
@@ -83,7 +83,7 @@ def _measure_speed(session: Session, seconds: float) -> float:
     """Crops per second of the whole pipeline on images from all over the source."""
     spread = range(0, len(session.source), max(1, len(session.source) // _SAMPLED_IMAGES))
     stream = session.label((0, i) for i in chain.from_iterable(repeat(spread, _REPEATS)))
-    all_crops = len(session.source) * session.config.num_crops
+    all_crops = len(session.source) * session.crops_per_image
     started, now, num_crops = 0.0, 0.0, 0
     with closing(stream):
         for batch in stream:

@@ -1,8 +1,9 @@
 """What a labelling run works with, opened once: images, teachers, and the identity they make."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,11 +25,41 @@ from fkd.labeling.labels import LabelledBatch, Labeller, ShardShape
 from fkd.labeling.pipeline import ImageRow, Pace, PreparedImage, run_stages
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble, load_teachers
+from fkd.records import CropRecords
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued
+Draw = Callable[[bytes, tuple[int, int]], CropRecords]
 
 
-@dataclass(frozen=True)
+class RunConfig(Protocol):
+    """What every labelling run is told, whatever it labels; see `LabelConfig`."""
+
+    @property
+    def out(self) -> str:
+        """Folder of the store."""
+
+    @property
+    def seed(self) -> int:
+        """Picks the probes of the audit."""
+
+    @property
+    def min_accuracy(self) -> float | None:
+        """The floor of the teacher's accuracy."""
+
+    @property
+    def gate_images(self) -> int:
+        """Images to measure it on."""
+
+    @property
+    def max_unreadable(self) -> int:
+        """Images that may be unreadable."""
+
+    @property
+    def probes(self) -> int:
+        """Crops that are labelled anew at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """Everything that labelling needs besides a place to write.
 
@@ -39,37 +70,27 @@ class Session:
         device: where they run.
         pace: how much is done side by side.
         store_config: the identity of the store.
+        crops_per_image: what of an image goes through the teachers.
+        draw: (key, size) of an image to the records of these.
+        labeller: teachers and codec as one function of batches.
+        shape: the axes of the store's shards.
     """
 
-    config: LabelConfig
+    config: RunConfig
     source: ImageSource
     teachers: TeacherEnsemble
     device: torch.device
     pace: Pace
     store_config: dict[str, Any]
-
-    @property
-    def shape(self) -> ShardShape:
-        """The axes of this store's shards."""
-        codec, num_classes = parse_codec(self.config.codec), self.store_config["num_classes"]
-        return ShardShape(
-            self.config.num_crops,
-            codec.num_index(num_classes),
-            codec.num_values(num_classes),
-            self.config.replayed.columns,
-        )
-
-    @property
-    def labeller(self) -> Labeller:
-        """Teachers and codec as one function of batches."""
-        codec = parse_codec(self.config.codec)
-        dtype = self.store_config["value_dtype"]
-        return Labeller(self.teachers, codec, dtype, self.autocast)
+    crops_per_image: int
+    draw: Draw
+    labeller: Labeller
+    shape: ShardShape
 
     @property
     def autocast(self) -> Autocast | None:
         """The half precision of the forward passes, None for exact ones."""
-        return resolve_autocast(self.config)
+        return self.labeller.autocast
 
     def prepare(self, place: tuple[int, int]) -> PreparedImage:
         """Decode an image, given as (shard, position in the source), and draw its crops."""
@@ -80,9 +101,7 @@ class Session:
         except ImageError as error:
             return PreparedImage(shard, ImageRow(key, name, reason=str(error)), None)
         size = (loaded.image.shape[1], loaded.image.shape[2])
-        numbers = np.arange(self.config.num_crops)
-        records = sample_crops(crop_config(self.config), key, size, numbers, self.config.replayed)
-        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records)
+        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, self.draw(key, size))
         return PreparedImage(shard, row, loaded.image)
 
     def label(self, places: Iterable[tuple[int, int]]) -> Generator[LabelledBatch, None, None]:
@@ -105,8 +124,38 @@ def open_session(config: LabelConfig, passes: int, local_rank: int = 0) -> Sessi
     device = resolve_device(config.device, local_rank)
     names = source.class_names if config.classes == "dataset" else None
     teachers = load_teachers(all_teachers(config), class_names=names, device=device)
-    batch_size = resolve_batch_size(config, device)
+    pace = resolve_pace(config.batch_size, config.num_workers, passes, device)
+    store_config = build_store_config(config, source, teachers, pace.batch_size)
+    codec, num_classes = parse_codec(config.codec), len(teachers.class_names)
+    return Session(
+        config=config,
+        source=source,
+        teachers=teachers,
+        device=device,
+        pace=pace,
+        store_config=store_config,
+        crops_per_image=config.num_crops,
+        draw=partial(_draw, config),
+        labeller=Labeller(teachers, codec, store_config["value_dtype"], resolve_autocast(config)),
+        shape=ShardShape(
+            config.num_crops,
+            codec.num_index(num_classes),
+            codec.num_values(num_classes),
+            config.replayed.columns,
+        ),
+    )
+
+
+def resolve_pace(
+    batch_size: int | None, num_workers: int, passes: int, device: torch.device
+) -> Pace:
+    """How much is done side by side; `passes` is for a CPU."""
     side_by_side = passes if device.type == "cpu" else _GPU_PASSES
-    pace = Pace(batch_size, side_by_side, config.num_workers)
-    store_config = build_store_config(config, source, teachers, batch_size)
-    return Session(config, source, teachers, device, pace, store_config)
+    return Pace(resolve_batch_size(batch_size, device), side_by_side, num_workers)
+
+
+def _draw(config: LabelConfig, key: bytes, size: tuple[int, int]) -> CropRecords:
+    """The records of all crops of an image."""
+    return sample_crops(
+        crop_config(config), key, size, np.arange(config.num_crops), config.replayed
+    )

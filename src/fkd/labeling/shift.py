@@ -108,7 +108,7 @@ def measure_shift(session: Session, autocast: Autocast) -> ShiftReport:
             pairs += [] if pair is None else [pair]
             if time.monotonic() > stop:
                 break
-    kept = parse_codec(session.config.codec).num_index(len(session.teachers.class_names))
+    kept = parse_codec(session.store_config["codec"]).num_index(len(session.teachers.class_names))
     return _summarise(pairs, autocast, kept)
 
 

@@ -103,13 +103,19 @@ def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
     unreadable = int((store.images(np.arange(store.num_images)).status != 0).sum())
     facts = {
         "images": f"{store.num_images:,}",
-        "crops per image": f"{store.num_crops:,}",
+        **_crops(store),
         "classes": f"{store.num_classes:,}",
         "codec": f"{store.codec.name}, values as {store.config['value_dtype']}",
         "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} a crop)",
         "root hash": store.root_hash or "none: the store is not finished",
     }
     return facts | ({"unreadable images": f"{unreadable:,}"} if unreadable else {})
+
+
+def _crops(store: LabelStore) -> dict[str, str]:
+    if store.grid is not None:
+        return {"label maps": f"{store.grid[0]} x {store.grid[1]} cells, each as a crop below"}
+    return {"crops per image": f"{store.num_crops:,}"}
 
 
 def _statistics(store: LabelStore, rows: np.ndarray) -> tuple[float, float]:
