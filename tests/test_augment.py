@@ -10,6 +10,7 @@ from fkd.sampling import CropConfig
 
 EVERYTHING = AugmentConfig(
     color_jitter=(0.4, 0.4, 0.4, 0.1),
+    lighting=0.1,
     grayscale_prob=0.5,
     blur_prob=0.5,
     rand_augment_ops=2,
@@ -69,6 +70,21 @@ def test_colour_jitter_applies_its_factors_in_its_order():
     expected = TF.adjust_saturation(TF.adjust_contrast(crop[0], 0.7), 1.3)
     expected = TF.adjust_brightness(TF.adjust_hue(expected, 0.05), 1.2)
     assert torch.equal(out[0], expected)
+
+
+def test_lighting_moves_colours_along_imagenets_components():
+    """Its covariance is V diag(0.1 l)^2 V^T; the pixels get the same shift everywhere."""
+    drawn = sample_augment(AugmentConfig(lighting=0.1), 3, np.arange(20_000))["lighting"]
+    vectors = np.array(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    )
+    values = 0.1 * np.array([0.2175, 0.0188, 0.0045])
+    expected = vectors @ np.diag(values**2) @ vectors.T
+    assert np.abs(drawn.mean(0)).max() < 4 * 0.0217 / np.sqrt(20_000)
+    np.testing.assert_allclose(np.cov(drawn.T), expected, atol=0.04 * expected.max())
+    lit = apply_augment(IMAGE[None].clone(), params(lighting=[0.1, -0.2, 0.0]))
+    shift = torch.tensor([25.5, -51.0, 0.0])[:, None, None]
+    assert torch.equal(lit[0], (IMAGE + shift).round().clamp(0, 255).byte())
 
 
 def test_grey_makes_the_channels_equal_and_blur_smooths():

@@ -8,7 +8,8 @@ An augmentation is *replayed* when the teacher saw it (its parameters are stored
 *student-only* when it is drawn afresh on top of the stored crop.
 
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1. Parameters: torchvision's ColorJitter,
-RandomGrayscale, GaussianBlur, RandAugment (Cubuk et al. 2020), RandomErasing (Zhong et al. 2020).
+RandomGrayscale, GaussianBlur, RandAugment (Cubuk et al. 2020), RandomErasing (Zhong et al. 2020),
+lighting by the principal components of ImageNet's colours (Krizhevsky et al. 2012).
 """
 
 import math
@@ -29,6 +30,11 @@ _ORDERS = list(permutations(range(4)))  # brightness, contrast, saturation, hue
 _BLUR_SIDE = 224.0  # blur sigma is stored in pixels of a crop of this side
 _ERASED = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]  # ImageNet's mean colour
 _RAND_AUGMENT_BINS = 30.0
+# Eigenvalues, and eigenvectors in columns, of the covariance of ImageNet's colours, white being 1.
+_COLOUR_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
+_PRINCIPAL_COLOURS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,8 @@ class AugmentConfig:
     Attributes:
         color_jitter: strength of brightness, contrast, saturation and hue (hue at most 0.5).
         color_jitter_prob: share of the crops that are jittered.
+        lighting: deviation of the noise along the principal colours; the paper's full recipe and
+            ReLabel use 0.1.
         grayscale_prob: share of the crops turned grey.
         blur_prob: share of the crops blurred.
         blur_sigma: smallest and largest Gaussian sigma, pixels of a 224-pixel crop.
@@ -49,6 +57,7 @@ class AugmentConfig:
 
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     color_jitter_prob: float = 1.0
+    lighting: float = 0.0
     grayscale_prob: float = 0.0
     blur_prob: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -67,6 +76,8 @@ class AugmentConfig:
             raise ConfigError(
                 f"rand_augment_magnitude must lie in [0, 30], got {self.rand_augment_magnitude}"
             )
+        if self.lighting < 0:
+            raise ConfigError(f"lighting must be at least 0, got {self.lighting}")
         if self.rand_augment_ops < 0:
             raise ConfigError(f"rand_augment_ops must be at least 0, got {self.rand_augment_ops}")
 
@@ -76,6 +87,7 @@ class AugmentConfig:
         ops = (self.rand_augment_ops,)
         wanted: list[tuple[bool, dict[str, tuple[str, tuple[int, ...]]]]] = [
             (max(self.color_jitter) > 0, {"jitter": ("<f4", (4,)), "jitter_order": ("|u1", ())}),
+            (self.lighting > 0, {"lighting": ("<f4", (3,))}),
             (self.grayscale_prob > 0, {"gray": ("|u1", ())}),
             (self.blur_prob > 0, {"blur": ("<f4", ())}),
             (ops[0] > 0, {"rand_op": ("|u1", ops), "rand_magnitude": ("<f4", ops)}),
@@ -108,6 +120,8 @@ def sample_augment(
     if "blur" in config.columns:
         sigma = _between(config.blur_sigma, draws[:, 8])
         sampled["blur"] = np.where(draws[:, 7] < config.blur_prob, sigma, 0.0)
+    if "lighting" in config.columns:
+        sampled["lighting"] = _sample_lighting(config, draws[:, 14:18])
     if "erase" in config.columns:
         sampled["erase"] = _sample_erase(config, draws[:, 9:14])
     if "rand_op" in config.columns:
@@ -127,6 +141,18 @@ def _sample_jitter(config: AugmentConfig, draws: np.ndarray) -> dict[str, np.nda
         "jitter": np.where(applied, factors, [1.0, 1.0, 1.0, 0.0]),
         "jitter_order": np.floor(draws[:, 4] * len(_ORDERS)),
     }
+
+
+def _sample_lighting(config: AugmentConfig, draws: np.ndarray) -> np.ndarray:
+    """What is added to red, green and blue, where white is 1: normal steps along each component.
+
+    Normal numbers by Box and Muller, from two pairs of even ones.
+    """
+    radius = np.sqrt(-2.0 * np.log1p(-draws[:, 0::2]))
+    angle = 2.0 * np.pi * draws[:, 1::2]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :3]
+    added: np.ndarray = (config.lighting * normal * _COLOUR_DEVIATIONS) @ _PRINCIPAL_COLOURS.T
+    return added
 
 
 def _sample_erase(config: AugmentConfig, draws: np.ndarray) -> np.ndarray:
@@ -151,7 +177,7 @@ def _sample_rand_augment(config: AugmentConfig, draws: np.ndarray) -> dict[str, 
 
 def apply_augment(crops: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
     """Apply the parameters of `extra` (n, ...) to crops uint8 (n, 3, H, W), in place and in a fixed
-    order: colour jitter, grey, blur, RandAugment, erasing; returns the crops."""
+    order: colour jitter, lighting, grey, blur, RandAugment, erasing; returns the crops."""
     if not extra:
         return crops
     for i in range(len(crops)):
@@ -162,6 +188,8 @@ def apply_augment(crops: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
 def _apply_to_one(crop: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
     if "jitter" in extra:
         crop = _jitter(crop, extra["jitter"].tolist(), int(extra["jitter_order"]))
+    if "lighting" in extra:
+        crop = _light(crop, extra["lighting"].tolist())
     if extra.get("gray"):
         crop = TF.rgb_to_grayscale(crop, num_output_channels=3)
     if "blur" in extra and extra["blur"] > 0:
@@ -180,6 +208,11 @@ def _jitter(crop: Tensor, factors: list[float], order: int) -> Tensor:
         if factors[which] != (0.0 if which == 3 else 1.0):
             crop = adjust[which](crop, factors[which])
     return crop
+
+
+def _light(crop: Tensor, added: list[float]) -> Tensor:
+    shift = torch.tensor(added)[:, None, None] * 255.0
+    return (crop + shift).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
 
 def _blur(crop: Tensor, sigma: float) -> Tensor:

@@ -74,6 +74,22 @@ def test_warm_up_rises_evenly_from_its_own_rate_to_the_peak():
     assert rates == pytest.approx([0.01, 0.03, 0.05, 0.07, 0.09])
 
 
+def test_milestones_are_shares_or_epochs():
+    config = ScheduleConfig(name="step", milestones=(100, 180))
+    for epoch in (0, 99, 100, 179, 180):
+        expected = 0.01 * 0.1 ** ((epoch >= 100) + (epoch >= 180))
+        assert learning_rate(config, 0.01, epoch, 180) == pytest.approx(expected)
+
+
+def test_a_curve_may_begin_after_the_warm_up():
+    """ReLabel's: from 0 to the peak in 5 epochs, then a whole half-wave over the rest."""
+    config = ScheduleConfig(warmup_epochs=5, warmup_lr=0.0, after_warmup=True, per_step=True)
+    for epoch in (0.0, 2.5, 5.0, 152.5, 300.0):
+        rest = 0.5 * (1 + math.cos(math.pi * (epoch - 5) / 295))
+        expected = 0.1 * epoch / 5 if epoch < 5 else 0.1 * rest
+        assert learning_rate(config, 0.1, epoch, 300) == pytest.approx(expected)
+
+
 def test_rates_end_at_the_smallest_rate():
     for name in ("cosine", "linear"):
         config = ScheduleConfig(name=name, min_lr=0.003)

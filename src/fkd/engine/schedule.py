@@ -20,9 +20,12 @@ has the rate of its own place.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fkd.errors import ConfigError
+
+Curve = Literal["cosine", "linear", "step"]
+_NAMES = get_args(Curve)
 
 
 @dataclass(frozen=True)
@@ -48,23 +51,27 @@ class ScheduleConfig:
             transformers and AdamW, 0 for plain SGD.
         warmup_lr: rate at the start of the warm-up.
         min_lr: rate that cosine and linear end at; the paper's AdamW recipe uses 1e-5.
-        milestones: where step drops, as shares of all epochs (120 and 240 of 300).
+        after_warmup: begin the curve at the end of the warm-up; otherwise the warm-up replaces its
+            beginning, as in the paper.
+        milestones: where step drops: epochs, or shares of all epochs where below 1 (0.4 and 0.8 are
+            120 and 240 of 300).
         single_crop_ending: train the last epochs, at most crops_per_image, with one crop per image
             in a batch, as the authors do.
         per_step: follow the curve at every step instead of holding the rate through a pass.
     """
 
-    name: Literal["cosine", "linear", "step"] = "cosine"
+    name: Curve = "cosine"
     warmup_epochs: int = 0
     warmup_lr: float = 1e-5
     min_lr: float = 0.0
+    after_warmup: bool = False
     milestones: tuple[float, ...] = (0.4, 0.8)
     single_crop_ending: bool = True
     per_step: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in _CURVES:
-            raise ConfigError(f"schedule.name must be one of {', '.join(_CURVES)}: {self.name!r}")
+        if self.name not in _NAMES:
+            raise ConfigError(f"schedule.name must be one of {', '.join(_NAMES)}: {self.name!r}")
         if self.warmup_epochs < 0:
             raise ConfigError(f"schedule.warmup_epochs must be >= 0, got {self.warmup_epochs}")
         if self.warmup_lr < 0 or self.min_lr < 0:
@@ -100,26 +107,21 @@ def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int
     """The rate at an epoch (with per_step, a fraction of it) of a run of `epochs` epochs."""
     if epoch < config.warmup_epochs:
         return config.warmup_lr + (peak - config.warmup_lr) * epoch / config.warmup_epochs
-    return _CURVES[config.name](config, peak, epoch / epochs)
+    if config.name == "step":
+        return peak * 0.1 ** sum(epoch >= place for place in _places(config, epochs))
+    before = config.warmup_epochs if config.after_warmup else 0
+    return config.min_lr + (peak - config.min_lr) * _CURVES[config.name](
+        (epoch - before) / max(epochs - before, 1)
+    )
 
 
-def _cosine(config: ScheduleConfig, peak: float, share: float) -> float:
-    """min + (peak - min) (1 + cos(pi e / E)) / 2; the warm-up replaces the curve's beginning."""
-    return config.min_lr + (peak - config.min_lr) * 0.5 * (1.0 + math.cos(math.pi * share))
+def _places(config: ScheduleConfig, epochs: int) -> list[float]:
+    """The epochs at which step drops."""
+    return [place * epochs if place < 1.0 else place for place in config.milestones]
 
 
-def _linear(config: ScheduleConfig, peak: float, share: float) -> float:
-    """min + (peak - min) (1 - e / E)."""
-    return config.min_lr + (peak - config.min_lr) * (1.0 - share)
-
-
-def _step(config: ScheduleConfig, peak: float, share: float) -> float:
-    """peak * 0.1 ^ (milestones passed)."""
-    return peak * 0.1 ** sum(share >= milestone for milestone in config.milestones)
-
-
-_CURVES: dict[str, Callable[[ScheduleConfig, float, float], float]] = {
-    "cosine": _cosine,
-    "linear": _linear,
-    "step": _step,
+# How much of the way from the peak to the smallest rate is left after a share of the epochs.
+_CURVES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
+    "linear": lambda share: 1.0 - share,
 }
