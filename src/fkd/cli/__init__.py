@@ -62,7 +62,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(command: Callable[..., Any], options: list[str], prog: str) -> None:
     """Parse `options` for `command` and call it."""
-    from jsonargparse import ArgumentParser, auto_cli
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
+
+    class Formatter(DefaultHelpFormatter):  # type: ignore[misc,unused-ignore]
+        """Descriptions keep their lines."""
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return text
 
     class Parser(ArgumentParser):  # type: ignore[misc,unused-ignore]
         """Switches need no value: `--repair` means `--repair true`."""
@@ -80,11 +86,19 @@ def _run(command: Callable[..., Any], options: list[str], prog: str) -> None:
             args=options,
             parser_class=Parser,
             prog=prog,
-            description=command.__doc__,
+            description=_describe(command),
+            formatter_class=Formatter,
         )
         command(config)
     else:
         auto_cli(command, args=options, parser_class=Parser, prog=prog)
+
+
+def _describe(command: Callable[..., Any]) -> str:
+    """What --help says of a verb: its docstring, and what its module has to add."""
+    more: Callable[[], str] | None = getattr(inspect.getmodule(command), "more_help", None)
+    described = inspect.getdoc(command) or ""
+    return described if more is None else f"{described}\n\n{more()}"
 
 
 def _load(target: str) -> Callable[..., Any]:

@@ -1,5 +1,8 @@
 """`fkd train`: a student from a label store, or without one."""
 
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -7,21 +10,56 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from fkd.engine.logging import Metrics
-from fkd.methods import find_method
+from fkd.labeling import LabelConfig
+from fkd.methods import METHODS, find_method
+from fkd.smoke import smoke_settings
 from fkd.training import TrainConfig, TrainResult
 from fkd.training import train as run_training
 
 
-def train(config: TrainConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(TrainConfig):
+    """A training run, and how its labels are made.
+
+    Attributes:
+        labels: settings of `fkd label` for the store, or the file that holds them; a smoke run
+            labels likewise, a real one takes the store as it is.
+        smoke: run the recipe in seconds on generated images with a tiny teacher; nothing is kept.
+    """
+
+    labels: LabelConfig | None = None
+    smoke: bool = False
+
+
+def train(recipe: Recipe) -> None:
     """Train a student. Safe to kill: the same command goes on, and ends in the same weights.
 
     Under torchrun or `accelerate launch` the processes share every batch.
     """
+    given = {field.name: getattr(recipe, field.name) for field in fields(TrainConfig)}
+    config = TrainConfig(**given)
     console = Console(highlight=False, soft_wrap=True)
+    if not recipe.smoke:
+        _train(config, console)
+        return
+    console.print("smoke     generated images, a tiny teacher, a few steps: accuracy means nothing")
+    with tempfile.TemporaryDirectory(prefix="fkd-smoke-") as folder:
+        _train(smoke_settings(config, recipe.labels, Path(folder)), console)
+    console.print("smoke     the recipe runs; nothing is kept")
+
+
+def _train(config: TrainConfig, console: Console) -> None:
     with TrainingReporter(console, config) as reporter:
         result = run_training(config, reporter)
     if result.leads:
         _print_result(result, config, console)
+
+
+def more_help() -> str:
+    """The methods, one line each."""
+    width = max(map(len, METHODS))
+    lines = "\n".join(f"  {name:{width}}  {kind.summary}" for name, kind in METHODS.items())
+    return f"Methods (--method):\n{lines}"
 
 
 class TrainingReporter:
