@@ -51,6 +51,8 @@ class StudentConfig:
         new_head: start a new head where the checkpoint has other classes.
         input_size: side of its crops, pixels; by default that of the published weights.
         interpolation: how its crops are resized; the paper's students use bilinear.
+        normalisation: mean and deviation of its colours: those of its own weights, or ImageNet's
+            whatever its weights were made with, as MEAL V2 has it.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth; the paper's transformers use 0.1.
     """
@@ -61,6 +63,7 @@ class StudentConfig:
     new_head: bool = False
     input_size: int | None = None
     interpolation: Interpolation = "bilinear"
+    normalisation: Literal["own", "imagenet"] = "own"
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 

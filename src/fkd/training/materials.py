@@ -13,6 +13,7 @@ from fkd.data.canary import check_canaries
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
 from fkd.data.joining import join_store, map_classes
+from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source
 from fkd.data.views import FreshViews, StoredViews, Views
 from fkd.errors import ConfigError
@@ -213,6 +214,8 @@ def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, Mo
         **{name: rate for name, rate in drops.items() if rate > 0},
     )
     preprocessing = replace(loaded.preprocessing, interpolation=wanted.interpolation)
+    if wanted.normalisation == "imagenet":
+        preprocessing = replace(preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     sized = has_fixed_input_size(parse_model_name(loaded.name))
     kwargs = {"img_size": preprocessing.input_size} if sized else {}
     return loaded.model, ModelCard(loaded.name, num_classes, preprocessing, kwargs)

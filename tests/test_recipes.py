@@ -1,0 +1,131 @@
+"""Every recipe says what it reproduces, and runs, small, through the code of the real command."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fkd.cli import main
+from fkd.codecs import parse_codec
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "imagenet"
+TRAINING = sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)
+LABELS = sorted((RECIPES / "labels").glob("*.yaml"))
+
+# Published top-1, percent: Tables 3 to 8 of the paper, row by row.
+TABLE_3 = {"resnet50": (78.1, 78.9, 79.8, 80.1), "resnet101": (79.7, 80.7, 81.7, 81.9)}
+TABLE_7 = {
+    "vanilla": (77.18, 77.91, 78.14, 77.89, 75.89, 70.09),
+    "fkd": (79.59, 79.62, 79.76, 79.51, 78.12, 74.61),
+    "mealv2-fkd": (80.67, 80.70, 80.66, 80.58, 80.36, 80.17),
+}
+CODECS = ("full", "hard", "smoothing", "mr5", "ms5", "ms10")
+TABLE_6 = {
+    "mealv2-fkd": (80.65, 80.20, 80.23, 80.40, 80.58, 80.52),
+    "scratch-fkd": (79.48, 79.09, 79.37, 79.23, 79.51, 79.44),
+}
+PUBLISHED = (
+    {
+        f"table3-{net}-{row}": figure
+        for net, figures in TABLE_3.items()
+        for row, figure in zip(("vanilla", "relabel", "fkd-plain", "fkd"), figures, strict=True)
+    }
+    | {
+        "table4-resnet50-mealv2": 80.67,
+        "table4-resnet50-mealv2-fkd": 80.70,
+        "table4-resnet50-mealv2-fkd-heart": 80.91,
+        "table4-mobilenetv3-small-075-mealv2": 67.60,
+        "table4-mobilenetv3-small-075-mealv2-fkd": 67.83,
+        "table4-mobilenetv3-small-100-mealv2": 69.65,
+        "table4-mobilenetv3-small-100-mealv2-fkd": 69.94,
+        "table5-deit-tiny": 72.2,
+        "table5-deit-tiny-distilled": 74.5,
+        "table5-vit-tiny-vanilla": 68.7,
+        "table5-vit-tiny-fkd": 75.2,
+        "table5-sret-lt": 76.7,
+        "table5-sret-lt-kd": 77.7,
+        "table5-sret-lt-fkd": 78.7,
+        "table8-fbnetc100-fkd": 77.13,
+        "table8-efficientnetv2-b0-fkd": 79.94,
+        "text-resnet50-fkd-cutmix": 80.9,
+        "text-resnet50-funmatch": 80.5,
+        "readme-resnet50-fkd-adamw": 80.5,
+    }
+    | {
+        f"table6-{row}-{codec}": figure
+        for row, figures in TABLE_6.items()
+        for codec, figure in zip(CODECS, figures, strict=True)
+    }
+    | {
+        f"table7-{row}-m{m}": figure
+        for row, figures in TABLE_7.items()
+        for m, figure in zip((1, 2, 4, 8, 16, 32), figures, strict=True)
+    }
+)
+
+
+def header_of(path: Path) -> str:
+    """The comment at the top, unwrapped."""
+    lines = path.read_text().splitlines()
+    comment = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+    return " ".join(comment)
+
+
+def test_there_is_a_recipe_for_every_row():
+    assert {path.stem for path in TRAINING} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_the_header_gives_row_figure_commands_and_bytes(path):
+    header, settings = header_of(path), yaml.safe_load(path.read_text())
+    kind = path.stem.partition("-")[0]
+    assert header.startswith(
+        {"text": "Section 4", "readme": "The authors' README"}.get(kind, f"Table {kind[-1]}, ")
+    )
+    assert re.search(rf"\b{PUBLISHED[path.stem]:g}0* %", header)
+    assert f"fkd train --config recipes/imagenet/{path.name}" in header
+    assert settings["out"] == f"runs/imagenet/{path.stem}"
+    if "labels" in settings:
+        labels = RECIPES / settings["labels"]
+        made = yaml.safe_load(labels.read_text())
+        assert made["out"] == settings["store"]
+        assert f"--config recipes/imagenet/labels/{labels.name}" in header
+    else:
+        assert "Label bytes: none." in header
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 8, 16, 32])
+def test_table_7_varies_m_alone(m):
+    for row in TABLE_7:
+        first, this = (
+            yaml.safe_load((RECIPES / f"table7-{row}-m{n}.yaml").read_text()) for n in (1, m)
+        )
+        assert this.pop("crops_per_image") == m
+        assert first.pop("crops_per_image") == 1
+        assert this.pop("out") != first.pop("out") or m == 1
+        assert this == first
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_table_6_varies_the_codec_alone(codec):
+    spelled = codec if codec in ("full", "hard", "smoothing") else f"{codec[:2]}:{codec[2:]}"
+    for teacher in ("effl2", "meal"):
+        labels = yaml.safe_load((RECIPES / "labels" / f"{teacher}-m200-{codec}.yaml").read_text())
+        assert parse_codec(labels["codec"]) == parse_codec(spelled)
+        assert labels["num_crops"] == 200
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_every_recipe_runs_at_smoke_size(path, capsys):
+    main(["train", "--config", str(path), "--smoke", "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert "the recipe runs; nothing is kept" in said
+    assert "loss" in said
+
+
+@pytest.mark.parametrize("path", LABELS, ids=lambda path: path.stem)
+def test_label_recipes_are_used_and_give_their_command(path):
+    assert f"--config recipes/imagenet/labels/{path.name}" in header_of(path)
+    used = {yaml.safe_load(recipe.read_text()).get("labels") for recipe in TRAINING}
+    assert f"labels/{path.name}" in used
