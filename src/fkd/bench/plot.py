@@ -35,6 +35,23 @@ def plot_rows(rows: Sequence[Row], file: Path, title: str) -> None:
     _finish(figure, axes, file, title)
 
 
+def plot_accuracies(bars: Mapping[str, tuple[float, float]], file: Path, title: str) -> None:
+    """One bar a way of training: mean and standard deviation of its top-1, percent.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    figure, axes = _figure(height=1.2 + 0.35 * len(bars))
+    means, deviations = zip(*list(bars.values())[::-1], strict=True)
+    places = range(len(bars))
+    axes.barh(places, means, xerr=deviations, color=_OURS, height=0.6, capsize=2)
+    axes.set_yticks(places, list(bars)[::-1], fontsize=7)
+    lowest = min(mean - 2 * spread for mean, spread in bars.values())
+    axes.set_xlim(left=max(0.0, lowest - 5.0))
+    axes.set_xlabel("top-1, % (line: standard deviation; the axis does not begin at 0)")
+    _finish(figure, axes, file, title)
+
+
 def plot_growth(series: Series, file: Path, title: str, across: str, up: str) -> None:
     """Lines over the member "x" of `series`; both axes logarithmic unless x begins at 0.
 

@@ -1,0 +1,126 @@
+"""Tables and a picture of what is finished: mean, standard deviation and n, cost and storage."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims.config import ClaimsConfig
+from benchmarks.claims.rows import Row, rows_of
+from benchmarks.claims.running import run_folder
+from fkd.bench.plot import plot_accuracies
+from fkd.engine.logging import read_metrics
+from fkd.store import LabelStore
+
+TITLES = {
+    1: "Methods (Tables 1 and 3)",
+    2: "Codecs (Table 6)",
+    3: "Crops of an image in a mini-batch (Table 7)",
+    4: "Stored crops, and how they are drawn (Sec. 4.1)",
+    5: "Fine-tuning a trained student (Table 4)",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table.
+
+    Attributes:
+        name: of the row.
+        accuracies: top-1 of the finished seeds, percent.
+        relative: seconds per epoch relative to vanilla; None where it was not timed.
+        teacher_crops: crops that the teacher looked at, for one student from scratch.
+        label_bytes: per image.
+    """
+
+    name: str
+    accuracies: list[float]
+    relative: float | None
+    teacher_crops: int
+    label_bytes: float
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the accuracies; 0 for a single one."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+def write_report(config: ClaimsConfig, machine: dict[str, Any]) -> str:
+    """Write results.json, results.md and a picture; returns the text of results.md."""
+    out = Path(config.out)
+    timing_file = out / "timing.json"
+    timing = json.loads(timing_file.read_text("utf-8")) if timing_file.exists() else {}
+    tables = {claim: _lines(config, rows_of(claim, config), timing) for claim in config.claims}
+    tables = {claim: lines for claim, lines in tables.items() if lines}
+    found = {
+        "machine": machine,
+        "claims": {
+            claim: [vars(line) | {"mean": line.mean, "std": line.deviation} for line in lines]
+            for claim, lines in tables.items()
+        },
+        "timing": timing,
+    }
+    (out / "results.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    text = "\n".join(_table(TITLES[claim], lines) for claim, lines in tables.items())
+    (out / "results.md").write_text(text, "utf-8")
+    for claim, lines in tables.items():
+        bars = {line.name: (line.mean, line.deviation) for line in lines}
+        plot_accuracies(bars, out / f"claim{claim}.png", TITLES[claim])
+    return text
+
+
+def _lines(config: ClaimsConfig, rows: Sequence[Row], timing: dict[str, Any]) -> list[Line]:
+    lines = [_line(config, row, timing) for row in rows]
+    return [line for line in lines if line.accuracies]
+
+
+def _line(config: ClaimsConfig, row: Row, timing: dict[str, Any]) -> Line:
+    folders = [run_folder(config, row.name, seed) for seed in range(config.seeds)]
+    finished = [folder for folder in folders if (folder / "model.safetensors").exists()]
+    timed = timing.get(row.name)
+    num_images, asked, label_bytes = 0, 0, 0.0
+    if finished:
+        environment = json.loads((finished[0] / "env.json").read_text("utf-8"))
+        num_images = environment["data"]["images"]["num_images"]
+    if row.labels is not None:
+        codec, stored = row.labels
+        store = LabelStore.open(Path(config.out) / "labels" / f"{codec.replace(':', '')}-M{stored}")
+        label_bytes, asked = store.num_bytes / store.num_images, num_images * stored
+    elif row.asks:
+        asked = num_images * config.epochs
+    elif row.maps:
+        store = LabelStore.open(Path(config.out) / "labels" / "maps")
+        label_bytes, asked = store.num_bytes / store.num_images, num_images
+    return Line(
+        row.name,
+        [_accuracy(folder) for folder in finished],
+        timed["relative"] if timed else None,
+        asked,
+        label_bytes,
+    )
+
+
+def _accuracy(folder: Path) -> float:
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "val_top1" in line]
+    return float(lines[-1]["val_top1"] or 0.0)
+
+
+def _table(title: str, lines: Sequence[Line]) -> str:
+    head = (
+        f"### {title}\n\n"
+        "| row | top-1, % | n | seconds per epoch, vanilla = 1 | crops seen by the teacher "
+        "| label bytes per image |\n|---|---|---|---|---|---|\n"
+    )
+    return head + "".join(
+        f"| {line.name} | {line.mean:.2f} ± {line.deviation:.2f} | {len(line.accuracies)} | "
+        f"{'-' if line.relative is None else f'{line.relative:.2f}'} | {line.teacher_crops:,} | "
+        f"{line.label_bytes:,.0f} |\n"
+        for line in lines
+    )

@@ -1,0 +1,116 @@
+"""Labels and runs: label stores and run folders, so everything goes on when it was killed."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.claims.config import ClaimsConfig
+from benchmarks.claims.rows import Labels, Row
+from fkd.data import ImagesConfig, ImageSource, open_source
+from fkd.engine.schedule import ScheduleConfig
+from fkd.labeling import LabelConfig, label
+from fkd.methods import MealConfig
+from fkd.store import convert_store
+from fkd.training import TrainConfig, TrainResult, train
+
+Say = Callable[[str], None]
+
+
+def subset(config: ClaimsConfig) -> ImagesConfig:
+    """The images of all runs: those of the configuration, or a random choice in class folders."""
+    if config.max_images is None:
+        return config.images
+    folder = Path(config.out) / "images"
+    if not folder.exists():
+        source = open_source(config.images)
+        chosen = np.random.default_rng(0).permutation(len(source))[: config.max_images]
+        begun = folder.with_name("images.begun")
+        shutil.rmtree(begun, ignore_errors=True)
+        for i in sorted(chosen.tolist()):
+            _copy(source, i, begun)
+        begun.rename(folder)
+    return ImagesConfig(root=str(folder))
+
+
+def _copy(source: ImageSource, i: int, folder: Path) -> None:
+    assert source.class_names is not None
+    place = folder / source.class_names[source.label(i)]
+    place.mkdir(parents=True, exist_ok=True)
+    data = source.read(i)
+    kind = "png" if data.startswith(b"\x89PNG") else "jpg"
+    (place / f"{i:07}.{kind}").write_bytes(data)
+
+
+def make_labels(config: ClaimsConfig, labels: Labels, say: Say) -> Path:
+    """The store of these labels; the teacher is asked once for the largest and best of them."""
+    codec, stored = labels
+    path = Path(config.out) / "labels" / f"{codec.replace(':', '')}-M{stored}"
+    most = ("full", config.epochs)
+    if labels == most:
+        if not (path / "manifest.json").exists():
+            say(f"labels   {stored} crops of every image, full, by the teacher")
+        label(_label_config(config, path))
+    elif not (path / "manifest.json").exists():
+        source = make_labels(config, most, say)
+        say(f"labels   {codec}, {stored} crops of every image, from those")
+        convert_store(source, path, form="plain", codec=codec, num_crops=stored)
+    return path
+
+
+def _label_config(config: ClaimsConfig, path: Path) -> LabelConfig:
+    return LabelConfig(
+        images=subset(config),
+        out=str(path),
+        teacher=config.teacher,
+        num_crops=config.epochs,
+        scale=config.scale,
+        codec="full",
+        classes="dataset",
+        device=config.device,
+    )
+
+
+def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig:
+    """The training run of a row and a seed; its labels are made if they are not there."""
+    options: dict[str, Any] = dict(row.options)
+    if row.labels is not None:
+        options["store"] = str(make_labels(config, row.labels, say))
+    if row.asks:
+        options |= {"teacher": config.teacher, "classes": "dataset"}
+    if "discriminator" in options:
+        options["mealv2"] = MealConfig(discriminator=options.pop("discriminator"))
+    student, optimizer = config.student, config.optimizer
+    if row.begins_with is not None:
+        student = replace(student, checkpoint=str(run_folder(config, row.begins_with, seed)))
+        optimizer = replace(optimizer, lr=config.fine_tuning_lr)
+    return TrainConfig(
+        out=str(run_folder(config, row.name, seed)),
+        images=subset(config),
+        val=config.val,
+        student=student,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        optimizer=optimizer,
+        # So few epochs have no room for a staircase, nor for an ending with single crops.
+        schedule=ScheduleConfig(per_step=True, single_crop_ending=False),
+        scale=config.scale,
+        seed=seed,
+        num_workers=config.num_workers,
+        device=config.device,
+        log_every=1_000_000,
+        **options,
+    )
+
+
+def run_folder(config: ClaimsConfig, name: str, seed: int) -> Path:
+    """Where a run is."""
+    return Path(config.out) / "runs" / f"{name}-seed{seed}"
+
+
+def run_row(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainResult:
+    """Train a row with a seed, or read the result of a finished run."""
+    return train(settings(config, row, seed, say))

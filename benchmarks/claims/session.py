@@ -1,0 +1,39 @@
+"""All runs that are wanted, seed by seed, so that early reports have every row."""
+
+import time
+from pathlib import Path
+
+from benchmarks.claims.config import ClaimsConfig
+from benchmarks.claims.report import write_report
+from benchmarks.claims.rows import BASE, all_rows
+from benchmarks.claims.running import Say, run_row
+from benchmarks.claims.timing import measure_epochs, relative, save
+from fkd.bench import describe_machine
+
+
+def run_claims(config: ClaimsConfig, say: Say) -> str:
+    """Train, or time, what is not finished; returns the tables."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine()
+    if config.timing:
+        rows = list({row.name: row for row in (BASE, *all_rows(config))}.values())
+        save(relative(measure_epochs(config, rows, say), BASE.name), out)
+    else:
+        _train_all(config, say)
+    return write_report(config, machine)
+
+
+def _train_all(config: ClaimsConfig, say: Say) -> None:
+    rows = all_rows(config)
+    runs = [(row, seed) for seed in range(config.seeds) for row in rows]
+    started, trained = time.monotonic(), 0
+    for done, (row, seed) in enumerate(runs):
+        result = run_row(config, row, seed, say)
+        trained += not result.already_finished
+        each = (time.monotonic() - started) / max(trained, 1)
+        left = each * (len(runs) - done - 1) / 60
+        say(
+            f"run {done + 1} of {len(runs)}  {row.name}, seed {seed}: top-1 "
+            f"{result.val_top1:.2f} %, {result.seconds:.0f} s; at most {left:.0f} min left"
+        )
