@@ -14,7 +14,6 @@ from benchmarks.claims.rows import all_rows, rows_of
 from benchmarks.claims.running import run_folder
 from benchmarks.claims.session import run_claims
 from benchmarks.claims.timing import relative
-
 from fkd.data import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.models import TeacherConfig

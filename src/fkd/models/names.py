@@ -8,9 +8,21 @@ import timm
 import torchvision
 
 from fkd.errors import ConfigError
+from fkd.models import sret as _sret  # noqa: F401  # makes its networks known to timm
 
 _TORCHVISION = "torchvision/"
 _TIMM = "timm/"  # how the Hugging Face hub writes timm's names
+# Names of teachers and students in papers, as timm called them then, and what it calls them now.
+_FORMER = {
+    "gluon_senet154": "senet154.gluon_in1k",
+    "gluon_resnet152_v1s": "resnet152s.gluon_in1k",
+    "tf_efficientnet_l2_ns": "tf_efficientnet_l2.ns_jft_in1k",
+    "tf_efficientnet_l2_ns_475": "tf_efficientnet_l2.ns_jft_in1k_475",
+    "tf_efficientnet_b4_ns": "tf_efficientnet_b4.ns_jft_in1k",
+    "resnetv2_50x1_bit_distilled": "resnetv2_50x1_bit.goog_distilled_in1k",
+    "resnetv2_152x2_bit_teacher": "resnetv2_152x2_bit.goog_teacher_in21k_ft_in1k",
+    "resnetv2_152x2_bit_teacher_384": "resnetv2_152x2_bit.goog_teacher_in21k_ft_in1k_384",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ def parse_model_name(name: str) -> ModelName:
     if name.startswith(_TORCHVISION):
         library = "torchvision"
     bare = name.removeprefix(_TORCHVISION).removeprefix(_TIMM)
+    bare = _FORMER.get(bare, bare)
     architecture, _, tag = bare.partition(".")
     known = torchvision_names() if library == "torchvision" else timm.list_models()
     if architecture not in known:
