@@ -152,6 +152,18 @@ def test_a_discriminator_goes_on_where_it_was(config):
     assert_same_run(config, reference)
 
 
+def test_accuracy_is_measured_as_often_as_asked_and_at_the_end(config):
+    """Every second pass, and the last; training does not notice."""
+    plain = replace(config, out=config.out + "-plain")
+    train(plain)
+    train(replace(config, val_every=2))
+    steps = [line["step"] for line in lines_of(plain) if "val_top1" in line]
+    kept = [line["step"] for line in lines_of(config) if "val_top1" in line]
+    assert kept == sorted({*steps[1::2], steps[-1]})
+    expected = weights_of(plain)
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(config).items())
+
+
 @pytest.mark.parametrize("workers", ["threads", "processes"])
 def test_workers_change_nothing(config, workers):
     reference = replace(config, out=config.out + "-reference")

@@ -91,6 +91,7 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
         out=str(run_folder(config, row.name, seed)),
         images=subset(config),
         val=config.val,
+        val_every=config.epochs,
         student=student,
         epochs=config.epochs,
         batch_size=config.batch_size,

@@ -126,6 +126,7 @@ def _plan(
         method=method,
         learning_rate=lambda place: _OPTIMIZER.peak_lr,
         evaluate=None,
+        evaluate_every=1,
         clip_grad=None,
         seed=0,
     )

@@ -47,6 +47,7 @@ class Plan:
         method: gives targets and loss.
         learning_rate: of the place of a step.
         evaluate: metrics of a model on the validation images; None without any.
+        evaluate_every: passes between two evaluations; the last pass ends with one anyway.
         clip_grad: largest norm of the gradient; None does not clip.
         seed: of dropout and drop path.
     """
@@ -58,6 +59,7 @@ class Plan:
     method: Method
     learning_rate: Callable[[Place], float]
     evaluate: Callable[[nn.Module], Metrics] | None
+    evaluate_every: int
     clip_grad: float | None
     seed: int
 
@@ -89,7 +91,7 @@ def run(plan: Plan, learner: Learner, recorder: Recorder) -> None:
             if learner.ema is not None:
                 learner.ema.update(learner.module)
             recorder.trained(place, lr, accelerator.reduce(counted))
-            if place.ends_pass and plan.evaluate is not None:
+            if plan.evaluate is not None and _is_due(plan, place):
                 learner.share_buffers()
                 recorder.evaluated(place, plan.evaluate(learner.result))
             stopping = _told_to_stop(accelerator, signals, learner.step)
@@ -97,6 +99,12 @@ def run(plan: Plan, learner: Learner, recorder: Recorder) -> None:
             if stopping:
                 accelerator.wait_for_everyone()
                 signals.leave()
+
+
+def _is_due(plan: Plan, place: Place) -> bool:
+    """Whether the student is evaluated after a step."""
+    ends = place.number == len(plan.order.passes) - 1
+    return place.ends_pass and (ends or (place.number + 1) % plan.evaluate_every == 0)
 
 
 def _learn(plan: Plan, learner: Learner, chunk: Chunk, batch: Batch) -> Tensor:

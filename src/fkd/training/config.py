@@ -33,7 +33,8 @@ _OF_SOME_METHODS: dict[str, object] = {
 """Settings that not every method looks at, with their defaults."""
 
 FREE_FIELDS = frozenset(
-    {"out", "store", "device", "num_workers", "workers", "log_every", "checkpoint_seconds"}
+    {"out", "store", "device", "num_workers", "workers"}
+    | {"val_every", "log_every", "checkpoint_seconds"}
     | {f"{images}.{name}" for images in ("images", "val") for name in ("root", "download")}
 )
 """Settings that may differ when a run is continued: they do not change its result, or (paths) what
@@ -86,6 +87,7 @@ class TrainConfig:
         method: what the student is trained against; see the list above.
         store: the label store; needed by methods with stored crops.
         val: images in class folders to measure accuracy on after every pass.
+        val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
         batch_size: crops per optimiser step, over all processes and accumulated parts.
@@ -136,6 +138,7 @@ class TrainConfig:
     method: str = "fkd"
     store: str | None = None
     val: ImagesConfig | None = None
+    val_every: int = 1
     crops_per_image: int = 4
     epochs: int = 300
     batch_size: int = 1024
@@ -218,7 +221,13 @@ class TrainConfig:
 
     def _check_numbers(self) -> None:
         at_least = {"crops_per_image": 1, "epochs": 1, "batch_size": 1, "accumulate_steps": 1}
-        at_least |= {"max_images": 1, "num_workers": 0, "log_every": 1, "checkpoint_seconds": 0}
+        at_least |= {
+            "max_images": 1,
+            "val_every": 1,
+            "num_workers": 0,
+            "log_every": 1,
+            "checkpoint_seconds": 0,
+        }
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:

@@ -199,6 +199,7 @@ def _plan(
         method=materials.method,
         learning_rate=rate,
         evaluate=None if materials.validation is None else evaluate,
+        evaluate_every=config.val_every,
         clip_grad=config.clip_grad,
         seed=config.seed,
     )
