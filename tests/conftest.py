@@ -13,6 +13,7 @@ from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
 from fkd.records import CropRecords
 from fkd.sampling import CropConfig
 from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest
+from fkd.store.geometry import grid_boxes
 
 # Threads of several test processes on few cores wait for each other longer than they compute.
 torch.set_num_threads(1)
@@ -89,6 +90,57 @@ def _content(source, rows, config, unreadable) -> ShardContent:
     )
 
 
+def write_maps(
+    path: Path,
+    source: ImageSource,
+    grid=(3, 4),
+    k=2,
+    class_names=("ant", "bee", "cat", "dog"),
+    unreadable=(),
+) -> LabelStore:
+    """Label maps of these images: random logits that lean towards the true class."""
+    keys = [source.key(i) for i in range(len(source))]
+    config = {
+        "format_version": 3,
+        "geometry": "grid",
+        "grid": list(grid),
+        "num_images": len(keys),
+        "num_crops": grid[0] * grid[1],
+        "num_classes": len(class_names),
+        "class_names": list(class_names),
+        "codec": f"top:{k}",
+        "value_dtype": "f16",
+        "extras": {},
+        "images_per_shard": 4,
+        "keys_sha256": keys_digest(keys),
+        "teachers": [{"name": "colour"}],
+    }
+    with StoreWriter.open(path, config) as writer:
+        for shard in writer.pending():
+            rows = range(*writer.shard_range(shard))
+            writer.commit(shard, _map_content(source, rows, config, unreadable))
+        writer.finish({}, [])
+    return LabelStore.open(path)
+
+
+def _map_content(source, rows, config, unreadable) -> ShardContent:
+    loaded = [load(source, i) for i in rows]
+    sizes = np.array([tuple(image.image.shape[1:]) for image in loaded], np.uint32)
+    logits = 3 * torch.cat([_probabilities(source, i, config).log() for i in rows]) + 6
+    encoded = parse_codec(config["codec"]).encode(logits)
+    shape = (len(rows), config["num_crops"])
+    return ShardContent(
+        keys=[source.key(i) for i in rows],
+        crc32=np.array([image.crc32 for image in loaded], np.uint32),
+        num_bytes=np.array([image.num_bytes for image in loaded], np.uint64),
+        size=sizes,
+        status=np.array([i in unreadable for i in rows], np.uint8),
+        records=CropRecords(grid_boxes(tuple(config["grid"]), sizes), np.zeros(shape, bool)),
+        index=encoded.index.numpy().reshape(*shape, -1),
+        value=encoded.value.numpy().reshape(*shape, -1),
+    )
+
+
 def _probabilities(source, i, config) -> torch.Tensor:
     generator = torch.Generator().manual_seed(i)
     logits = torch.randn(config["num_crops"], config["num_classes"], generator=generator)
@@ -111,6 +163,17 @@ def image_source(image_folder) -> ImageSource:
 def label_store(image_source, tmp_path_factory) -> LabelStore:
     """6 crops of each of these images, labels ms:2 over ant, bee, cat, dog."""
     return write_store(tmp_path_factory.mktemp("labels") / "store", image_source)
+
+
+@pytest.fixture(scope="session")
+def map_store(image_source, tmp_path_factory) -> LabelStore:
+    """Label maps of these images, 3 x 4 cells with 2 of 4 classes each."""
+    return write_maps(tmp_path_factory.mktemp("maps") / "store", image_source)
+
+
+@pytest.fixture(scope="session")
+def make_maps():
+    return write_maps
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ A method is one choice of views, targets and loss; read the files side by side (
     mealv2      fresh random crops        several teachers, asked online; a discriminator
     fkd         crops of the label store  the label store
     mealv2-fkd  crops of the label store  the label store; a discriminator
+    relabel     fresh random crops        label maps of the whole images, pooled
 """
 
 from fkd.errors import ConfigError
@@ -20,6 +21,7 @@ from fkd.methods.kd import KD
 from fkd.methods.mealv2 import MealV2, MealV2FKD
 from fkd.methods.method import Ingredients, Method, ViewKind
 from fkd.methods.options import DeitConfig, MealConfig
+from fkd.methods.relabel import ReLabel
 from fkd.methods.vanilla import Vanilla
 
 METHODS: dict[str, type[Method]] = {
@@ -30,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "deit": Deit,
     "mealv2": MealV2,
     "mealv2-fkd": MealV2FKD,
+    "relabel": ReLabel,
 }
 
 __all__ = [

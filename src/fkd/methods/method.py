@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fkd.data.batches import Batch, CropFormat
 from fkd.methods.options import DeitConfig, MealConfig
 from fkd.models.teacher import TeacherEnsemble
+from fkd.pooling import PoolingConfig
 from fkd.targets import SoftTargets
 
 ViewKind = Literal["stored", "fresh"]
@@ -28,6 +29,7 @@ class Ingredients:
         teacher: asked online, by the methods that need one.
         deit: of DeiT distillation.
         mealv2: of MEAL V2.
+        relabel: of ReLabel.
     """
 
     num_classes: int
@@ -38,6 +40,7 @@ class Ingredients:
     teacher: TeacherEnsemble | None = None
     deit: DeitConfig = field(default_factory=DeitConfig)
     mealv2: MealConfig = field(default_factory=MealConfig)
+    relabel: PoolingConfig = field(default_factory=PoolingConfig)
 
 
 class Method(Protocol):
@@ -47,6 +50,7 @@ class Method(Protocol):
         summary: one line for --help.
         views: where the crops come from unless the user says otherwise.
         asks_teacher: whether it needs a teacher while training.
+        reads_maps: whether its fresh crops get labels from a store of label maps.
         uses: which of the optional settings of a run it looks at; others are refused.
         needs_mixing: whether it is this method only with mixed crops.
         needs_classes: whether every image must have a true class.
@@ -57,6 +61,7 @@ class Method(Protocol):
     summary: ClassVar[str]
     views: ClassVar[ViewKind]
     asks_teacher: ClassVar[bool] = False
+    reads_maps: ClassVar[bool] = False
     uses: ClassVar[frozenset[str]] = frozenset()
     needs_mixing: ClassVar[bool] = False
     needs_classes: bool = False

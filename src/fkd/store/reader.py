@@ -382,9 +382,10 @@ def _open_partial(folder: Path, partial: bool, check_reads: bool) -> LabelStore:
     config = read_config(folder)
     shards = read_commits(folder, config)
     if not partial:
+        verb = "label" if config.grid is None else "label-maps"
         raise MissingLabel(
             f"{folder} is not finished: {len(shards)} of {config.num_shards} shards are labelled; "
-            "run the same `fkd label` command again"
+            f"run the same `fkd {verb}` command again"
         )
     return LabelStore(folder, config, shards, check_reads)
 

@@ -18,6 +18,7 @@ from fkd.engine.schedule import ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
 from fkd.methods import METHODS, DeitConfig, MealConfig, Method, ViewKind, find_method
 from fkd.models.teacher import TeacherConfig
+from fkd.pooling import PoolingConfig
 from fkd.sampling import CropConfig
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
@@ -29,6 +30,7 @@ _OF_SOME_METHODS: dict[str, object] = {
     "label_smoothing": 0.0,
     "deit": DeitConfig(),
     "mealv2": MealConfig(),
+    "relabel": PoolingConfig(),
 }
 """Settings that not every method looks at, with their defaults."""
 
@@ -85,7 +87,8 @@ class TrainConfig:
         images: the images to train on; for stored views, those that were labelled.
         student: the network to train.
         method: what the student is trained against; see the list above.
-        store: the label store; needed by methods with stored crops.
+        store: the label store; needed by methods with stored crops, and by relabel, whose store
+            holds label maps.
         val: images in class folders to measure accuracy on after every pass.
         val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch.
@@ -110,6 +113,7 @@ class TrainConfig:
         label_smoothing: of the true class, where it counts.
         deit: DeiT distillation.
         mealv2: MEAL V2.
+        relabel: how labels of crops are pooled from label maps.
         teacher: the teacher that is asked online.
         teachers: several teachers, averaged by their weights.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
@@ -157,6 +161,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     deit: DeitConfig = field(default_factory=DeitConfig)
     mealv2: MealConfig = field(default_factory=MealConfig)
+    relabel: PoolingConfig = field(default_factory=PoolingConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     classes: Literal["teacher", "dataset"] = "teacher"
@@ -187,6 +192,11 @@ class TrainConfig:
             raise ConfigError(
                 f"method {self.method} with stored views needs a label store: --store FOLDER "
                 "(`fkd label` makes one)"
+            )
+        if method.reads_maps and (self.store is None or self.views == "stored"):
+            raise ConfigError(
+                f"method {self.method} needs label maps, which give labels to fresh crops: --store "
+                "FOLDER (`fkd label-maps` makes one), and views fresh"
             )
         if method.views == "stored" and self.views == "fresh":
             raise ConfigError(

@@ -13,6 +13,7 @@ from fkd.data.canary import check_canaries
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
 from fkd.data.joining import join_store, map_classes
+from fkd.data.maps import MapViews
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source
 from fkd.data.views import FreshViews, StoredViews, Views
@@ -92,6 +93,7 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
             teacher=teacher,
             deit=config.deit,
             mealv2=config.mealv2,
+            relabel=config.relabel,
         )
     )
     method.begin(student)
@@ -160,21 +162,27 @@ def _open_views(
     config: TrainConfig, images: ImageSource, store: LabelStore | None, decoder: Decoder
 ) -> tuple[Views, np.ndarray]:
     """Where crops come from, and positions of the images that have them."""
-    if view_kind(config) == "fresh":
+    reads_maps = find_method(config.method).reads_maps
+    if view_kind(config) == "fresh" and not reads_maps:
         return FreshViews(images, fresh_crops(config), config.augment), np.arange(len(images))
     assert store is not None  # TrainConfig sees to it
     join = join_store(images, store)
     if len(join.labelled) == 0:
         raise ConfigError(f"store: no image of {store.path} was readable; label other images")
-    views = StoredViews(
-        images,
-        store,
-        join.rows,
-        stride=config.crops_per_image,
-        offset=config.schedule.warmup_epochs,
-        seed=config.seed,
-        order=config.order,
-    )
+    views: Views
+    if reads_maps:
+        crops = fresh_crops(config)
+        views = MapViews(images, store, join.rows, crops, config.relabel, config.augment)
+    else:
+        views = StoredViews(
+            images,
+            store,
+            join.rows,
+            stride=config.crops_per_image,
+            offset=config.schedule.warmup_epochs,
+            seed=config.seed,
+            order=config.order,
+        )
     if store.canaries:  # imported stores have none
         check_canaries(store, images, decoder)
     return views, join.labelled

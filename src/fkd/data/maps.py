@@ -1,0 +1,79 @@
+"""Fresh crops whose labels come from the label map of their image.
+
+Boxes and flips are those of `FreshViews`: new ones at every position. An image's size is known from
+the store, so boxes are placed, and labels pooled, before the image itself is read; the image is
+then compared with the one that was labelled, as for stored crops.
+
+Source: Re-labeling ImageNet (Yun et al., CVPR 2021), Sec. 3.2. A flip moves no label: a crop's
+label has no place inside it.
+"""
+
+import numpy as np
+
+from fkd.augment import NO_AUGMENT, AugmentConfig, sample_augment
+from fkd.data.sources import ImageSource, LoadedImage
+from fkd.data.views import PickedCrops, check_image
+from fkd.errors import ConfigError
+from fkd.pooling import PoolingConfig, crop_weights, pool_maps
+from fkd.randomness import stream_keys
+from fkd.records import CropRecords
+from fkd.sampling import CropConfig, draw_crops, place_crops
+from fkd.store import LabelStore
+
+
+class MapViews:
+    """New random crops at every position, and their labels pooled from a store of label maps.
+
+    Args:
+        images: where the images come from; their keys are looked up in the store.
+        store: the maps.
+        rows: store row of each image, int64 (len(images),).
+        config: how crops are drawn.
+        pooling: how labels are pooled.
+        augment: further augmentations of the crops.
+
+    Raises:
+        ConfigError: the store holds crops instead of maps.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        store: LabelStore,
+        rows: np.ndarray,
+        config: CropConfig,
+        pooling: PoolingConfig,
+        augment: AugmentConfig = NO_AUGMENT,
+    ) -> None:
+        if store.grid is None:
+            raise ConfigError(
+                f"store: {store.path} holds crops and no label maps; use method fkd, or make maps "
+                "by `fkd label-maps`"
+            )
+        self._images = images
+        self._store = store
+        self._grid = store.grid
+        self._rows = rows
+        self._config = config
+        self._pooling = pooling
+        self._augment = augment
+
+    def pick(self, images: np.ndarray, start: int, count: int) -> PickedCrops:
+        """The maps are read at once; an image is checked when it is at hand."""
+        numbers = np.arange(start, start + count)
+        streams = stream_keys(self._config.seed, [self._images.key(int(i)) for i in images])
+        stored = self._store.read(self._rows[images])
+        sizes = stored.images.size[:, None]
+        box, flip = place_crops(self._config, draw_crops(streams[:, None], numbers), sizes)
+        weights = crop_weights(self._pooling, box, sizes, self._grid)
+        assert stored.index is not None
+        assert stored.value is not None
+        targets = pool_maps(
+            self._pooling, stored.index, stored.value, weights, self._store.num_classes
+        )
+
+        def records(j: int, loaded: LoadedImage) -> CropRecords:
+            check_image(stored, j, loaded, self._images.name(int(images[j])))
+            return CropRecords(box[j], flip[j], sample_augment(self._augment, streams[j], numbers))
+
+        return PickedCrops(targets, records)

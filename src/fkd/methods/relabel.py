@@ -1,0 +1,45 @@
+"""ReLabel: fresh crops against labels that are pooled from one map of labels of each image.
+
+Source: Re-labeling ImageNet (Yun et al., CVPR 2021); the baseline of FKD (Shen and Xing, ECCV
+2022), Table 3. Pooling is done where batches are loaded: `fkd.data.maps`, `fkd.pooling`.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from fkd.data.batches import Batch, CropFormat
+from fkd.losses import SoftTargetLoss
+from fkd.methods.blend import Blend, blend
+from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits
+from fkd.pooling import fall_back
+
+
+class ReLabel(Method):
+    """Any crop against what the map says of its place."""
+
+    summary: ClassVar[str] = "fresh random crops against label maps of the whole images"
+    views: ClassVar[ViewKind] = "fresh"
+    reads_maps: ClassVar[bool] = True
+    uses: ClassVar[frozenset[str]] = frozenset(
+        {"temperature", "soft_weight", "label_smoothing", "relabel"}
+    )
+
+    def __init__(self, ingredients: Ingredients) -> None:
+        self.formats: tuple[CropFormat, ...] = (ingredients.student,)
+        self.needs_classes = ingredients.soft_weight < 1.0 or ingredients.relabel.fallback > 0.0
+        self._ingredients = ingredients
+        self._loss = SoftTargetLoss(ingredients.temperature, ingredients.soft_weight)
+
+    def targets(self, batch: Batch) -> Blend:
+        """What the map says; the true class where it is in doubt, if asked for."""
+        assert batch.targets is not None
+        pooling, targets = self._ingredients.relabel, batch.targets
+        if pooling.fallback > 0.0:
+            targets = fall_back(pooling, targets, batch.labels)
+        return blend(self._ingredients, batch, batch.label_mixed(targets))
+
+    def loss(self, outputs: Outputs, targets: Blend) -> Tensor:
+        """Soft cross-entropy."""
+        loss: Tensor = self._loss(class_logits(outputs), *targets)
+        return loss
