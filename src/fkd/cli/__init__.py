@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("fkd.cli.label:plan", "bytes, teacher crops and hours, before anything is run"),
     "label": ("fkd.cli.label:label", "run the teacher once and write a label store"),
     "label-maps": ("fkd.cli.label:label_maps", "one label map of each whole image (ReLabel)"),
+    "import-maps": ("fkd.cli.label:import_maps", "released ReLabel maps as a store of maps"),
     "train": ("fkd.cli.train:train", "train a student from a label store (or without one)"),
     "eval": ("fkd.cli.evaluate:evaluate", "top-1 and top-5 of a run or a model on images"),
     "inspect": ("fkd.cli.look:inspect", "what a store holds: settings, sizes, sample labels"),

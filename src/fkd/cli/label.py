@@ -15,7 +15,16 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fkd.labeling import LabelConfig, LabelMapsConfig, LabelResult, Plan, Progress, RunStart
+from fkd.labeling import (
+    ImportMapsConfig,
+    LabelConfig,
+    LabelMapsConfig,
+    LabelResult,
+    Plan,
+    Progress,
+    RunStart,
+)
+from fkd.labeling import import_maps as read_maps
 from fkd.labeling import label as run_label
 from fkd.labeling import label_maps as make_maps
 from fkd.labeling import plan as make_plan
@@ -47,6 +56,25 @@ def label_maps(config: LabelMapsConfig) -> None:
         result = make_maps(config, reporter)
     if result.leads:
         _print_maps_result(result, console)
+
+
+def import_maps(config: ImportMapsConfig) -> None:
+    """Write a store of label maps from maps that others released (ReLabel), without a teacher.
+
+    No code of these files is run. Safe to kill: the same command goes on.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=None)
+        done = read_maps(config, lambda num_images: bar.advance(task, num_images))
+    if done.num_known:
+        share = done.num_right / done.num_known
+        console.print(f"classes   the map is right on {share:.1%} of {done.num_known:,} images")
+    console.print(
+        f"finished  {done.path}: {done.num_images:,} label maps of {done.grid[0]} x {done.grid[1]} "
+        f"cells, {done.num_bytes:,} bytes ({done.num_bytes / done.num_images:.0f} per image)"
+    )
+    console.print(f"root hash {done.root_hash}")
 
 
 def plan(config: LabelConfig) -> None:

@@ -10,12 +10,14 @@ from fkd.labeling.check import (
 from fkd.labeling.config import LabelConfig, build_store_config
 from fkd.labeling.gate import GateReport, measure_accuracy
 from fkd.labeling.generate import LabelResult, Progress, RunStart, label
+from fkd.labeling.import_maps import ImportMapsConfig, import_maps
 from fkd.labeling.maps import LabelMapsConfig, label_maps
 from fkd.labeling.plan import Plan, plan
 from fkd.labeling.shift import ShiftReport
 
 __all__ = [
     "GateReport",
+    "ImportMapsConfig",
     "LabelConfig",
     "LabelMapsConfig",
     "LabelResult",
@@ -29,6 +31,7 @@ __all__ = [
     "build_store_config",
     "check_images",
     "describe_decoder_change",
+    "import_maps",
     "label",
     "label_maps",
     "load_teachers_of",

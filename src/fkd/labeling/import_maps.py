@@ -1,0 +1,322 @@
+"""Released label maps of ReLabel, one torch file an image, as a store of label maps.
+
+    ROOT/n01440764/n01440764_10026.pt     a tensor (2, K, gh, gw): logits; class ids, as floats
+
+Such files are pickles. They are read by torch's weights-only unpickler, which builds tensors and
+plain containers from an allow-list and refuses every other name a pickle may call: no code of the
+file runs. What it may still do is ask for memory, so files and what is packed in them are bounded
+before, and the shape of what comes out is looked at before its numbers are.
+
+Maps are joined to images by folder and stem, which is all that they know. What the store then says
+of the images (checksums, sizes) is of the files as they are now; nobody can tell any more whether
+these are the images that were labelled. The share of images whose map agrees with their folder
+shows a wrong order of classes.
+
+Source: Re-labeling ImageNet (Yun et al., CVPR 2021) and its released maps; the layout is described
+in the authors' repository, naver-ai/relabel_imagenet (issue 8).
+"""
+
+import io
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+
+from fkd.codecs import TopLogits
+from fkd.data.ahead import look_ahead
+from fkd.data.folder import read_regular_file
+from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
+from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
+from fkd.labeling.config import describe_environment
+from fkd.labeling.maps import MapDtype, map_identity
+from fkd.labeling.pipeline import ImageRow
+from fkd.models.classes import imagenet_classes, match_classes, read_class_names
+from fkd.records import CropRecords
+from fkd.store import LABELLED, LabelStore, ShardContent, StoreWriter
+from fkd.store.geometry import grid_boxes
+from fkd.store.keys import printable
+
+_MAX_BYTES = 1 << 22  # of a file, and of what is packed in it; 15 x 15 cells of 5 take 9,000
+_MAX_SIDE, _MAX_KEPT = 256, 256
+_LARGEST = {"f16": 65504.0, "f32": float(np.finfo(np.float32).max)}
+_SHOWN = 3
+_ZIP = b"PK\x03\x04"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportMapsConfig:
+    """Import label maps: released ReLabel maps become a store of label maps.
+
+    Attributes:
+        images: the images that were labelled.
+        maps: folder of the maps, FOLDER/STEM.pt for an image FOLDER/STEM.EXTENSION.
+        classes: names of the class ids: imagenet, or a file (JSON list, or one name a line).
+        out: folder of the store; one that was begun is continued.
+        value_dtype: how a logit is stored; f32 as in the files, f16 in half the bytes.
+        images_per_shard: images in a unit of work; by default at least 1,024.
+        num_workers: threads that read maps and decode images.
+    """
+
+    images: ImagesConfig
+    maps: str
+    out: str
+    classes: str = "imagenet"
+    value_dtype: MapDtype = "f16"
+    images_per_shard: int | None = None
+    num_workers: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out: give the folder of the label maps, e.g. --out maps/relabel")
+        for name in ("images_per_shard", "num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.value_dtype not in get_args(MapDtype):
+            raise ConfigError(f"value_dtype: {self.value_dtype!a} is none of f16, f32")
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """A finished import.
+
+    Attributes:
+        path: folder of the store.
+        root_hash: covers every byte of it.
+        num_images: images in it.
+        grid: rows and columns of its maps.
+        num_bytes: of its shards.
+        num_known: images read now whose folder names a class of the maps.
+        num_right: those of them whose map, as a whole, has that class as the most probable one.
+    """
+
+    path: str
+    root_hash: str
+    num_images: int
+    grid: tuple[int, int]
+    num_bytes: int
+    num_known: int
+    num_right: int
+
+
+@dataclass(frozen=True)
+class ForeignMap:
+    """A map as it was released: int64 and float32 (gh * gw, K), largest logits first."""
+
+    index: np.ndarray
+    value: np.ndarray
+    grid: tuple[int, int]
+
+
+def import_maps(
+    config: ImportMapsConfig, progress: Callable[[int], None] = lambda num_images: None
+) -> ImportResult:
+    """Write a store of released maps, or go on with it.
+
+    Args:
+        config: what to import.
+        progress: called with the number of images that were just read.
+
+    Raises:
+        ConfigError: two images share a map, or the classes are unknown.
+        MissingLabel: images have no map; names the first.
+        FormatError: a file is no label map.
+        ImageError: an image cannot be read.
+        StoreError: the store cannot be written, or belongs to other maps.
+    """
+    source = open_source(config.images)
+    paths = _find_maps(source, config.maps)
+    names = _class_names(config.classes)
+    first = read_map(paths[0], len(names), config.value_dtype)
+    codec = TopLogits(first.index.shape[1])
+    identity = map_identity(
+        source, names, first.grid, codec, config.value_dtype, config.images_per_shard
+    ) | {"provenance": "imported", "teachers": [{"name": "released label maps"}]}
+    tally = _Tally(source, names)
+    with (
+        StoreWriter.open(config.out, identity) as writer,
+        ThreadPoolExecutor(config.num_workers) as pool,
+    ):
+
+        def read(i: int) -> tuple[ImageRow, ForeignMap]:
+            found = read_map(paths[i], len(names), config.value_dtype)
+            if (found.grid, found.index.shape) != (first.grid, first.index.shape):
+                raise FormatError(
+                    f"{paths[i]} has another grid or number of classes than {paths[0]}; import "
+                    "maps of one kind"
+                )
+            return _facts(source, i), found
+
+        for number in writer.pending():
+            rows = range(*writer.shard_range(number))
+            pairs: list[tuple[ImageRow, ForeignMap]] = []
+            for pair in look_ahead(pool, read, rows, 2 * config.num_workers):
+                tally.add(rows[len(pairs)], pair[1])
+                pairs.append(pair)
+                progress(1)
+            writer.commit(number, _content(pairs))
+        root_hash = writer.finish(describe_environment(torch.device("cpu")))
+    store = LabelStore.open(config.out)
+    return ImportResult(
+        path=config.out,
+        root_hash=root_hash,
+        num_images=store.num_images,
+        grid=first.grid,
+        num_bytes=store.num_bytes,
+        num_known=tally.known,
+        num_right=tally.right,
+    )
+
+
+def read_map(path: str, num_classes: int, value_dtype: MapDtype = "f32") -> ForeignMap:
+    """One released map, checked; runs no code of the file (see above).
+
+    Raises:
+        FormatError: the file is no tensor (2, K, gh, gw), a class id is no whole number in
+            [0, num_classes) or comes twice in a cell, or a logit is not finite or too large.
+    """
+    tensor = _load_tensor(path)
+    shape = tuple(tensor.shape)
+    if len(shape) != 4 or shape[0] != 2 or not 0 < shape[1] <= _MAX_KEPT:
+        raise _no_map(path, f"its tensor has the shape {shape}, not (2, K, rows, columns)")
+    if not all(0 < side <= _MAX_SIDE for side in shape[2:]):
+        raise _no_map(path, f"it has {shape[2]} x {shape[3]} cells")
+    kept, rows, columns = shape[1:]
+    numbers = tensor.detach().to(torch.float32).reshape(2, kept, rows * columns).numpy()
+    value, ids = numbers.transpose(0, 2, 1)
+    if not (np.abs(value) <= _LARGEST[value_dtype]).all():  # False for NaN
+        raise _no_map(path, f"a logit is not finite, or too large for {value_dtype}")
+    if not ((ids >= 0) & (ids < num_classes) & (ids == np.floor(ids))).all():
+        raise _no_map(path, f"a class id is no whole number from 0 to {num_classes - 1}")
+    index = ids.astype(np.int64)
+    order = np.lexsort((index, -value))
+    index = np.take_along_axis(index, order, axis=1)
+    if (np.diff(np.sort(index, axis=1), axis=1) == 0).any():
+        raise _no_map(path, "a cell names a class twice")
+    return ForeignMap(index, np.take_along_axis(value, order, axis=1), (rows, columns))
+
+
+def _load_tensor(path: str) -> torch.Tensor:
+    """The plain tensor that is all a file holds."""
+    try:
+        data = read_regular_file(os.fsencode(path), path)
+    except ImageError as error:  # the same reading, of another kind of file
+        raise FormatError(f"{error}") from error
+    if len(data) > _MAX_BYTES:
+        raise _no_map(path, f"it has {len(data):,} bytes")
+    try:
+        if data.startswith(_ZIP):
+            _refuse_large_contents(data)
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile file may make torch's reader stumble over anything
+        reason = str(error).partition("\n")[0][:160] or type(error).__name__
+        raise _no_map(path, f"torch cannot read it as weights only ({reason})") from error
+    plain = type(found) is torch.Tensor and found.layout == torch.strided
+    if not plain or not found.dtype.is_floating_point or found.device.type != "cpu":
+        raise _no_map(path, "it holds something else than a tensor of floats")
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def _refuse_large_contents(data: bytes) -> None:
+    """A zip file of few bytes may hold many."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > _MAX_BYTES:
+        raise ValueError(f"{size:,} bytes are packed in it")
+
+
+def _no_map(path: str, reason: str) -> FormatError:
+    return FormatError(f"{path} is no label map: {reason}; remove it, or get it again")
+
+
+def _find_maps(source: ImageSource, root: str) -> list[str]:
+    """The file of each image's map.
+
+    Raises:
+        ConfigError: two images of a folder have the same stem.
+        MissingLabel: a file is not there.
+    """
+    if not os.path.isdir(root):
+        raise ConfigError(f"maps: {root} is no folder; give the folder of the released maps")
+    owner: dict[bytes, int] = {}
+    for i in range(len(source)):
+        stem = os.path.splitext(source.key(i))[0]
+        if stem in owner:
+            raise ConfigError(
+                f"maps: {source.name(owner[stem])} and {source.name(i)} would share the map "
+                f"{printable(stem)}.pt; remove one of the images"
+            )
+        owner[stem] = i
+    paths = [os.path.join(root, os.fsdecode(stem) + ".pt") for stem in owner]
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        raise MissingLabel(
+            f"{len(missing)} of {len(paths)} images have no map, the first: "
+            f"{', '.join(missing[:_SHOWN])}; get these, or import fewer images"
+        )
+    return paths
+
+
+def _class_names(classes: str) -> list[str]:
+    if classes == "imagenet":
+        return list(imagenet_classes(1000) or [])
+    return read_class_names(classes)
+
+
+class _Tally:
+    """Counts the images whose map agrees with their folder."""
+
+    def __init__(self, source: ImageSource, class_names: Sequence[str]) -> None:
+        self._source = source
+        self._num_classes = len(class_names)
+        self._ids = _known_ids(source.class_names or [], class_names)
+        self.known = self.right = 0
+
+    def add(self, i: int, found: ForeignMap) -> None:
+        """Count image `i`."""
+        truth = self._ids.get(self._source.label(i))
+        if truth is None:
+            return
+        total = np.bincount(found.index.reshape(-1), found.value.reshape(-1), self._num_classes)
+        self.known += 1
+        self.right += int(total.argmax()) == truth
+
+
+def _known_ids(wanted: Sequence[str], class_names: Sequence[str]) -> dict[int, int]:
+    """The class id of each class of the images that has one."""
+    ids: dict[int, int] = {}
+    for label, name in enumerate(wanted):
+        try:
+            ids[label] = match_classes([name], class_names)[0]
+        except ConfigError:
+            continue  # only counted: images need no classes
+    return ids
+
+
+def _facts(source: ImageSource, i: int) -> ImageRow:
+    """What a store keeps of an image file."""
+    loaded = load(source, i)
+    size = (loaded.image.shape[1], loaded.image.shape[2])
+    return ImageRow(source.key(i), source.name(i), loaded.crc32, loaded.num_bytes, size)
+
+
+def _content(pairs: Sequence[tuple[ImageRow, ForeignMap]]) -> ShardContent:
+    images, maps = [image for image, _ in pairs], [own for _, own in pairs]
+    sizes = np.array([image.size for image in images], np.uint32)
+    boxes = grid_boxes(maps[0].grid, sizes)
+    return ShardContent(
+        keys=[image.key for image in images],
+        crc32=np.array([image.crc32 for image in images], np.uint32),
+        num_bytes=np.array([image.num_bytes for image in images], np.uint64),
+        size=sizes,
+        status=np.full(len(pairs), LABELLED, np.uint8),
+        records=CropRecords(boxes, np.zeros(boxes.shape[:2], bool)),
+        index=np.stack([own.index for own in maps]),
+        value=np.stack([own.value for own in maps]),
+    )
