@@ -38,7 +38,7 @@ class ClaimsConfig:
         seeds: runs of every row.
         claims: which comparisons to run; see `rows`.
         timing: measure seconds per epoch instead of accuracies; on a machine with nothing else.
-        timing_images: images of an epoch that is timed.
+        timing_images: images of an epoch that is timed, at least two batches.
         timing_repeats: repeats of every row's epoch, in turns.
         num_workers: threads that load batches.
         device: cpu or cuda; by default a GPU if there is one.
@@ -75,6 +75,11 @@ class ClaimsConfig:
             raise ConfigError(
                 f"few_crops must be at least crops_per_image, {self.crops_per_image}, got "
                 f"{min(self.few_crops)}"
+            )
+        if self.timing_images < 2 * self.batch_size:
+            raise ConfigError(
+                f"timing_images must be at least two batches, {2 * self.batch_size}, got "
+                f"{self.timing_images}"
             )
         if self.seeds < 1 or self.epochs < 2:
             raise ConfigError(

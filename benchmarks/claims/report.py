@@ -1,18 +1,19 @@
 """Tables and a picture of what is finished: mean, standard deviation and n, cost and storage."""
 
 import json
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.config import ClaimsConfig
+from benchmarks.claims.networks import read_networks
 from benchmarks.claims.rows import Row, rows_of
 from benchmarks.claims.running import run_folder
+from benchmarks.claims.verdicts import Line, judge
 from fkd.bench.plot import plot_accuracies
 from fkd.engine.logging import read_metrics
 from fkd.store import LabelStore
+from fkd.training.environment import find_commit
 
 TITLES = {
     1: "Methods (Tables 1 and 3)",
@@ -23,44 +24,20 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row of a table.
-
-    Attributes:
-        name: of the row.
-        accuracies: top-1 of the finished seeds, percent.
-        relative: seconds per epoch relative to vanilla; None where it was not timed.
-        teacher_crops: crops that the teacher looked at, for one student from scratch.
-        label_bytes: per image.
-    """
-
-    name: str
-    accuracies: list[float]
-    relative: float | None
-    teacher_crops: int
-    label_bytes: float
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy."""
-        return statistics.fmean(self.accuracies)
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation of the accuracies; 0 for a single one."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
-
-
 def write_report(config: ClaimsConfig, machine: dict[str, Any]) -> str:
-    """Write results.json, results.md and a picture; returns the text of results.md."""
+    """Write results.json, results.md and pictures; returns the text of results.md."""
     out = Path(config.out)
     timing_file = out / "timing.json"
     timing = json.loads(timing_file.read_text("utf-8")) if timing_file.exists() else {}
     tables = {claim: _lines(config, rows_of(claim, config), timing) for claim in config.claims}
     tables = {claim: lines for claim, lines in tables.items() if lines}
+    networks = read_networks(config)
+    verdicts = judge(config, [line for lines in tables.values() for line in lines], networks)
     found = {
+        "commit": find_commit(),
         "machine": machine,
+        "networks": networks,
+        "verdicts": [vars(verdict) for verdict in verdicts],
         "claims": {
             claim: [vars(line) | {"mean": line.mean, "std": line.deviation} for line in lines]
             for claim, lines in tables.items()
@@ -68,7 +45,9 @@ def write_report(config: ClaimsConfig, machine: dict[str, Any]) -> str:
         "timing": timing,
     }
     (out / "results.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    text = "\n".join(_table(TITLES[claim], lines) for claim, lines in tables.items())
+    parts = [*(_table(TITLES[claim], lines) for claim, lines in tables.items())]
+    parts += ["### What the paper says, and what came out\n\n" + "".join(map(str, verdicts))]
+    text = "\n".join(parts if verdicts else parts[:-1])
     (out / "results.md").write_text(text, "utf-8")
     for claim, lines in tables.items():
         bars = {line.name: (line.mean, line.deviation) for line in lines}
@@ -100,16 +79,18 @@ def _line(config: ClaimsConfig, row: Row, timing: dict[str, Any]) -> Line:
         label_bytes, asked = store.num_bytes / store.num_images, num_images
     return Line(
         row.name,
-        [_accuracy(folder) for folder in finished],
+        [_last(folder, "val_top1") for folder in finished],
+        [_last(folder, "seconds") for folder in finished],
         timed["relative"] if timed else None,
         asked,
         label_bytes,
     )
 
 
-def _accuracy(folder: Path) -> float:
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "val_top1" in line]
-    return float(lines[-1]["val_top1"] or 0.0)
+def _last(folder: Path, name: str) -> float:
+    """The last figure of that name in metrics.jsonl."""
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if name in line]
+    return float(lines[-1][name] or 0.0)
 
 
 def _table(title: str, lines: Sequence[Line]) -> str:

@@ -54,14 +54,18 @@ def all_rows(config: ClaimsConfig) -> list[Row]:
     return list({row.name: row for row in wanted}.values())
 
 
+def fkd_name(m: int, codec: str, stored: int, order: str = "epoch_permutation") -> str:
+    """What a row of FKD is called."""
+    return f"fkd-m{m}-{codec.replace(':', '')}-M{stored}" + ("-iid" if order == "iid" else "")
+
+
 def _vanilla(m: int) -> Row:
     return Row(f"vanilla-m{m}", {"method": "vanilla", "crops_per_image": m})
 
 
 def _fkd(m: int, codec: str, stored: int, order: str = "epoch_permutation") -> Row:
-    name = f"fkd-m{m}-{codec.replace(':', '')}-M{stored}" + ("-iid" if order == "iid" else "")
     options = {"method": "fkd", "crops_per_image": m, "order": order}
-    return Row(name, options, labels=(codec, stored))
+    return Row(fkd_name(m, codec, stored, order), options, labels=(codec, stored))
 
 
 def _methods(config: ClaimsConfig) -> Iterator[Row]:
@@ -96,10 +100,15 @@ def _stored_crops(config: ClaimsConfig) -> Iterator[Row]:
 
 
 def _fine_tuning(config: ClaimsConfig) -> Iterator[Row]:
-    """The same number of epochs again, from the vanilla student."""
+    """The same number of epochs again, from the vanilla student.
+
+    Twice the epochs help by themselves: the fine-tuned vanilla row says how much.
+    """
     m, codec = config.crops_per_image, f"ms:{config.kept}"
     yield _vanilla(1)
     yield _fkd(m, codec, config.epochs)
+    again = {"method": "vanilla", "crops_per_image": 1}
+    yield Row("fine-tuned-vanilla", again, begins_with=BASE.name)
     for kind in ("off", "official", "reversed"):
         yield Row(
             f"fine-tuned-discriminator-{kind}",

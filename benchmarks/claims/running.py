@@ -12,7 +12,7 @@ from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.rows import Labels, Row
 from fkd.data import ImagesConfig, ImageSource, open_source
 from fkd.engine.schedule import ScheduleConfig
-from fkd.labeling import LabelConfig, label
+from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
 from fkd.methods import MealConfig
 from fkd.store import convert_store
 from fkd.training import TrainConfig, TrainResult, train
@@ -74,11 +74,30 @@ def _label_config(config: ClaimsConfig, path: Path) -> LabelConfig:
     )
 
 
+def make_maps(config: ClaimsConfig, say: Say) -> Path:
+    """The store of label maps; as many classes a cell as the larger codec keeps of a crop."""
+    path = Path(config.out) / "labels" / "maps"
+    if not (path / "manifest.json").exists():
+        say("labels   maps of the whole images, by the teacher")
+    maps = LabelMapsConfig(
+        images=subset(config),
+        out=str(path),
+        teacher=config.teacher,
+        top_k=config.kept_more,
+        classes="dataset",
+        device=config.device,
+    )
+    label_maps(maps)
+    return path
+
+
 def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig:
     """The training run of a row and a seed; its labels are made if they are not there."""
     options: dict[str, Any] = dict(row.options)
     if row.labels is not None:
         options["store"] = str(make_labels(config, row.labels, say))
+    if row.maps:
+        options["store"] = str(make_maps(config, say))
     if row.asks:
         options |= {"teacher": config.teacher, "classes": "dataset"}
     if "discriminator" in options:

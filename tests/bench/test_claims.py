@@ -13,7 +13,8 @@ from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.rows import all_rows, rows_of
 from benchmarks.claims.running import run_folder
 from benchmarks.claims.session import run_claims
-from benchmarks.claims.timing import relative
+from benchmarks.claims.timing import relative, steady_seconds
+from benchmarks.claims.verdicts import Line, judge
 from fkd.data import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.models import TeacherConfig
@@ -22,7 +23,7 @@ from fkd.training import StudentConfig, TrainConfig, train
 
 @pytest.fixture(scope="module")
 def config(image_folder, tmp_path_factory) -> ClaimsConfig:
-    """Three classes, one seed, four epochs; a vanilla run is the teacher."""
+    """Three classes, one seed, four epochs; a vanilla run is the teacher; all tests share `out`."""
     out = tmp_path_factory.mktemp("claims")
     images = ImagesConfig(root=str(image_folder))
     student = StudentConfig(name="test_resnet", input_size=32)
@@ -44,14 +45,14 @@ def config(image_folder, tmp_path_factory) -> ClaimsConfig:
         out=str(out / "claims"),
         epochs=4,
         max_images=12,
-        batch_size=8,
+        batch_size=4,
         crops_per_image=2,
         kept=1,
         kept_more=2,
         few_crops=(2,),
-        seeds=2,
+        seeds=1,
         timing_images=12,
-        timing_repeats=2,
+        timing_repeats=1,
         num_workers=0,
     )
 
@@ -65,30 +66,34 @@ def test_every_row_runs_and_is_counted(config):
         assert names == [row.name for row in rows_of(claim, config)]
         assert (Path(config.out) / f"claim{claim}.png").stat().st_size > 1000
     lines = {line["name"]: line for claim in results["claims"].values() for line in claim}
-    assert all(len(line["accuracies"]) == 2 for line in lines.values())
+    assert all(len(line["accuracies"]) == len(line["seconds"]) == 1 for line in lines.values())
     assert lines["vanilla-m1"]["teacher_crops"] == lines["vanilla-m1"]["label_bytes"] == 0
     assert lines["kd-m1"]["teacher_crops"] == 12 * 4
     assert lines["fkd-m2-ms1-M2"]["teacher_crops"] == 12 * 2
     assert lines["fkd-m2-ms1-M4"]["label_bytes"] > 4 * (2 + 2 + 8)
-    assert sum("by the teacher" in line for line in said) == 1 + (not config.claims)
+    assert lines["relabel"]["teacher_crops"] == 12
+    assert sum("by the teacher" in line for line in said) == 2  # all crops, and the maps
+    assert 0.0 <= results["networks"]["teacher_top1"] <= 100.0
+    assert [verdict["holds"] in (True, False) for verdict in results["verdicts"]] == [True] * 3
     assert "| fkd-m2-full-M4 | " in text
 
 
 def test_a_finished_comparison_is_left_alone(config):
-    run_claims(config, lambda line: None)
-    folders = list((Path(config.out) / "runs").iterdir())
-    before = {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in folders}
-    said = []
-    run_claims(config, said.append)
-    assert {f: (f / "model.safetensors").stat().st_mtime_ns for f in folders} == before
-    assert len(folders) == config.seeds * len(all_rows(config))
+    few = replace(config, claims=(4,))
+    run_claims(few, lambda line: None)
+    folders = [run_folder(few, row.name, 0) for row in all_rows(few)]
+    before = [(folder / "model.safetensors").stat().st_mtime_ns for folder in folders]
+    run_claims(few, lambda line: None)
+    assert [(folder / "model.safetensors").stat().st_mtime_ns for folder in folders] == before
 
 
 def test_fine_tuning_begins_with_the_vanilla_student_of_its_seed(config):
-    run_claims(config, lambda line: None)
+    run_claims(replace(config, seeds=2, claims=(5,)), lambda line: None)
     for seed in range(2):
         folder = run_folder(config, "fine-tuned-discriminator-off", seed)
         assert f"vanilla-m1-seed{seed}" in (folder / "config.yaml").read_text()
+    lines = json.loads((Path(config.out) / "results.json").read_text())["claims"]["5"]
+    assert [len(line["accuracies"]) for line in lines] == [2] * 6
 
 
 def test_epochs_are_timed_in_turns(config):
@@ -97,13 +102,51 @@ def test_epochs_are_timed_in_turns(config):
     timing = json.loads((Path(config.out) / "timing.json").read_text())
     assert set(timing) == {row.name for row in rows_of(1, config)}
     assert timing["vanilla-m1"]["relative"] == 1.0
-    assert all(found["seconds"] > 0 and found["n"] == 2 for found in timing.values())
+    assert all(found["seconds"] > 0 and found["n"] == 1 for found in timing.values())
+    networks = json.loads((Path(config.out) / "networks.json").read_text())
+    assert networks["ratio"] == networks["teacher_ms"] / networks["student_ms"]
+    assert networks["teacher_pixels"] == networks["student_pixels"] == 32
+
+
+def test_only_steady_lines_are_timed():
+    """Two passes of two epochs, four lines each: the first pass, and the line after it, are out."""
+    speeds = [1.0, 1.0, 1.0, 1.0, 1.0, 10.0, 10.0, 20.0]
+    lines = [{"epoch": 0.5 * (i + 1), "crops_per_second": speed} for i, speed in enumerate(speeds)]
+    lines[5]["epoch"] = 2.9  # a line at a whole epoch is taken for the end of a pass
+    assert steady_seconds(lines, 4) == pytest.approx((0.4 / 10 + 0.6 / 10 + 0.5 / 20) / 1.5)
 
 
 def test_relative_times_are_ratios_of_medians():
     found = relative({"a": [1.0, 2.0, 3.0], "b": [2.0, 4.0, 9.0]}, "a")
     assert found["b"]["relative"] == 2.0
-    assert found["b"]["spread"] == pytest.approx((3.0 - 2.0) / 2.0)
+    assert found["b"]["spread"] == pytest.approx((2.5 - 2.0) / 2.0)  # of the ratios 2, 2, 3
+
+
+def _line(name: str, accuracies: list[float], relative: float | None = None) -> Line:
+    return Line(name, accuracies, [1.0] * len(accuracies), relative, 0, 0.0)
+
+
+def test_an_accuracy_within_the_larger_deviation_counts_as_equal(config):
+    ours = _line("fkd-m2-ms1-M4", [80.0, 80.0])
+    near = _line("kd-m1", [80.0, 82.0])  # 81 +- 1.41
+    (verdict,) = judge(config, [ours, near], {})
+    assert verdict.holds
+    far = _line("kd-m1", [81.4, 81.6])
+    (verdict,) = judge(config, [ours, far], {})
+    assert not verdict.holds
+    assert "**no** (80.00 ± 0.00 %, n = 2 against 81.50 ± 0.14 %, n = 2)" in str(verdict)
+
+
+def test_costs_hold_only_with_a_teacher_that_costs_enough(config):
+    lines = [_line("fkd-m2-ms1-M4", [80.0], 0.9), _line("kd-m1", [80.0], 3.0)]
+    assert [verdict.holds for verdict in judge(config, lines, {"ratio": 6.1})] == [True] * 3
+    assert [verdict.holds for verdict in judge(config, lines, {"ratio": 5.9})][-1] is False
+    lines[0] = replace(lines[0], relative=1.3)
+    assert [verdict.holds for verdict in judge(config, lines, {"ratio": 6.1})][1:] == [False] * 2
+
+
+def test_nothing_is_said_of_what_is_not_finished(config):
+    assert judge(config, [_line("vanilla-m1", [80.0])], {}) == []
 
 
 def test_impossible_comparisons_are_refused(config):
@@ -111,3 +154,5 @@ def test_impossible_comparisons_are_refused(config):
         replace(config, claims=(6,))
     with pytest.raises(ConfigError, match="few_crops must be at least crops_per_image, 2, got 1"):
         replace(config, few_crops=(1,))
+    with pytest.raises(ConfigError, match="timing_images must be at least two batches, 8, got 7"):
+        replace(config, timing_images=7)

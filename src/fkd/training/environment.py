@@ -18,7 +18,7 @@ def describe_environment(
     """The JSON object of env.json; its "data" identifies what the run is trained on."""
     return {
         "seed": seed,
-        "commit": _commit(),
+        "commit": find_commit(),
         "versions": {"python": sys.version.split()[0]}
         | {name: version(name) for name in _PACKAGES},
         "hardware": {
@@ -31,7 +31,7 @@ def describe_environment(
     }
 
 
-def _commit() -> str | None:
+def find_commit() -> str | None:
     """The git commit of this code, None where it was installed without its history."""
     try:
         answer = subprocess.run(

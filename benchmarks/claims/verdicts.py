@@ -1,0 +1,110 @@
+"""What the paper says about its Tables 1 and 3, held against what came out."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.claims.config import ClaimsConfig
+from benchmarks.claims.rows import BASE, fkd_name
+
+TEACHER_COST, OF_VANILLA, OF_ONLINE = 6.0, 1.0, 0.4
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table.
+
+    Attributes:
+        name: of the row.
+        accuracies: top-1 of the finished seeds, percent.
+        seconds: their training time with whatever else the machine did; see `timing` for a cost.
+        relative: seconds per epoch relative to vanilla; None where it was not timed.
+        teacher_crops: crops that the teacher looked at, for one student from scratch.
+        label_bytes: per image.
+    """
+
+    name: str
+    accuracies: list[float]
+    seconds: list[float]
+    relative: float | None
+    teacher_crops: int
+    label_bytes: float
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the accuracies; 0 for a single one."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An expectation and its outcome.
+
+    Attributes:
+        says: the expectation.
+        found: the figures.
+        holds: whether they meet it.
+    """
+
+    says: str
+    found: str
+    holds: bool
+
+    def __str__(self) -> str:
+        return f"* {self.says}: {'yes' if self.holds else '**no**'} ({self.found}).\n"
+
+
+def judge(
+    config: ClaimsConfig, lines: Sequence[Line], networks: Mapping[str, float]
+) -> list[Verdict]:
+    """The expectations for which both sides are finished; nothing is said of others."""
+    by_name = {line.name: line for line in lines}
+    ours = by_name.get(fkd_name(config.crops_per_image, f"ms:{config.kept}", config.epochs))
+    if ours is None:
+        return []
+    return [*_accuracies(ours, by_name), *_costs(ours, by_name, networks)]
+
+
+def _accuracies(ours: Line, by_name: Mapping[str, Line]) -> Iterator[Verdict]:
+    online = by_name.get("kd-m1")
+    if online is not None:
+        allowed = max(ours.deviation, online.deviation)
+        yield Verdict(
+            "FKD is within one standard deviation (the larger one) of online KD, or better",
+            f"{_told(ours)} against {_told(online)}",
+            ours.mean >= online.mean - allowed,
+        )
+    for name, called in (("relabel", "ReLabel"), (BASE.name, "vanilla training")):
+        other = by_name.get(name)
+        if other is not None:
+            found = f"{_told(ours)} against {_told(other)}"
+            yield Verdict(f"FKD is above {called}", found, ours.mean > other.mean)
+
+
+def _costs(
+    ours: Line, by_name: Mapping[str, Line], networks: Mapping[str, float]
+) -> Iterator[Verdict]:
+    online = by_name.get("kd-m1")
+    if ours.relative is not None:
+        yield Verdict(
+            f"an epoch of FKD takes at most {OF_VANILLA:.1f}x that of vanilla training",
+            f"{ours.relative:.2f}x",
+            ours.relative <= OF_VANILLA,
+        )
+    if ours.relative is not None and online is not None and online.relative is not None:
+        share, cost = ours.relative / online.relative, networks.get("ratio", 0.0)
+        yield Verdict(
+            f"an epoch of FKD takes at most {OF_ONLINE}x that of online KD, with a teacher that "
+            f"costs at least {TEACHER_COST:.0f}x the student",
+            f"{share:.2f}x, the teacher's forward pass costs {cost:.1f}x",
+            share <= OF_ONLINE and cost >= TEACHER_COST,
+        )
+
+
+def _told(line: Line) -> str:
+    return f"{line.mean:.2f} ± {line.deviation:.2f} %, n = {len(line.accuracies)}"
