@@ -45,7 +45,8 @@ def _time(config: ClaimsConfig, row: Row, say: Say) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     run = _short(config, settings(config, row, 0, say), folder)
     train(run)
-    seconds = steady_seconds(read_metrics(folder / "metrics.jsonl"), run.epochs)
+    lines = read_metrics(folder / "metrics.jsonl")
+    seconds = steady_seconds(lines, run.epochs, run.crops_per_image)
     shutil.rmtree(folder)
     return seconds * config.timing_images
 
@@ -63,17 +64,18 @@ def _short(config: ClaimsConfig, run: TrainConfig, folder: Path) -> TrainConfig:
     )
 
 
-def steady_seconds(lines: Sequence[dict[str, float | None]], epochs: int) -> float:
+def steady_seconds(lines: Sequence[dict[str, float | None]], epochs: int, of_a_pass: int) -> float:
     """Seconds per crop in the second half of a run, without the first lines of its passes.
 
     Args:
         lines: of metrics.jsonl; each tells the crops per second since the one before.
         epochs: of the run.
+        of_a_pass: epochs of a pass.
     """
     crops, seconds = 0.0, 0.0  # crops in epochs: their number of images cancels
     for before, line in pairwise(lines):
         begun, done = float(before["epoch"] or 0.0), float(line["epoch"] or 0.0)
-        if begun >= epochs / 2 and begun % 1 and done > begun:
+        if begun >= epochs / 2 and begun % of_a_pass and done > begun:
             crops += done - begun
             seconds += (done - begun) / float(line["crops_per_second"] or 0.0)
     return seconds / crops

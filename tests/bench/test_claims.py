@@ -111,9 +111,11 @@ def test_epochs_are_timed_in_turns(config):
 def test_only_steady_lines_are_timed():
     """Two passes of two epochs, four lines each: the first pass, and the line after it, are out."""
     speeds = [1.0, 1.0, 1.0, 1.0, 1.0, 10.0, 10.0, 20.0]
-    lines = [{"epoch": 0.5 * (i + 1), "crops_per_second": speed} for i, speed in enumerate(speeds)]
-    lines[5]["epoch"] = 2.9  # a line at a whole epoch is taken for the end of a pass
-    assert steady_seconds(lines, 4) == pytest.approx((0.4 / 10 + 0.6 / 10 + 0.5 / 20) / 1.5)
+    lines: list[dict[str, float | None]] = [
+        {"epoch": 0.5 * (i + 1), "crops_per_second": speed} for i, speed in enumerate(speeds)
+    ]
+    expected = (0.5 / 10 + 0.5 / 10 + 0.5 / 20) / 1.5
+    assert steady_seconds(lines, 4, 2) == pytest.approx(expected)
 
 
 def test_relative_times_are_ratios_of_medians():
