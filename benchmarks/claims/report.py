@@ -24,7 +24,7 @@ TITLES = {
 }
 
 
-def write_report(config: ClaimsConfig, machine: dict[str, Any]) -> str:
+def write_report(config: ClaimsConfig, machine: dict[str, Any], *, pictures: bool = True) -> str:
     """Write results.json, results.md and pictures; returns the text of results.md."""
     out = Path(config.out)
     timing_file = out / "timing.json"
@@ -49,7 +49,7 @@ def write_report(config: ClaimsConfig, machine: dict[str, Any]) -> str:
     parts += ["### What the paper says, and what came out\n\n" + "".join(map(str, verdicts))]
     text = "\n".join(parts if verdicts else parts[:-1])
     (out / "results.md").write_text(text, "utf-8")
-    for claim, lines in tables.items():
+    for claim, lines in tables.items() if pictures else ():
         bars = {line.name: (line.mean, line.deviation) for line in lines}
         plot_accuracies(bars, out / f"claim{claim}.png", TITLES[claim])
     return text
@@ -57,17 +57,18 @@ def write_report(config: ClaimsConfig, machine: dict[str, Any]) -> str:
 
 def _lines(config: ClaimsConfig, rows: Sequence[Row], timing: dict[str, Any]) -> list[Line]:
     lines = [_line(config, row, timing) for row in rows]
-    return [line for line in lines if line.accuracies]
+    return [line for line in lines if line is not None]
 
 
-def _line(config: ClaimsConfig, row: Row, timing: dict[str, Any]) -> Line:
+def _line(config: ClaimsConfig, row: Row, timing: dict[str, Any]) -> Line | None:
+    """A row of the table; None while no run of it is finished."""
     folders = [run_folder(config, row.name, seed) for seed in range(config.seeds)]
     finished = [folder for folder in folders if (folder / "model.safetensors").exists()]
+    if not finished:
+        return None
     timed = timing.get(row.name)
-    num_images, asked, label_bytes = 0, 0, 0.0
-    if finished:
-        environment = json.loads((finished[0] / "env.json").read_text("utf-8"))
-        num_images = environment["data"]["images"]["num_images"]
+    environment = json.loads((finished[0] / "env.json").read_text("utf-8"))
+    num_images, asked, label_bytes = environment["data"]["images"]["num_images"], 0, 0.0
     if row.labels is not None:
         codec, stored = row.labels
         store = LabelStore.open(Path(config.out) / "labels" / f"{codec.replace(':', '')}-M{stored}")

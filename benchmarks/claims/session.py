@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.networks import measure_networks, measure_teacher
@@ -24,17 +25,18 @@ def run_claims(config: ClaimsConfig, say: Say) -> str:
         measure_networks(config)
     else:
         measure_teacher(config)
-        _train_all(config, say)
+        _train_all(config, machine, say)
     return write_report(config, machine)
 
 
-def _train_all(config: ClaimsConfig, say: Say) -> None:
+def _train_all(config: ClaimsConfig, machine: dict[str, Any], say: Say) -> None:
     rows = all_rows(config)
     runs = [(row, seed) for seed in range(config.seeds) for row in rows]
     started, trained = time.monotonic(), 0
     for done, (row, seed) in enumerate(runs):
         result = run_row(config, row, seed, say)
         trained += not result.already_finished
+        write_report(config, machine, pictures=False)  # pictures wait for the end
         each = (time.monotonic() - started) / max(trained, 1)
         left = each * (len(runs) - done - 1) / 60
         say(

@@ -87,6 +87,20 @@ def test_a_finished_comparison_is_left_alone(config):
     assert [(folder / "model.safetensors").stat().st_mtime_ns for folder in folders] == before
 
 
+def test_what_is_finished_is_reported_before_the_end(config, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def stop(line: str) -> None:
+        if line.startswith("run 2"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_claims(replace(config, out=str(tmp_path), claims=(1,)), stop)
+    lines = json.loads((tmp_path / "results.json").read_text())["claims"]["1"]
+    assert [line["name"] for line in lines] == ["vanilla-m1", "vanilla-m2"]
+
+
 def test_fine_tuning_begins_with_the_vanilla_student_of_its_seed(config):
     run_claims(replace(config, seeds=2, claims=(5,)), lambda line: None)
     for seed in range(2):
