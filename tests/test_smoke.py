@@ -1,5 +1,6 @@
 """A smoke run keeps what a recipe is about and makes the rest small."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from fkd.data import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
-from fkd.labeling import LabelConfig
+from fkd.labeling import LabelConfig, LabelMapsConfig
 from fkd.models import TeacherConfig
 from fkd.smoke import smoke_settings
 from fkd.store import LabelStore
@@ -55,6 +56,18 @@ def test_the_run_keeps_method_and_optimiser_and_has_every_kind_of_pass(tmp_path)
     assert small.val == small.images
     for path in (small.out, small.store, small.images.root):
         assert Path(path).is_relative_to(tmp_path)
+
+
+def test_label_maps_are_made_as_the_recipe_says(tmp_path):
+    recipe = replace(RECIPE, method="relabel", crops_per_image=1)
+    maps = LabelMapsConfig(
+        images=IMAGES, out="/nowhere/maps", teacher=TeacherConfig("resnet50"), top_k=4
+    )
+    small = smoke_settings(recipe, maps, tmp_path)
+    store = LabelStore.open(small.store)
+    assert (store.grid, store.codec.name, store.num_images) == ((3, 3), "top:4", 12)
+    with pytest.raises(ConfigError, match="maps: a smoke run makes its own label maps"):
+        smoke_settings(recipe, LABELS, tmp_path / "other")
 
 
 def test_a_recipe_without_a_store_needs_no_labels(tmp_path):

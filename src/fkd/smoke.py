@@ -20,34 +20,40 @@ from fkd.data import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
-from fkd.labeling import LabelConfig, label
+from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
+from fkd.methods import find_method
 from fkd.models import TeacherConfig
 from fkd.training import TrainConfig
 from fkd.training.config import all_teachers, view_kind
 
 TEACHER = "test_resnet"
 _SIDE = 32  # pixels of a crop: the least that networks with five halvings take
+_MAP_SIDE = 96  # pixels of a whole image: maps of 3 x 3 cells
 _CLASSES = [f"class{number:02}" for number in range(12)]  # the largest codec of the paper keeps 10
 _IMAGES_PER_CLASS = 1
 _BATCH_SIZE = 16
 _MOST_WARMUP = 1
 
 
-def smoke_settings(config: TrainConfig, labels: LabelConfig | None, folder: Path) -> TrainConfig:
+def smoke_settings(
+    config: TrainConfig, labels: LabelConfig | LabelMapsConfig | None, folder: Path
+) -> TrainConfig:
     """The settings of a small run like `config`; everything that it needs is made in `folder`.
 
     Args:
         config: the recipe.
-        labels: how its label store is made; needed where it replays one.
+        labels: how its label store is made; needed where it replays one, or pools label maps.
         folder: new or empty; images, teacher, labels and the run go there.
 
     Raises:
-        ConfigError: stored crops are needed, and nothing says how they are labelled.
+        ConfigError: a store is needed, and nothing says how it is made.
     """
     images = _write_images(folder / "images")
     teachers = [_small_teacher(folder, teacher) for teacher in all_teachers(config)]
     store = None
-    if view_kind(config) == "stored":
+    if find_method(config.method).reads_maps:
+        store = _make_maps(config, labels, images, folder)
+    elif view_kind(config) == "stored":
         store = _label(config, labels, images, folder)
     m, warmup = config.crops_per_image, min(config.schedule.warmup_epochs, _MOST_WARMUP)
     return replace(
@@ -88,10 +94,13 @@ def _shorter(schedule: ScheduleConfig, warmup: int) -> ScheduleConfig:
 
 
 def _label(
-    config: TrainConfig, labels: LabelConfig | None, images: ImagesConfig, folder: Path
+    config: TrainConfig,
+    labels: LabelConfig | LabelMapsConfig | None,
+    images: ImagesConfig,
+    folder: Path,
 ) -> str:
     """A store like that of the recipe; its folder."""
-    if labels is None:
+    if not isinstance(labels, LabelConfig):
         raise ConfigError(
             "labels: a smoke run makes its own label store and must know how; name the settings of "
             "`fkd label`, e.g. --labels recipes/imagenet/labels/effl2-m500-ms5.yaml"
@@ -114,7 +123,32 @@ def _label(
     return label(small).path
 
 
-def _small_teacher(folder: Path, wanted: TeacherConfig) -> TeacherConfig:
+def _make_maps(
+    config: TrainConfig,
+    labels: LabelConfig | LabelMapsConfig | None,
+    images: ImagesConfig,
+    folder: Path,
+) -> str:
+    """A store of label maps like that of the recipe; its folder."""
+    if not isinstance(labels, LabelMapsConfig):
+        raise ConfigError(
+            "maps: a smoke run makes its own label maps and must know how; name the settings of "
+            "`fkd label-maps`, e.g. --maps recipes/imagenet/labels/effl2-maps.yaml"
+        )
+    small = replace(
+        labels,
+        images=images,
+        out=str(folder / "labels"),
+        teacher=_small_teacher(folder, labels.teacher, _MAP_SIDE),
+        batch_size=None,
+        min_accuracy=None,
+        gate_images=0,
+        device=config.device,
+    )
+    return label_maps(small).path
+
+
+def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> TeacherConfig:
     """A network with random weights in the place of a teacher, with its weight and temperature."""
     weights, names = folder / "teacher.safetensors", folder / "classes.json"
     if not weights.exists():
@@ -126,7 +160,7 @@ def _small_teacher(folder: Path, wanted: TeacherConfig) -> TeacherConfig:
         TEACHER,
         checkpoint=str(weights),
         class_names=str(names),
-        input_size=_SIDE,
+        input_size=side,
         weight=wanted.weight,
         temperature=wanted.temperature,
     )

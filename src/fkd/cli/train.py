@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from fkd.engine.logging import Metrics
-from fkd.labeling import LabelConfig
+from fkd.labeling import LabelConfig, LabelMapsConfig
 from fkd.methods import METHODS, find_method
 from fkd.smoke import smoke_settings
 from fkd.training import TrainConfig, TrainResult
@@ -24,10 +24,12 @@ class Recipe(TrainConfig):
     Attributes:
         labels: settings of `fkd label` for the store, or the file that holds them; a smoke run
             labels likewise, a real one takes the store as it is.
+        maps: the same for a store of label maps: settings of `fkd label-maps`.
         smoke: run the recipe in seconds on generated images with a tiny teacher; nothing is kept.
     """
 
     labels: LabelConfig | None = None
+    maps: LabelMapsConfig | None = None
     smoke: bool = False
 
 
@@ -44,7 +46,7 @@ def train(recipe: Recipe) -> None:
         return
     console.print("smoke     generated images, a tiny teacher, a few steps: accuracy means nothing")
     with tempfile.TemporaryDirectory(prefix="fkd-smoke-") as folder:
-        _train(smoke_settings(config, recipe.labels, Path(folder)), console)
+        _train(smoke_settings(config, recipe.maps or recipe.labels, Path(folder)), console)
     console.print("smoke     the recipe runs; nothing is kept")
 
 
