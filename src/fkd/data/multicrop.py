@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fkd.augment import NO_AUGMENT, AugmentConfig
+from fkd.codecs import Codec
 from fkd.crops import Interpolation
 from fkd.data.batches import Batch, CropCutter, CropFormat
 from fkd.data.decoders import DecoderChoice, choose_decoder
@@ -50,6 +51,8 @@ class MultiCropDataset(Dataset[Item]):
         output: "float32" normalised, or "uint8" as they are (a quarter of the memory).
         seed: picks the order in which stored crops are used.
         order: every crop once per cycle, or an independent draw at every access.
+        codec: how labels are decoded; by default as the store says. `tempered(store.codec, 2.0)`
+            and `weighted(store.codec, [1, 3])` of `fkd.codecs` give others.
         student_augment: drawn on top of each crop; the teacher did not see it.
         decoder: who decodes JPEGs, see `fkd.data.decoders.choose_decoder`.
 
@@ -73,13 +76,20 @@ class MultiCropDataset(Dataset[Item]):
         output: Literal["float32", "uint8"] = "float32",
         seed: int = 0,
         order: ViewOrder = "epoch_permutation",
+        codec: Codec | None = None,
         student_augment: AugmentConfig = NO_AUGMENT,
         decoder: DecoderChoice = "auto",
     ) -> None:
         source = as_source(images)
         join = join_store(source, store)
         views = StoredViews(
-            source, store, join.rows, stride=crops_per_image, seed=seed, order=order
+            source,
+            store,
+            join.rows,
+            stride=crops_per_image,
+            seed=seed,
+            order=order,
+            codec=codec,
         )
         self._cutter = CropCutter(
             source,

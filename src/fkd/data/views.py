@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from fkd.augment import NO_AUGMENT, AugmentConfig, sample_augment
-from fkd.codecs import Encoded
+from fkd.codecs import Codec, Encoded
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError, CropMismatch
 from fkd.randomness import Purpose, permutations, stream_keys
@@ -103,6 +103,8 @@ class StoredViews:
         offset: position of the first multi-crop access (the warm-up's length).
         seed: picks the orders.
         order: without replacement, or independent at every access.
+        codec: how labels are decoded; by default as the store says. See `fkd.codecs.tempered` and
+            `weighted`.
 
     Raises:
         ConfigError: an access needs more crops than the store has, or it holds label maps.
@@ -118,6 +120,7 @@ class StoredViews:
         offset: int = 0,
         seed: int = 0,
         order: ViewOrder = "epoch_permutation",
+        codec: Codec | None = None,
     ) -> None:
         if store.grid is not None:
             raise ConfigError(
@@ -136,6 +139,7 @@ class StoredViews:
         self._offset = offset
         self._seed = seed
         self._order = order
+        self._codec = codec or store.codec
 
     def pick(self, images: np.ndarray, start: int, count: int) -> PickedCrops:
         """All records and labels are read at once; an image is checked when it is at hand."""
@@ -160,7 +164,7 @@ class StoredViews:
 
     def _targets(self, stored: StoredCrops) -> SoftTargets:
         encoded = Encoded(_flat(stored.index), _flat(stored.value))
-        return self._store.codec.targets(encoded, self._store.num_classes)
+        return self._codec.targets(encoded, self._store.num_classes)
 
 
 def without_replacement(

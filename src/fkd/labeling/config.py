@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fkd.augment import NO_AUGMENT, AugmentConfig
-from fkd.codecs import Codec, TopLogits, check_codec, parse_codec
+from fkd.codecs import Codec, Separate, TopLogits, check_codec, parse_codec
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImagesConfig, ImageSource
@@ -49,7 +49,10 @@ class LabelConfig:
         seed: picks the whole set of crops.
         replayed: augmentations that the teacher sees; their parameters are stored with the label.
         student_only: augmentations that the student shall add by itself; only noted in the store.
-        codec: how a label is compressed (full, hard, smoothing, ms:K, mr:K or logits).
+        codec: how a label is compressed (full, hard, smoothing, ms:K, mr:K, logits, or logits:K,
+            whose temperature is chosen when a student is trained).
+        separate: keep the label of every teacher instead of their mean; weights are chosen when a
+            student is trained.
         value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits.
         form: plain keeps every number in columns; compact packs the labels of an image into few
             bits and draws boxes again instead of storing them (`fkd convert` goes both ways).
@@ -83,6 +86,7 @@ class LabelConfig:
     replayed: AugmentConfig = NO_AUGMENT
     student_only: AugmentConfig = NO_AUGMENT
     codec: str = "ms:5"
+    separate: bool = False
     value_dtype: ValueDtype | None = None
     form: Form = "plain"
     classes: ClassChoice = "teacher"
@@ -140,10 +144,23 @@ class LabelConfig:
             raise ConfigError(
                 f"codec: {self.codec} is for label maps (`fkd label-maps`); use ms:K for crops"
             )
-        if parse_codec(self.codec).encodes == "logits" and self.value_dtype == "u16":
+        if isinstance(parse_codec(self.codec), Separate):
+            raise ConfigError(f"codec: write --codec {self.codec.partition('*')[0]} --separate")
+        if self.separate and (len(self.teachers) < 2 or parse_codec(self.codec).name == "logits"):
+            raise ConfigError(
+                "separate: keeps the probabilities of several teachers apart; name them in "
+                "`teachers`, and use a codec of probabilities or logits:K"
+            )
+        if parse_codec(self.codec).stores == "logits" and self.value_dtype == "u16":
             raise ConfigError(
                 "value_dtype: u16 holds probabilities only; use f16 or f32 for logits"
             )
+
+
+def label_codec(config: LabelConfig) -> Codec:
+    """How labels are compressed."""
+    codec = parse_codec(config.codec)
+    return Separate(codec, len(config.teachers)) if config.separate else codec
 
 
 def crop_config(config: LabelConfig) -> CropConfig:
@@ -207,7 +224,7 @@ def default_images_per_shard(num_images: int, crops_per_image: int) -> int:
 
 def resolve_value_dtype(config: LabelConfig, codec: Codec) -> str:
     """How values are stored: spaced for probabilities, or as half floats for logits."""
-    return config.value_dtype or ("f16" if codec.encodes == "logits" else "u16")
+    return config.value_dtype or ("f16" if codec.stores == "logits" else "u16")
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -223,7 +240,7 @@ def build_store_config(
     Raises:
         ConfigError: the codec keeps more classes than there are.
     """
-    codec = parse_codec(config.codec)
+    codec = label_codec(config)
     dtype = resolve_value_dtype(config, codec)
     identity = base_identity(source, teachers.class_names, codec, dtype) | {
         "format_version": _FORMAT_VERSION,

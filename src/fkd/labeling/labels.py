@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.codecs import Codec
+from fkd.codecs import Codec, Separate
 from fkd.errors import TeacherError
 from fkd.labeling.pipeline import ImageRow, TeacherInput
 from fkd.models.dense import DenseTeacher
@@ -95,11 +95,14 @@ class Labeller:
         )
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
-        """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; of
-        pictures the logits of their cells, picture after picture."""
+        """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; those
+        of every teacher (n, T, C) if it keeps them apart; of pictures the logits of their cells,
+        picture after picture."""
         if self.maps is not None:
             return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
         ask = self.teachers
+        if isinstance(self.codec, Separate):
+            return ask.each(list(views), autocast=self.autocast)
         function = ask.logits if self.codec.encodes == "logits" else ask.probabilities
         return function(list(views), autocast=self.autocast)
 
@@ -109,11 +112,11 @@ class Labeller:
             high = _LARGEST_F16 if self.value_dtype == "f16" else torch.finfo(torch.float32).max
             low = -high
         # Written so that a NaN fails too.
-        sound = ((outputs >= low) & (outputs <= high)).all(dim=1)
+        sound = ((outputs >= low) & (outputs <= high)).flatten(1).all(dim=1)
         if bool(sound.all()):
             return
         first = int(torch.nonzero(~sound)[0])
-        row = outputs[first]
+        row = outputs[first].flatten()
         if bool(torch.isfinite(row).all()):
             reason = (
                 f"gives the value {float(row[row.abs().argmax()]):g}, outside [{low:g}, {high:g}],"

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from fkd.codecs import parse_codec
 from fkd.crops import sample_crops
 from fkd.data.sources import ImageSource, load, open_source
 from fkd.errors import ImageError
@@ -17,6 +16,7 @@ from fkd.labeling.config import (
     all_teachers,
     build_store_config,
     crop_config,
+    label_codec,
     resolve_autocast,
     resolve_batch_size,
     resolve_device,
@@ -126,7 +126,7 @@ def open_session(config: LabelConfig, passes: int, local_rank: int = 0) -> Sessi
     teachers = load_teachers(all_teachers(config), class_names=names, device=device)
     pace = resolve_pace(config.batch_size, config.num_workers, passes, device)
     store_config = build_store_config(config, source, teachers, pace.batch_size)
-    codec, num_classes = parse_codec(config.codec), len(teachers.class_names)
+    codec, num_classes = label_codec(config), len(teachers.class_names)
     return Session(
         config=config,
         source=source,

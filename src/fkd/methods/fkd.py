@@ -10,7 +10,14 @@ from torch import Tensor
 from fkd.data.batches import Batch, CropFormat
 from fkd.losses import SoftTargetLoss
 from fkd.methods.blend import Blend, blend
-from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits
+from fkd.methods.method import (
+    OF_STORED_LABELS,
+    Ingredients,
+    Method,
+    Outputs,
+    ViewKind,
+    class_logits,
+)
 
 
 class FKD(Method):
@@ -18,7 +25,11 @@ class FKD(Method):
 
     summary: ClassVar[str] = "crops and soft labels from a label store; the teacher rests"
     views: ClassVar[ViewKind] = "stored"
-    uses: ClassVar[frozenset[str]] = frozenset({"temperature", "soft_weight", "label_smoothing"})
+    uses: ClassVar[frozenset[str]] = OF_STORED_LABELS | {
+        "temperature",
+        "soft_weight",
+        "label_smoothing",
+    }
 
     def __init__(self, ingredients: Ingredients) -> None:
         self.formats: tuple[CropFormat, ...] = (ingredients.student,)

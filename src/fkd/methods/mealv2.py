@@ -26,7 +26,14 @@ from torch.autograd.function import once_differentiable
 
 from fkd.data.batches import Batch, CropFormat
 from fkd.losses import SoftTargetLoss
-from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits
+from fkd.methods.method import (
+    OF_STORED_LABELS,
+    Ingredients,
+    Method,
+    Outputs,
+    ViewKind,
+    class_logits,
+)
 from fkd.methods.online import OnlineTeacher
 from fkd.targets import SoftTargets
 
@@ -83,6 +90,7 @@ class MealV2FKD(_Meal):
 
     summary: ClassVar[str] = "MEAL V2 with FKD: labels from a store, and a discriminator"
     views: ClassVar[ViewKind] = "stored"
+    uses: ClassVar[frozenset[str]] = _Meal.uses | OF_STORED_LABELS
 
     def __init__(self, ingredients: Ingredients) -> None:
         super().__init__(ingredients, shows=lambda logits: torch.softmax(logits.float(), dim=1))

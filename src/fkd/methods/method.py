@@ -12,6 +12,8 @@ from fkd.pooling import PoolingConfig
 from fkd.targets import SoftTargets
 
 ViewKind = Literal["stored", "fresh"]
+OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights"})
+"""Settings of a run that say how stored labels are decoded."""
 Outputs: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Logits of the student; of its class token and its distillation token where it has both."""
 

@@ -305,6 +305,11 @@ class TeacherEnsemble:
         ]
         return Answer(sum(shares[1:], start=shares[0]), torch.stack(logits).mean(0))
 
+    def each(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
+        """Every teacher's own probabilities, float32 (B, T, C); errors as `answer`."""
+        answers = [t.probabilities(self._for(t, crops), autocast=autocast) for t in self.teachers]
+        return torch.stack(answers, dim=1)
+
     def logits(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
         """Logits of a single teacher, float32 (B, C); arguments and errors as `probabilities`.
 

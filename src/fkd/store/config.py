@@ -5,13 +5,21 @@ and commit repeats.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fkd.codecs import VALUE_DTYPES, Codec, TopLogits, check_codec, parse_codec
+from fkd.codecs import (
+    VALUE_DTYPES,
+    Codec,
+    Separate,
+    TemperedTop,
+    TopLogits,
+    check_codec,
+    parse_codec,
+)
 from fkd.errors import ConfigError, FormatError, NewerFormat
 from fkd.sampling import GENERATOR, CropConfig
 from fkd.store import canonical
@@ -121,7 +129,7 @@ class StoreConfig:
         num_crops = fields.integer("num_crops", 1, most_crops)
         codec, value_dtype = _parse_label(fields, num_classes, file)
         grid = _parse_grid(fields, num_crops, codec, file)
-        compact = version == 2 and _is_compact(fields, file)
+        compact = version == 2 and _is_compact(fields, codec, file)
         coded = compact and codec.num_index(num_classes) and codec.num_values(num_classes)
         return StoreConfig(
             format_version=version,
@@ -178,9 +186,20 @@ def _parse_label(fields: Fields, num_classes: int, file: str) -> tuple[Codec, st
         check_codec(codec, num_classes)
     except ConfigError as error:
         raise FormatError(f"{file}: {error}") from error
-    if codec.encodes == "logits" and value_dtype == "u16":
+    if codec.stores == "logits" and value_dtype == "u16":
         raise FormatError(f"{file}: u16 holds probabilities only; store logits as f16 or f32")
+    if isinstance(codec, Separate):
+        codec = _parse_weights(fields, codec, file)
     return codec, value_dtype
+
+
+def _parse_weights(fields: Fields, codec: Separate, file: str) -> Separate:
+    """The codec with the weights of the teachers, in the order of their labels."""
+    teachers = [Fields(teacher, f"{file}: teachers") for teacher in fields.items("teachers")]
+    try:
+        return replace(codec, weights=tuple(teacher.number("weight") for teacher in teachers))
+    except ConfigError as error:
+        raise FormatError(f"{file}: {error}") from error
 
 
 def _parse_grid(fields: Fields, num_crops: int, codec: Codec, file: str) -> tuple[int, int] | None:
@@ -206,11 +225,18 @@ def _parse_sides(sides: list[Any], file: str) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _is_compact(fields: Fields, file: str) -> bool:
+def _is_compact(fields: Fields, codec: Codec, file: str) -> bool:
     """True: version 2 knows one form only."""
     if fields.text("form") != "compact":
         raise FormatError(f"{file}: version 2 stores have the form compact")
+    if not is_packable(codec):
+        raise FormatError(f"{file}: labels of codec {codec.name} have no compact form")
     return True
+
+
+def is_packable(codec: Codec) -> bool:
+    """Whether there is a compact form: not of top logits, nor of teachers side by side."""
+    return not isinstance(codec, Separate | TemperedTop | TopLogits)
 
 
 def _parse_geometry(fields: Fields, num_crops: int, file: str) -> CropConfig | None:

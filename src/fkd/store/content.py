@@ -187,7 +187,7 @@ def check_content(config: StoreConfig, content: ShardContent) -> None:
     if content.value is not None:
         value = content.value[labelled]
         _require(bool(np.isfinite(value).all()), "a label value is NaN or infinite")
-        probabilities = config.codec.encodes == "probabilities"
+        probabilities = config.codec.stores == "probabilities"
         _require(not probabilities or bool((value >= 0).all()), "a probability is below 0")
     if config.compact:
         _check_packable(config, content, labelled)

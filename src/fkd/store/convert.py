@@ -21,13 +21,15 @@ from fkd.codecs import (
     Hard,
     MarginalRenorm,
     MarginalSmoothing,
+    Separate,
+    TemperedTop,
     check_codec,
     parse_codec,
 )
 from fkd.errors import ConfigError, FormatError
 from fkd.records import CropRecords
 from fkd.store.agreement import Agreement, compare_labels, row_chunks
-from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, parse_crops
+from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, is_packable, parse_crops
 from fkd.store.content import LABELLED, ShardContent
 from fkd.store.geometry import draw_geometry
 from fkd.store.reader import LabelStore
@@ -113,7 +115,12 @@ def compact_members(codec: Codec, num_classes: int) -> dict[str, Any]:
     """What the config of a compact store has besides the members of a plain one.
 
     Geometry is recomputed; where that cannot be, the caller says stored.
+
+    Raises:
+        ConfigError: there is no compact form of such labels.
     """
+    if not is_packable(codec):
+        raise ConfigError(f"form: labels of codec {codec.name} have no compact form; use plain")
     members: dict[str, Any] = {"format_version": 2, "form": "compact", "geometry": "recomputed"}
     if codec.num_index(num_classes) and codec.num_values(num_classes):
         members["levels"] = default_levels(codec.num_index(num_classes))
@@ -127,16 +134,24 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
         ConfigError: they do not.
     """
     check_codec(new, num_classes)
-    if new == old or (isinstance(old, Full) and new.encodes == "probabilities"):
+    if new == old or (isinstance(old, Full) and _has_one_label(new)):
         return
     fewer = new.num_index(num_classes) <= old.num_index(num_classes)
-    simpler = isinstance(old, MarginalSmoothing) and isinstance(new, (Hard, MarginalSmoothing))
+    simpler = isinstance(old, MarginalSmoothing) and isinstance(new, Hard | MarginalSmoothing)
+    simpler |= isinstance(old, TemperedTop) and isinstance(
+        new, Hard | MarginalSmoothing | TemperedTop
+    )
     # What mr labels leave out may have been scaled away.
-    restored = isinstance(old, MarginalRenorm) and not isinstance(new, (Hard, MarginalRenorm))
+    restored = isinstance(old, MarginalRenorm) and not isinstance(new, Hard | MarginalRenorm)
     if not (fewer and simpler) or restored:
         raise ConfigError(
             f"codec: labels of codec {old.name} do not hold what {new.name} needs; label again"
         )
+
+
+def _has_one_label(codec: Codec) -> bool:
+    """Whether a codec can be made from one label of probabilities."""
+    return codec.encodes == "probabilities" and not isinstance(codec, Separate)
 
 
 def _new_config(
@@ -154,6 +169,8 @@ def _new_config(
     for name in _OF_THE_FORM:
         config.pop(name, None)
     config |= {"format_version": 1, "num_crops": kept, "codec": codec.name}
+    if codec.stores != store.codec.stores:
+        config["value_dtype"] = "f16" if codec.stores == "logits" else "u16"
     config["converted_from"] = store.root_hash
     if form == "compact":
         config |= compact_members(codec, store.num_classes)
@@ -217,9 +234,9 @@ def _derive(
     """Class ids (n, M, K) and values (n, M, V) of a codec from those that the store has."""
     if codec == store.codec:
         return index, value
-    if index is None:
+    if index is None or isinstance(store.codec, TemperedTop):
         assert value is not None
-        return _encode(store, codec, value)
+        return _encode(store, codec, index, value)
     k = codec.num_index(store.num_classes)
     if value is None or not codec.num_values(store.num_classes):
         return index[..., :k], None
@@ -227,17 +244,21 @@ def _derive(
 
 
 def _encode(
-    store: LabelStore, codec: Codec, value: np.ndarray
+    store: LabelStore, codec: Codec, index: np.ndarray | None, value: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Full labels (n, M, C) once more, by another codec."""
-    flat = torch.from_numpy(value.reshape(-1, store.num_classes))
-    label = store.codec.targets(Encoded(None, flat), store.num_classes).dense()
-    encoded = codec.encode(label)
-    index, values = (
+    """Labels (n, M, ...) decoded to all classes, and encoded once more by another codec."""
+    stored = Encoded(*(None if a is None else torch.from_numpy(_flat(a)) for a in (index, value)))
+    encoded = codec.encode(store.codec.targets(stored, store.num_classes).dense())
+    ids, values = (
         None if part is None else part.numpy().reshape(*value.shape[:2], -1)
         for part in (encoded.index, encoded.value)
     )
-    return index, values
+    return ids, values
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """Of images and their crops one axis."""
+    return array.reshape(-1, array.shape[-1])
 
 
 def _canaries(store: LabelStore, num_crops: int) -> list[Any]:

@@ -86,7 +86,7 @@ def _typical_value_bits(config: StoreConfig) -> float:
     if config.levels is not None:
         k = config.num_index  # one number is a single bit, and the first share has the largest code
         return (1 + k * (math.log2(config.levels) - 1)) / (k + 1)
-    share = 0.75 if config.codec.encodes == "probabilities" else 1.0
+    share = 0.75 if config.codec.stores == "probabilities" else 1.0
     return share * 8 * VALUE_DTYPES[config.value_dtype].itemsize
 
 

@@ -26,6 +26,8 @@ _MOST_THREADS = 4  # beyond, Python's lock holds them up
 
 _OF_SOME_METHODS: dict[str, object] = {
     "temperature": 1.0,
+    "label_temperature": 1.0,
+    "teacher_weights": [],
     "soft_weight": 1.0,
     "label_smoothing": 0.0,
     "deit": DeitConfig(),
@@ -109,6 +111,11 @@ class TrainConfig:
             asked online sees them too.
         temperature: of the student's softmax; where a teacher is asked online, also of its softmax,
             and the soft loss is multiplied by the square.
+        label_temperature: of stored labels; needs a store that keeps logits (codec logits:K or
+            logits). A student with a `temperature` of the same value has Hinton's loss without the
+            factor of its square.
+        teacher_weights: of the teachers of a store that keeps their labels apart, in its order; by
+            default those it was made with.
         soft_weight: lambda of the paper's Eq. 1, weight of the soft label against the true class.
         label_smoothing: of the true class, where it counts.
         deit: DeiT distillation.
@@ -157,6 +164,8 @@ class TrainConfig:
     flip_prob: float = 0.5
     augment: AugmentConfig = NO_AUGMENT
     temperature: float = 1.0
+    label_temperature: float = 1.0
+    teacher_weights: list[float] = field(default_factory=list)
     soft_weight: float = 1.0
     label_smoothing: float = 0.0
     deit: DeitConfig = field(default_factory=DeitConfig)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fkd.codecs import tempered, weighted
 from fkd.data.batches import CropCutter, CropFormat
 from fkd.data.canary import check_canaries
 from fkd.data.decode import Decoder
@@ -182,6 +183,9 @@ def _open_views(
             offset=config.schedule.warmup_epochs,
             seed=config.seed,
             order=config.order,
+            codec=weighted(
+                tempered(store.codec, config.label_temperature), config.teacher_weights or None
+            ),
         )
     if store.canaries:  # imported stores have none
         check_canaries(store, images, decoder)
