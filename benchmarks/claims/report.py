@@ -101,7 +101,7 @@ def _table(title: str, lines: Sequence[Line]) -> str:
         "| label bytes per image |\n|---|---|---|---|---|---|\n"
     )
     return head + "".join(
-        f"| {line.name} | {line.mean:.2f} ± {line.deviation:.2f} | {len(line.accuracies)} | "
+        f"| {line.name} | {line.told} | {len(line.accuracies)} | "
         f"{'-' if line.relative is None else f'{line.relative:.2f}'} | {line.teacher_crops:,} | "
         f"{line.label_bytes:,.0f} |\n"
         for line in lines

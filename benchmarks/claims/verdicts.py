@@ -40,6 +40,12 @@ class Line:
         """Standard deviation of the accuracies; 0 for a single one."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
+    @property
+    def told(self) -> str:
+        """Mean and, of several, standard deviation."""
+        spread = f" ± {self.deviation:.2f}" if len(self.accuracies) > 1 else ""
+        return f"{self.mean:.2f}{spread}"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -107,4 +113,4 @@ def _costs(
 
 
 def _told(line: Line) -> str:
-    return f"{line.mean:.2f} ± {line.deviation:.2f} %, n = {len(line.accuracies)}"
+    return f"{line.told} %, n = {len(line.accuracies)}"
