@@ -30,6 +30,9 @@ PARAMETERS = {
     "tf_efficientnet_b4_ns": 19_341_616,
     "regnety_160.deit_in1k": 83_590_140,
     "resnetv2_50x1_bit": 25_549_352,
+    "resnetv2_50x1_bit.goog_distilled_in1k": 25_549_352,
+    "tf_efficientnet_l2.ns_jft_in1k": 480_309_308,
+    "tf_efficientnet_b4.ns_jft_in1k": 19_341_616,
     "resnetv2_50x1_bit_distilled": 25_549_352,
     "resnetv2_152x2_bit_teacher": 236_335_208,
     "resnetv2_152x2_bit_teacher_384": 236_335_208,
@@ -47,4 +50,13 @@ def test_a_published_network_resolves_and_has_its_size(name, parameters):
 
 def test_a_former_name_says_which_weights_it_means():
     assert parse_model_name("tf_efficientnet_l2_ns_475").tag == "ns_jft_in1k_475"
-    assert str(parse_model_name("gluon_senet154")) == "senet154.gluon_in1k"
+    for former, current in (
+        ("gluon_senet154", "senet154.gluon_in1k"),
+        ("gluon_resnet152_v1s", "resnet152s.gluon_in1k"),
+        ("tf_efficientnet_l2_ns", "tf_efficientnet_l2.ns_jft_in1k"),
+        ("tf_efficientnet_b4_ns", "tf_efficientnet_b4.ns_jft_in1k"),
+        ("resnetv2_50x1_bit_distilled", "resnetv2_50x1_bit.goog_distilled_in1k"),
+        ("resnetv2_152x2_bit_teacher_384", "resnetv2_152x2_bit.goog_teacher_in21k_ft_in1k_384"),
+        ("gluon_resnet50_v1b", "resnet50.gluon_in1k"),
+    ):
+        assert str(parse_model_name(former)) == current

@@ -139,7 +139,18 @@ def test_drop_paths_grow_with_the_depth():
     assert build_model("sret_s").stages[2].blocks[0].mlp.drop_path.drop_prob == pytest.approx(0.14)
 
 
+def test_a_new_head_is_timms_way(sret_lt):
+    network = build_model("sret_t", img_size=64)
+    network.reset_classifier(3)
+    assert network.get_classifier().out_features == network.num_classes == 3
+    assert network.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    network.reset_classifier(0)
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 256)
+
+
 def test_positions_do_not_decay_and_odd_sizes_are_refused(sret_lt):
     assert sret_lt.no_weight_decay() == {"pos_embed"}
     with pytest.raises(ConfigError, match="cannot be sliced into"):
         build_model("sret_lt", img_size=40)
+    with pytest.raises(ConfigError, match="192x224 is not square"):
+        build_model("sret_lt", img_size=(224, 192))

@@ -6,23 +6,15 @@ from typing import Literal
 
 import timm
 import torchvision
+from timm.models import _registry
 
 from fkd.errors import ConfigError
 from fkd.models import sret as _sret  # noqa: F401  # makes its networks known to timm
 
 _TORCHVISION = "torchvision/"
 _TIMM = "timm/"  # how the Hugging Face hub writes timm's names
-# Names of teachers and students in papers, as timm called them then, and what it calls them now.
-_FORMER = {
-    "gluon_senet154": "senet154.gluon_in1k",
-    "gluon_resnet152_v1s": "resnet152s.gluon_in1k",
-    "tf_efficientnet_l2_ns": "tf_efficientnet_l2.ns_jft_in1k",
-    "tf_efficientnet_l2_ns_475": "tf_efficientnet_l2.ns_jft_in1k_475",
-    "tf_efficientnet_b4_ns": "tf_efficientnet_b4.ns_jft_in1k",
-    "resnetv2_50x1_bit_distilled": "resnetv2_50x1_bit.goog_distilled_in1k",
-    "resnetv2_152x2_bit_teacher": "resnetv2_152x2_bit.goog_teacher_in21k_ft_in1k",
-    "resnetv2_152x2_bit_teacher_384": "resnetv2_152x2_bit.goog_teacher_in21k_ft_in1k_384",
-}
+# Names that timm has given up, such as gluon_senet154, and what it calls them now; papers use them.
+_FORMER: dict[str, str] = getattr(_registry, "_deprecated_models", {})  # has no public name
 
 
 @dataclass(frozen=True)

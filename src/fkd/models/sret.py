@@ -164,7 +164,8 @@ class SReT(nn.Module):
         drop_path_rate: of the last block, if it were used once; see `_drop_paths`.
 
     Raises:
-        ConfigError: the tokens of a stage cannot be sliced into its groups.
+        ConfigError: images are not square, or the tokens of a stage cannot be sliced into its
+            groups.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class SReT(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        side = img_size if isinstance(img_size, int) else img_size[0]  # timm hands over pairs
+        side = _side(img_size)
         sides = [_halved(side, 3 + number) for number in range(len(stages))]
         _check_slices(stages, sides, side)
         first, last = stages[0].dim, stages[-1].dim
@@ -244,6 +245,14 @@ def _down(before: int, after: int) -> tuple[nn.Module, ...]:
 def _mlp(dim: int, ratio: float) -> nn.Sequential:
     hidden = int(dim * ratio)
     return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+def _side(img_size: int | tuple[int, int]) -> int:
+    """The side of square images; timm hands over pairs."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if height != width:
+        raise ConfigError(f"img_size: {width}x{height} is not square")
+    return height
 
 
 def _halved(side: int, times: int) -> int:
