@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     PROBE = 5
     STEP = 6
     STUDENT_AUGMENT = 7
+    PARTNER = 8
+    STORED_MIX = 9
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -104,5 +106,13 @@ def permutations(streams: ArrayLike, purpose: Purpose, number: ArrayLike, size: 
 
 def generator(seed: int, purpose: Purpose, number: int) -> np.random.Generator:
     """A NumPy generator for draws that are not uniform (e.g. Beta), seeded by its address."""
-    bits: Any = uniforms(stream_key(seed), purpose, number, 4)
-    return np.random.Generator(np.random.Philox(key=(bits[:2] * 2**32).astype(np.uint64)))
+    return stream_generators(stream_key(seed), purpose, np.array([number]))[0]
+
+
+def stream_generators(
+    stream: int, purpose: Purpose, numbers: np.ndarray
+) -> list[np.random.Generator]:
+    """One such generator for each of the numbers (n,) of a stream."""
+    bits: Any = uniforms(stream, purpose, numbers, 4)
+    keys = (bits[:, :2] * 2**32).astype(np.uint64)
+    return [np.random.Generator(np.random.Philox(key=key)) for key in keys]

@@ -27,12 +27,12 @@ def labelled(config):
     return LabelStore.open(config.out), open_source(config.images)
 
 
-def flipped(image, records, size, interpolation):
-    return replay(image, replace(records, flip=~records.flip), size, interpolation)
+def flipped(image, records, size, interpolation, **options):
+    return replay(image, replace(records, flip=~records.flip), size, interpolation, **options)
 
 
-def brighter(image, records, size, interpolation):
-    crops = replay(image, records, size, interpolation)
+def brighter(image, records, size, interpolation, **options):
+    crops = replay(image, records, size, interpolation, **options)
     return crops.clamp(max=254) + 1
 
 

@@ -8,6 +8,7 @@ batch. Crops stay uint8 until they reach the device: a quarter of the bytes betw
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -137,9 +138,10 @@ class CropCutter:
         for j, i in enumerate(images):
             loaded = load(self.images, i, self._decoder)
             records = picked.records(j, loaded)
+            partners = picked.partners(j, partial(load, self.images, decoder=self._decoder))
             for tensor, fmt in zip(crops, self.formats, strict=True):
                 place = tensor[j * count : (j + 1) * count]
-                replay(loaded.image, records, fmt.size, fmt.interpolation, out=place)
+                replay(loaded.image, records, fmt.size, fmt.interpolation, place, partners)
                 if fmt.augmented:
                     self._augment(place, i, start)
         labels = torch.tensor([self.label(i) for i in images]).repeat_interleave(count)

@@ -21,7 +21,9 @@ from fkd.crops import Interpolation, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
 from fkd.data.sources import ImageSource, load
 from fkd.errors import CropMismatch, StoreMismatch
+from fkd.partners import Partner, Partners, partner_rows
 from fkd.randomness import Purpose, stream_key, uniforms
+from fkd.records import CropRecords
 from fkd.store import LABELLED, LabelStore
 from fkd.store.keys import printable
 
@@ -156,6 +158,26 @@ def load_labelled(
     return loaded.image
 
 
+def load_partners(
+    store: LabelStore,
+    source: ImageSource,
+    records: CropRecords,
+    crops: np.ndarray,
+    decoder: Decoder = "pillow",
+) -> Partners:
+    """What the crops of a store with these records and numbers (n,) are mixed with, checked.
+
+    Raises:
+        StoreMismatch, CropMismatch, ImageError: as `load_labelled`.
+    """
+    return {
+        row: Partner(
+            load_labelled(store, source, row, decoder), store.read([row], crops[None]).records[0]
+        )
+        for row in partner_rows(records)
+    }
+
+
 def cpu_name() -> str:
     """The kind of CPU, as far as torch chooses its routines by it."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
@@ -181,7 +203,8 @@ def _rebuild(
         records = store.read([row], [[crop]]).records[0]
     else:
         records = whole_image((image.shape[1], image.shape[2]))
-    return replay(image, records, *teacher_view(store))[0]
+    partners = load_partners(store, source, records, np.array([crop]), decoder)
+    return replay(image, records, *teacher_view(store), partners=partners)[0]
 
 
 def _portrait(crop: Tensor) -> dict[str, str]:

@@ -32,12 +32,14 @@ from fkd.augment import NO_AUGMENT, AugmentConfig, sample_augment
 from fkd.codecs import Codec, Encoded
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError, CropMismatch
+from fkd.partners import Partner, Partners, partner_rows
 from fkd.randomness import Purpose, permutations, stream_keys
 from fkd.records import CropRecords
 from fkd.sampling import CropConfig, draw_crops, place_crops
 from fkd.store import LabelStore, StoredCrops
 from fkd.targets import SoftTargets
 
+Load = Callable[[int], LoadedImage]
 ViewOrder = Literal["epoch_permutation", "iid"]
 
 
@@ -56,10 +58,12 @@ class PickedCrops:
     Attributes:
         targets: stored labels of all crops, image after image; None for fresh views.
         records: (j, loaded image) to the records (m,) of the j-th image; checks the image.
+        partners: (j, how to load an image) to what its crops are mixed with; checks these images.
     """
 
     targets: SoftTargets | None
     records: Callable[[int, LoadedImage], CropRecords]
+    partners: Callable[[int, Load], Partners] = lambda j, load_image: {}
 
 
 class Views(Protocol):
@@ -135,6 +139,8 @@ class StoredViews:
         self._images = images
         self._store = store
         self._rows = rows
+        self._image_of_row = np.empty(store.num_images, np.int64)
+        self._image_of_row[rows] = np.arange(len(rows))
         self._stride = stride
         self._offset = offset
         self._seed = seed
@@ -150,7 +156,28 @@ class StoredViews:
             check_image(stored, j, loaded, self._images.name(int(images[j])))
             return stored.records[j]
 
-        return PickedCrops(self._targets(stored), records)
+        return PickedCrops(self._targets(stored), records, self._pick_partners(stored, crops))
+
+    def _pick_partners(
+        self, stored: StoredCrops, crops: np.ndarray
+    ) -> Callable[[int, Load], Partners]:
+        """All records of the partners of crops (B, m) are read at once, too."""
+        pairs = [(j, row) for j in range(len(crops)) for row in partner_rows(stored.records[j])]
+        if not pairs:
+            return lambda j, load_image: {}
+        owner, rows = np.array(pairs).T
+        theirs = self._store.read(rows, crops[owner])
+
+        def partners(j: int, load_image: Load) -> Partners:
+            found = {}
+            for n in np.flatnonzero(owner == j).tolist():
+                image = int(self._image_of_row[rows[n]])
+                loaded = load_image(image)
+                check_image(theirs, n, loaded, self._images.name(image))
+                found[int(rows[n])] = Partner(loaded.image, theirs.records[n])
+            return found
+
+        return partners
 
     def crop_numbers(self, images: np.ndarray, start: int, count: int) -> np.ndarray:
         """Which stored crops an access uses, int64 (B, count)."""

@@ -1,7 +1,7 @@
 """Are stored labels the teacher's own word on those very crops? Ask it again and compare."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fkd.codecs import Encoded, decode
 from fkd.crops import whole_image
-from fkd.data.canary import load_labelled, sample_places
+from fkd.data.canary import load_labelled, load_partners, sample_places
 from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
 from fkd.labeling.labels import Labeller
@@ -88,7 +88,8 @@ def audit_probes(
         records = stored.records[probe]
         if store.grid is not None:
             records = whole_image((image.shape[1], image.shape[2]))
-        return _prepare(image, source, row, records)
+        partners = load_partners(store, source, records, crops[probe : probe + 1])
+        return replace(_prepare(image, source, row, records), partners=partners)
 
     labeller = Labeller.of(store, teachers, autocast)
     batches = list(run_stages(range(len(rows)), prepare, teachers.views, labeller, pace))

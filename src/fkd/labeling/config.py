@@ -18,6 +18,7 @@ from fkd.data.sources import ImagesConfig, ImageSource
 from fkd.errors import ConfigError
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
+from fkd.partners import StoredMixingConfig, mix_columns, mixes
 from fkd.sampling import GENERATOR, CropConfig
 from fkd.store import compact_members, keys_digest
 from fkd.store.config import Form
@@ -49,6 +50,8 @@ class LabelConfig:
         seed: picks the whole set of crops.
         replayed: augmentations that the teacher sees; their parameters are stored with the label.
         student_only: augmentations that the student shall add by itself; only noted in the store.
+        stored_mixing: MixUp and CutMix of crops of different images before the teacher sees them;
+            students replay the mixtures. (Mixing in `fkd train` mixes labels instead.)
         codec: how a label is compressed (full, hard, smoothing, ms:K, mr:K, logits, or logits:K,
             whose temperature is chosen when a student is trained).
         separate: keep the label of every teacher instead of their mean; weights are chosen when a
@@ -85,6 +88,7 @@ class LabelConfig:
     seed: int = 0
     replayed: AugmentConfig = NO_AUGMENT
     student_only: AugmentConfig = NO_AUGMENT
+    stored_mixing: StoredMixingConfig = field(default_factory=StoredMixingConfig)
     codec: str = "ms:5"
     separate: bool = False
     value_dtype: ValueDtype | None = None
@@ -174,6 +178,11 @@ def crop_config(config: LabelConfig) -> CropConfig:
     )
 
 
+def replayed_columns(config: LabelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name to (dtype, shape per crop) of what is stored of a crop besides its box and flip."""
+    return config.replayed.columns | mix_columns(config.stored_mixing)
+
+
 def all_teachers(config: LabelConfig) -> list[TeacherConfig]:
     """The teachers, one or several."""
     return config.teachers if config.teacher is None else [config.teacher]
@@ -247,7 +256,7 @@ def build_store_config(
         "num_crops": config.num_crops,
         "extras": {
             name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
-            for name, (dtype, shape) in config.replayed.columns.items()
+            for name, (dtype, shape) in replayed_columns(config).items()
         },
         "images_per_shard": resolve_images_per_shard(config, len(source)),
         "teachers": teachers.identity(),
@@ -264,10 +273,21 @@ def build_store_config(
         },
         "numerics": describe_numerics(teachers, batch_size, resolve_autocast(config)),
     }
+    if mixes(config.stored_mixing):
+        _require_partners(source)
+        identity["stored_mixing"] = asdict(config.stored_mixing)
     if config.form == "compact":
         identity |= compact_members(codec, len(teachers.class_names))
     plain: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in a file
     return plain
+
+
+def _require_partners(source: ImageSource) -> None:
+    if not 2 <= len(source) < 1 << 32:
+        raise ConfigError(
+            f"stored_mixing needs 2 to 2^32 - 1 images, {source.root} has {len(source)}; leave it "
+            "out"
+        )
 
 
 def base_identity(

@@ -167,14 +167,17 @@ def _label_pending(
 ) -> list[str]:
     """Label this process's shards; returns what was wrong with the images of all processes.
 
-    A shard with unreadable images waits in memory until all are known: it is committed only if the
-    run may end with them. Otherwise a replaced file would never get its label.
+    A shard with unreadable images, or crops that should be mixed with one, waits in memory until
+    all are known: it is committed only if the run may end with them. Otherwise a replaced file
+    would never get its label.
     """
     waiting: list[tuple[int, ShardContent]] = []
-    reasons: list[str] = []
+    reasons: set[str] = set()
     for number, batches in _labelled_shards(session, writer.pending(), writer, listener):
-        found = [row.reason for batch in batches for row in batch.starting if row.reason]
-        reasons += found
+        rows = [row for batch in batches for row in batch.starting]
+        found = {row.reason for row in rows if row.reason}
+        found.update(*(row.lost_partners for row in rows))
+        reasons |= found
         content = assemble_shard(batches, session.shape)
         if not found:
             writer.commit(number, content)
@@ -182,7 +185,7 @@ def _label_pending(
             waiting.append((number, content))
         else:
             waiting.clear()
-    everywhere = sorted(chain.from_iterable(world.gather(reasons)))
+    everywhere = sorted(set(chain.from_iterable(world.gather(sorted(reasons)))))
     _require_readable(everywhere, session)
     for number, content in waiting:
         writer.commit(number, content)

@@ -11,7 +11,7 @@ whatever was computed before. Only a few images and batches are in memory at any
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import TypeVar, cast
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fkd.crops import Interpolation, replay
 from fkd.data.ahead import look_ahead
+from fkd.partners import Partner, Partners
 from fkd.records import CropRecords
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class ImageRow:
         size: height and width after decoding.
         records: its crops (M,), or None where it cannot be read.
         reason: why it cannot be read.
+        lost_partners: why images that its crops should be mixed with cannot be read.
     """
 
     key: bytes
@@ -64,15 +66,17 @@ class ImageRow:
     size: tuple[int, int] = (0, 0)
     records: CropRecords | None = None
     reason: str = ""
+    lost_partners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image of a shard, decoded, and the crops to be cut from it."""
+    """An image of a shard, decoded, the crops to be cut from it, and what they are mixed with."""
 
     shard: int
     row: ImageRow
     pixels: Tensor | None
+    partners: Partners = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,5 +197,10 @@ def _replay_view(batch: CropBatch, view: View, batch_size: int) -> Tensor:
 def _replay_piece(piece: Piece, size: int, interpolation: Interpolation) -> Tensor:
     assert piece.image.pixels is not None
     assert piece.image.row.records is not None
-    records = piece.image.row.records[piece.first : piece.stop]
-    return replay(piece.image.pixels, records, size, interpolation)
+    crops = slice(piece.first, piece.stop)
+    records = piece.image.row.records[crops]
+    partners = {
+        row: Partner(partner.image, partner.records[crops])
+        for row, partner in piece.image.partners.items()
+    }
+    return replay(piece.image.pixels, records, size, interpolation, partners=partners)

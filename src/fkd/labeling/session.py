@@ -1,7 +1,7 @@
 """What a labelling run works with, opened once: images, teachers, and the identity they make."""
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from fkd.labeling.config import (
     build_store_config,
     crop_config,
     label_codec,
+    replayed_columns,
     resolve_autocast,
     resolve_batch_size,
     resolve_device,
@@ -25,10 +26,13 @@ from fkd.labeling.labels import LabelledBatch, Labeller, ShardShape
 from fkd.labeling.pipeline import ImageRow, Pace, PreparedImage, run_stages
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble, load_teachers
+from fkd.partners import Partner, Partners, partner_rows, sample_mixes, unmix
+from fkd.randomness import stream_key
 from fkd.records import CropRecords
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued
 Draw = Callable[[bytes, tuple[int, int]], CropRecords]
+DrawMixes = Callable[[int], dict[str, np.ndarray]]
 
 
 class RunConfig(Protocol):
@@ -74,6 +78,7 @@ class Session:
         draw: (key, size) of an image to the records of these.
         labeller: teachers and codec as one function of batches.
         shape: the axes of the store's shards.
+        draw_mixes: position of an image to how its crops are mixed, see `fkd.partners`.
     """
 
     config: RunConfig
@@ -86,6 +91,7 @@ class Session:
     draw: Draw
     labeller: Labeller
     shape: ShardShape
+    draw_mixes: DrawMixes = lambda position: {}
 
     @property
     def autocast(self) -> Autocast | None:
@@ -101,8 +107,26 @@ class Session:
         except ImageError as error:
             return PreparedImage(shard, ImageRow(key, name, reason=str(error)), None)
         size = (loaded.image.shape[1], loaded.image.shape[2])
-        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, self.draw(key, size))
-        return PreparedImage(shard, row, loaded.image)
+        records = self.draw(key, size)
+        records = replace(records, extra=records.extra | self.draw_mixes(i))
+        partners, lost = self._load_partners(records)
+        records = unmix(records, list(lost))
+        reasons = tuple(lost.values())
+        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records, "", reasons)
+        return PreparedImage(shard, row, loaded.image, partners)
+
+    def _load_partners(self, records: CropRecords) -> tuple[Partners, dict[int, str]]:
+        """The images that crops are mixed with, and why others cannot be read, by position."""
+        partners, lost = {}, {}
+        for i in partner_rows(records):
+            try:
+                image = load(self.source, i).image
+            except ImageError as error:
+                lost[i] = str(error)
+            else:
+                size = (image.shape[1], image.shape[2])
+                partners[i] = Partner(image, self.draw(self.source.key(i), size))
+        return partners, lost
 
     def label(self, places: Iterable[tuple[int, int]]) -> Generator[LabelledBatch, None, None]:
         """Labelled batches of the images at these places (shard, position), in order.
@@ -141,8 +165,9 @@ def open_session(config: LabelConfig, passes: int, local_rank: int = 0) -> Sessi
             config.num_crops,
             codec.num_index(num_classes),
             codec.num_values(num_classes),
-            config.replayed.columns,
+            replayed_columns(config),
         ),
+        draw_mixes=partial(_draw_mixes, config, source),
     )
 
 
@@ -159,3 +184,9 @@ def _draw(config: LabelConfig, key: bytes, size: tuple[int, int]) -> CropRecords
     return sample_crops(
         crop_config(config), key, size, np.arange(config.num_crops), config.replayed
     )
+
+
+def _draw_mixes(config: LabelConfig, source: ImageSource, position: int) -> dict[str, np.ndarray]:
+    """How all crops of an image are mixed."""
+    stream, numbers = stream_key(config.seed, source.key(position)), np.arange(config.num_crops)
+    return sample_mixes(config.stored_mixing, stream, numbers, position, len(source))

@@ -109,6 +109,7 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
     )
     chosen = _choose(chosen, config)
     if method.needs_classes:
+        _require_unmixed(store)
         _require_classes(cutter, chosen)
     validation = None
     if config.val is not None:
@@ -200,6 +201,14 @@ def _choose(positions: np.ndarray, config: TrainConfig) -> np.ndarray:
     order = permutations(stream, Purpose.IMAGE_ORDER, 0, len(positions))
     chosen: np.ndarray = positions[np.sort(order[: config.max_images])]
     return chosen
+
+
+def _require_unmixed(store: LabelStore | None) -> None:
+    if store is not None and "stored_mixing" in store.config:
+        raise ConfigError(
+            f"store: crops of {store.path} are mixed and have no true class; use soft_weight 1, or "
+            "a store without stored_mixing"
+        )
 
 
 def _require_classes(cutter: CropCutter, positions: np.ndarray) -> None:

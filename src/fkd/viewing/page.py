@@ -19,6 +19,7 @@ from torch import Tensor
 from fkd.crops import replay, resize
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError, StoreMismatch
+from fkd.partners import Partner, Partners, partner_rows
 from fkd.records import CropRecords
 from fkd.store import LabelStore
 from fkd.store.keys import printable
@@ -70,7 +71,7 @@ def render_page(store: LabelStore, images: ImageSource, config: PageConfig | Non
             f"none of the images of {store.path} is in {images.root}; "
             "give --images.root the folder that was labelled"
         )
-    cards = [_card(store, images, int(row), place[store.keys([row])[0]], config) for row in rows]
+    cards = [_card(store, images, int(row), place, config) for row in rows]
     template = files("fkd.viewing").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
@@ -82,15 +83,16 @@ def render_page(store: LabelStore, images: ImageSource, config: PageConfig | Non
 
 
 def _card(
-    store: LabelStore, images: ImageSource, row: int, index: int, config: PageConfig
+    store: LabelStore, images: ImageSource, row: int, place: dict[bytes, int], config: PageConfig
 ) -> dict[str, Any]:
-    """Everything the template shows of one image."""
-    loaded = load(images, index)
+    """Everything the template shows of one image; `place` has the position of each key."""
+    loaded = load(images, place[store.keys([row])[0]])
     count = min(config.crops_per_image, store.num_crops)
     numbers = np.linspace(0, store.num_crops - 1, count).astype(np.int64)
     records = store[store.keys([row])[0]].records[numbers]
     labels = top_classes(store, row, config.num_classes)
-    pictures = replay(loaded.image, records, config.crop_side, "bicubic")
+    partners = _load_partners(store, images, records, numbers, place)
+    pictures = replay(loaded.image, records, config.crop_side, "bicubic", partners=partners)
     height, width = loaded.image.shape[-2:]
     return {
         "name": printable(store.keys([row])[0]),
@@ -102,6 +104,27 @@ def _card(
             _crop(int(n), records, i, pictures[i], labels[int(n)]) for i, n in enumerate(numbers)
         ],
     }
+
+
+def _load_partners(
+    store: LabelStore,
+    images: ImageSource,
+    records: CropRecords,
+    numbers: np.ndarray,
+    place: dict[bytes, int],
+) -> Partners:
+    """What crops with these records and numbers are mixed with."""
+    partners = {}
+    for row in partner_rows(records):
+        key = store.keys([row])[0]
+        if key not in place:
+            raise StoreMismatch(
+                f"crops are mixed with crops of {printable(key)}, which is not in {images.root}; "
+                "give --images.root the whole folder that was labelled"
+            )
+        theirs = store.read([row], numbers[None]).records[0]
+        partners[row] = Partner(load(images, place[key]).image, theirs)
+    return partners
 
 
 def _crop(
