@@ -21,6 +21,8 @@ from fkd.models.teacher import TeacherConfig
 from fkd.partners import StoredMixingConfig
 from fkd.store import verify_store
 
+UNMIXED = StoredMixingConfig()
+
 
 def start(config: LabelConfig, environment: dict[str, str] | None = None) -> int:
     """Label in a child; its exit code is 0, 2 after an error of ours, 1 after any other."""
@@ -100,7 +102,7 @@ def lose_a_rank(config: LabelConfig) -> tuple[int | None, float]:
 
 
 def main(root: str, checkpoint: str, folder: str, num_trials: int) -> None:
-    def settings(name: str, mixing: StoredMixingConfig = StoredMixingConfig()) -> LabelConfig:
+    def settings(name: str, mixing: StoredMixingConfig = UNMIXED) -> LabelConfig:
         return LabelConfig(
             images=ImagesConfig(root=root),
             teacher=TeacherConfig("test_efficientnet", checkpoint=checkpoint, input_size=32),
