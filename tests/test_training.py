@@ -463,6 +463,10 @@ def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_pa
             {"method": "funmatch", "teacher": TeacherConfig("test_vit")},
             "student_augment: method funmatch shows teacher and student the same picture",
         ),
+        (
+            {"crops_per_image": 1, "mixing": MixingConfig(mixup_alpha=1.0, within_image=True)},
+            "mixing.within_image mixes crops of the same image",
+        ),
         ({"schedule": ScheduleConfig(warmup_epochs=9)}, "warmup_epochs is 9, but the run has 6"),
     ],
 )

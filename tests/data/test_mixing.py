@@ -103,3 +103,15 @@ def test_shares_of_the_kinds_are_as_configured():
 def test_impossible_settings_are_refused_by_name(arguments, field):
     with pytest.raises(ConfigError, match=field):
         MixingConfig(**arguments)
+
+
+def test_selfmix_stays_within_the_image():
+    config = replace(BOTH, within_image=True)
+    orders = set()
+    for step in range(30):
+        mix = sample_mix(config, 0, step, 12, (8, 8), crops_per_image=3)
+        images = torch.arange(12) // 3
+        assert torch.equal(images[mix.partner], images)
+        assert sorted(mix.partner.tolist()) == list(range(12))
+        orders.add(tuple(mix.partner.tolist()))
+    assert len(orders) > 20

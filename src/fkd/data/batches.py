@@ -56,24 +56,21 @@ class Batch:
         targets: stored soft labels of the crops before they were mixed (with `labels` inside);
             None where there is no store.
         mix: how the crops were mixed; None where they are as they were cut.
+        crops_per_image: m.
     """
 
     crops: tuple[Tensor, ...]
     labels: Tensor
     targets: SoftTargets | None
     mix: Mix | None = None
+    crops_per_image: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device; does not wait for copies from pinned memory."""
-        return Batch(
-            tuple(crops.to(device, non_blocking=True) for crops in self.crops),
-            self.labels.to(device, non_blocking=True),
-            None if self.targets is None else self.targets.to(device, non_blocking=True),
-            self.mix,
-        )
+        return self._map(lambda part: part.to(device, non_blocking=True))
 
     def mixed(self, mix: Mix) -> "Batch":
         """The batch with its crops mixed; labels stay those of the parts, for `label_mixed`."""
@@ -85,11 +82,14 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; called by torch's DataLoader."""
-        return Batch(
-            tuple(crops.pin_memory() for crops in self.crops),
-            self.labels.pin_memory(),
-            None if self.targets is None else self.targets.pin_memory(),
-            self.mix,
+        return self._map(lambda part: part.pin_memory())
+
+    def _map(self, function: Any) -> "Batch":
+        return replace(
+            self,
+            crops=tuple(function(crops) for crops in self.crops),
+            labels=function(self.labels),
+            targets=None if self.targets is None else function(self.targets),
         )
 
 
@@ -146,7 +146,8 @@ class CropCutter:
                     self._augment(place, i, start)
         labels = torch.tensor([self.label(i) for i in images]).repeat_interleave(count)
         targets = picked.targets
-        return Batch(crops, labels, None if targets is None else replace(targets, labels=labels))
+        targets = None if targets is None else replace(targets, labels=labels)
+        return Batch(crops, labels, targets, crops_per_image=count)
 
     def label(self, i: int) -> int:
         """The ground-truth class id of image `i`, -1 where unknown."""

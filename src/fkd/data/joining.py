@@ -59,3 +59,16 @@ def map_classes(names: Sequence[str] | None, known: Sequence[str]) -> np.ndarray
         return None
     ids = {name: i for i, name in enumerate(known)}
     return np.array([ids.get(name, -1) for name in names], np.int64)
+
+
+def true_classes(images: ImageSource, class_ids: np.ndarray | None) -> np.ndarray:
+    """The true class of every image, int64 (len(images),), -1 where unknown.
+
+    Args:
+        images: the images.
+        class_ids: another id for each class of the source, from `map_classes`.
+    """
+    labels = np.array([images.label(i) for i in range(len(images))], np.int64)
+    if class_ids is None:
+        return labels
+    return np.where(labels < 0, -1, class_ids[labels])

@@ -4,13 +4,14 @@
     CutMix  a box of x is pasted over with the same box of x_partner; share = 1 - box area / area
     both    q <- share q + (1 - share) q_partner        (never densified)
 
-with lambda ~ Beta(alpha, alpha), one draw per step, partners by a random permutation of the crops.
+with lambda ~ Beta(alpha, alpha), one draw per step, partners by a random permutation of the crops,
+or, with SelfMix, of the crops of each image.
 
 What a mixed crop is trained against depends on who gives the label. Stored labels and true classes
 are mixed like the pixels; a teacher that is asked online sees the mixed picture itself.
 
 Source: MixUp (Zhang et al. 2018), CutMix (Yun et al. 2019) as the authors of FKD apply them;
-FunMatch (Beyer et al. 2022) for the teacher that sees the mixture.
+FunMatch (Beyer et al. 2022) for the teacher that sees the mixture; SelfMix of FerKD (Shen 2023).
 """
 
 from dataclasses import dataclass
@@ -34,12 +35,14 @@ class MixingConfig:
         prob: share of the steps that mix.
         mixup_share: share of the mixed steps that use MixUp where both are on. (The official
             switch_prob; timm's option of that name is the share of CutMix.)
+        within_image: mix crops of the same image only (SelfMix); needs crops_per_image above 1.
     """
 
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     prob: float = 1.0
     mixup_share: float = 0.5
+    within_image: bool = False
 
     def __post_init__(self) -> None:
         if self.mixup_alpha < 0 or self.cutmix_alpha < 0:
@@ -75,13 +78,19 @@ class Mix:
 
 
 def sample_mix(
-    config: MixingConfig, seed: int, step: int, num_crops: int, size: tuple[int, int]
+    config: MixingConfig,
+    seed: int,
+    step: int,
+    num_crops: int,
+    size: tuple[int, int],
+    crops_per_image: int = 1,
 ) -> Mix | None:
     """What step `step` mixes, a pure function of the arguments; None where it does not mix.
 
     Args:
         num_crops: B; only the partners depend on it.
         size: height and width of a crop, pixels.
+        crops_per_image: m; the crops of an image follow each other.
     """
     if not config.enabled:
         return None
@@ -94,7 +103,11 @@ def sample_mix(
     )
     alpha = config.mixup_alpha if use_mixup else config.cutmix_alpha
     kept = float(draw.beta(alpha, alpha))
-    partner = torch.from_numpy(draw.permutation(num_crops))
+    if config.within_image:
+        places = np.arange(num_crops).reshape(-1, crops_per_image)
+        partner = torch.from_numpy(draw.permuted(places, axis=1).ravel())
+    else:
+        partner = torch.from_numpy(draw.permutation(num_crops))
     if use_mixup:
         return Mix(partner, kept, None, size)
     box = _cutmix_box(kept, (centre_y, centre_x), size)

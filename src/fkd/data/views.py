@@ -156,7 +156,8 @@ class StoredViews:
             check_image(stored, j, loaded, self._images.name(int(images[j])))
             return stored.records[j]
 
-        return PickedCrops(self._targets(stored), records, self._pick_partners(stored, crops))
+        targets = self._targets(stored, images, crops)
+        return PickedCrops(targets, records, self._pick_partners(stored, crops))
 
     def _pick_partners(
         self, stored: StoredCrops, crops: np.ndarray
@@ -182,16 +183,25 @@ class StoredViews:
     def crop_numbers(self, images: np.ndarray, start: int, count: int) -> np.ndarray:
         """Which stored crops an access uses, int64 (B, count)."""
         streams = stream_keys(self._seed, [self._images.key(int(i)) for i in images])
-        num_crops = self._store.num_crops
+        return self._draw_order(streams, self._store.num_crops, start, count)
+
+    def _draw_order(
+        self, streams: np.ndarray, num_crops: int, start: int, count: int
+    ) -> np.ndarray:
+        """Which of `num_crops` crops an access uses, int64 (B, count)."""
         if self._order == "iid":
             return permutations(streams, Purpose.VIEW_ORDER, start, num_crops)[:, :count]
         return without_replacement(
             streams, num_crops, range(start, start + count), self._stride, self._offset
         )
 
-    def _targets(self, stored: StoredCrops) -> SoftTargets:
-        encoded = Encoded(_flat(stored.index), _flat(stored.value))
-        return self._codec.targets(encoded, self._store.num_classes)
+    def _targets(self, stored: StoredCrops, images: np.ndarray, crops: np.ndarray) -> SoftTargets:
+        return read_targets(stored, self._codec, self._store.num_classes)
+
+
+def read_targets(stored: StoredCrops, codec: Codec, num_classes: int) -> SoftTargets:
+    """The labels of crops (B, m) that were read, B * m of them, decoded."""
+    return codec.targets(Encoded(_flat(stored.index), _flat(stored.value)), num_classes)
 
 
 def without_replacement(

@@ -12,8 +12,8 @@ from fkd.pooling import PoolingConfig
 from fkd.targets import SoftTargets
 
 ViewKind = Literal["stored", "fresh"]
-OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights"})
-"""Settings of a run that say how stored labels are decoded."""
+OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights", "calibration"})
+"""Settings of a run that say how stored labels are decoded, and which are trusted."""
 Outputs: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Logits of the student; of its class token and its distillation token where it has both."""
 

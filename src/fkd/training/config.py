@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from fkd.augment import NO_AUGMENT, AugmentConfig
+from fkd.calibration import CalibrationConfig
 from fkd.crops import Interpolation
 from fkd.data.batches import Workers
 from fkd.data.decoders import DecoderChoice
@@ -28,6 +29,7 @@ _OF_SOME_METHODS: dict[str, object] = {
     "temperature": 1.0,
     "label_temperature": 1.0,
     "teacher_weights": [],
+    "calibration": CalibrationConfig(),
     "soft_weight": 1.0,
     "label_smoothing": 0.0,
     "deit": DeitConfig(),
@@ -116,6 +118,8 @@ class TrainConfig:
             factor of its square.
         teacher_weights: of the teachers of a store that keeps their labels apart, in its order; by
             default those it was made with.
+        calibration: which stored labels are trusted: crops of low confidence are left out, or get
+            their true class.
         soft_weight: lambda of the paper's Eq. 1, weight of the soft label against the true class.
         label_smoothing: of the true class, where it counts.
         deit: DeiT distillation.
@@ -166,6 +170,7 @@ class TrainConfig:
     temperature: float = 1.0
     label_temperature: float = 1.0
     teacher_weights: list[float] = field(default_factory=list)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     soft_weight: float = 1.0
     label_smoothing: float = 0.0
     deit: DeitConfig = field(default_factory=DeitConfig)
@@ -231,6 +236,10 @@ class TrainConfig:
         if method.needs_mixing and not self.mixing.enabled:
             raise ConfigError(
                 f"method {self.method} is about mixed crops: add --mixing.mixup_alpha 1"
+            )
+        if self.mixing.within_image and self.crops_per_image == 1:
+            raise ConfigError(
+                "mixing.within_image mixes crops of the same image: use crops_per_image above 1"
             )
         if method.needs_mixing and self.student_augment != NO_AUGMENT:
             raise ConfigError(

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from fkd.calibration import calibrates
 from fkd.codecs import tempered, weighted
 from fkd.data.batches import CropCutter, CropFormat
+from fkd.data.calibrated import CalibratedViews, Survey, survey
 from fkd.data.canary import check_canaries
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
-from fkd.data.joining import join_store, map_classes
+from fkd.data.joining import Join, join_store, map_classes, true_classes
 from fkd.data.maps import MapViews
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source
@@ -47,6 +49,7 @@ class Materials:
         method: gives targets and loss.
         cutter: builds the batches.
         decoder: who decodes the images, and how its pixels compare.
+        calibration: what became of which stored crops, where they are calibrated.
         validation: what accuracy is measured on, if anything.
         data: JSON object that identifies the data by content.
     """
@@ -60,6 +63,7 @@ class Materials:
     method: Method
     cutter: CropCutter
     decoder: DecoderReport
+    calibration: Survey | None
     validation: LabelledImages | None
     data: dict[str, Any]
 
@@ -81,7 +85,7 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
     store = None if config.store is None else LabelStore.open(config.store)
     teacher = _load_teacher(config, images, store, device)
     class_names = _class_names(config, images, store, teacher)
-    views, chosen = _open_views(config, images, store, decoder.decoder)
+    views, chosen, calibration = _open_views(config, images, store, decoder.decoder)
     student, card = _build_student(config, len(class_names))
     view = CropFormat(card.preprocessing.input_size, config.student.interpolation)
     method = find_method(config.method)(
@@ -109,8 +113,9 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
     )
     chosen = _choose(chosen, config)
     if method.needs_classes:
-        _require_unmixed(store)
-        _require_classes(cutter, chosen)
+        _require_unmixed(store, "soft_weight")
+        truth = true_classes(images, map_classes(images.class_names, class_names))
+        _require_classes(images, truth, chosen, "method fkd or kd with soft_weight 1")
     validation = None
     if config.val is not None:
         validation = LabelledImages.match(open_source(config.val), class_names)
@@ -124,6 +129,7 @@ def gather(config: TrainConfig, device: torch.device) -> Materials:
         method=method,
         cutter=cutter,
         decoder=decoder,
+        calibration=calibration,
         validation=validation,
         data=_identify(images, store, teacher, validation),
     )
@@ -162,35 +168,53 @@ def _classes_of(images: ImageSource) -> list[str]:
 
 def _open_views(
     config: TrainConfig, images: ImageSource, store: LabelStore | None, decoder: Decoder
-) -> tuple[Views, np.ndarray]:
-    """Where crops come from, and positions of the images that have them."""
+) -> tuple[Views, np.ndarray, Survey | None]:
+    """Where crops come from, positions of the images that have them, which labels are trusted."""
     reads_maps = find_method(config.method).reads_maps
     if view_kind(config) == "fresh" and not reads_maps:
-        return FreshViews(images, fresh_crops(config), config.augment), np.arange(len(images))
+        return FreshViews(images, fresh_crops(config), config.augment), np.arange(len(images)), None
     assert store is not None  # TrainConfig sees to it
     join = join_store(images, store)
     if len(join.labelled) == 0:
         raise ConfigError(f"store: no image of {store.path} was readable; label other images")
     views: Views
+    calibration: Survey | None = None
     if reads_maps:
         crops = fresh_crops(config)
         views = MapViews(images, store, join.rows, crops, config.relabel, config.augment)
     else:
-        views = StoredViews(
-            images,
-            store,
-            join.rows,
-            stride=config.crops_per_image,
-            offset=config.schedule.warmup_epochs,
-            seed=config.seed,
-            order=config.order,
-            codec=weighted(
-                tempered(store.codec, config.label_temperature), config.teacher_weights or None
-            ),
-        )
+        views, calibration = _stored_views(config, images, store, join)
     if store.canaries:  # imported stores have none
         check_canaries(store, images, decoder)
-    return views, join.labelled
+    return views, join.labelled, calibration
+
+
+def _stored_views(
+    config: TrainConfig, images: ImageSource, store: LabelStore, join: Join
+) -> tuple[StoredViews, Survey | None]:
+    """Crops of the store, as the settings order and decode and trust them."""
+    codec = weighted(
+        tempered(store.codec, config.label_temperature), config.teacher_weights or None
+    )
+    options: dict[str, Any] = {
+        "stride": config.crops_per_image,
+        "offset": config.schedule.warmup_epochs,
+        "seed": config.seed,
+        "order": config.order,
+        "codec": codec,
+    }
+    if not calibrates(config.calibration):
+        return StoredViews(images, store, join.rows, **options), None
+    _require_unmixed(store, "calibration")
+    truth = true_classes(images, join.class_ids)
+    _require_classes(images, truth, join.labelled, "leave calibration out")
+    rows = join.rows[join.labelled]
+    found = survey(store, codec, config.calibration, rows, truth[join.labelled])
+    smoothing = config.calibration.smoothing
+    views = CalibratedViews(
+        images, store, join.rows, truth=truth, survey=found, smoothing=smoothing, **options
+    )
+    return views, found
 
 
 def _choose(positions: np.ndarray, config: TrainConfig) -> np.ndarray:
@@ -203,21 +227,23 @@ def _choose(positions: np.ndarray, config: TrainConfig) -> np.ndarray:
     return chosen
 
 
-def _require_unmixed(store: LabelStore | None) -> None:
+def _require_unmixed(store: LabelStore | None, option: str) -> None:
     if store is not None and "stored_mixing" in store.config:
         raise ConfigError(
-            f"store: crops of {store.path} are mixed and have no true class; use soft_weight 1, or "
-            "a store without stored_mixing"
+            f"{option}: crops of {store.path} are mixed and have no true class; leave {option} "
+            "out, or use a store without stored_mixing"
         )
 
 
-def _require_classes(cutter: CropCutter, positions: np.ndarray) -> None:
-    unknown = [i for i in positions.tolist() if cutter.label(i) < 0]
-    if unknown:
+def _require_classes(
+    images: ImageSource, truth: np.ndarray, positions: np.ndarray, way_out: str
+) -> None:
+    unknown = positions[truth[positions] < 0]
+    if len(unknown):
         raise ConfigError(
             f"the true class of every image is needed, but {len(unknown)} of {len(positions)} lack "
-            f"one (first: {cutter.images.name(unknown[0])}); use images in folders named as the "
-            "classes, or method fkd or kd with soft_weight 1"
+            f"one (first: {images.name(int(unknown[0]))}); use images in folders named as the "
+            f"classes, or {way_out}"
         )
 
 

@@ -121,10 +121,10 @@ def _train(
         state=state,
     )
     if progress is not None:
-        description = describe_passes(passes, config.crops_per_image)
-        progress.begin(
-            learner.step, plan.order.num_steps, f"{description}; images by {materials.decoder}"
-        )
+        parts = [describe_passes(passes, config.crops_per_image), f"images by {materials.decoder}"]
+        if materials.calibration is not None:
+            parts.append(str(materials.calibration))
+        progress.begin(learner.step, plan.order.num_steps, "; ".join(parts))
     try:
         run(plan, learner, recorder)
     finally:
@@ -208,7 +208,8 @@ def _plan(
 def mix_batch(config: MixingConfig, seed: int, step: int, batch: Batch) -> Batch:
     """What a step trains on: the batch itself, or its crops mixed with each other."""
     crops = batch.crops[0]
-    drawn = sample_mix(config, seed, step, len(batch), (crops.shape[2], crops.shape[3]))
+    size = (crops.shape[2], crops.shape[3])
+    drawn = sample_mix(config, seed, step, len(batch), size, batch.crops_per_image)
     return batch if drawn is None else batch.mixed(drawn)
 
 
