@@ -96,6 +96,14 @@ def test_fast_numerics_say_what_they_do_to_labels_before_labelling(flags, capsys
     assert told < printed.index("          fast runs at ") < printed.index("crops/s")
 
 
+def test_a_teacher_whose_batch_norms_stay_is_named(flags, capsys, monkeypatch):
+    main(["label", *flags()])
+    assert "batch norms" not in capsys.readouterr().out
+    monkeypatch.setattr("fkd.models.teacher.fold_batch_norms", lambda model, example: 0)
+    main(["label", *flags(out=flags()[-1] + "-2")])
+    assert "none of the 15 batch norms of test_resnet can be folded" in capsys.readouterr().out
+
+
 def test_plan_says_bytes_crops_and_time_and_writes_nothing(flags, tmp_path, capsys):
     main(["plan", *flags()])
     printed = capsys.readouterr().out
@@ -162,7 +170,7 @@ def test_verify_names_damage_and_repair_mends_it(store, flags, capsys):
     shard.write_bytes(data)
     assert "shards/00000.safetensors" in fails(capsys, "verify", store)
     main(["verify", str(store), "--repair", "true"])
-    assert "moved; run the label command again" in capsys.readouterr().out
+    assert "moved; run the command that made the store again" in capsys.readouterr().out
     main(["label", *flags()])
     main(["verify", str(store)])
     assert {p: p.read_bytes() for p in before} == before

@@ -59,22 +59,24 @@ class WhileLabelling(Progress):
         self.monkeypatch.undo()
 
 
-def unflipped(image, records, size, interpolation):
-    return replay(image, replace(records, flip=np.zeros_like(records.flip)), size, interpolation)
+def unflipped(image, records, size, interpolation, **options):
+    return replay(
+        image, replace(records, flip=np.zeros_like(records.flip)), size, interpolation, **options
+    )
 
 
-def shifted(image, records, size, interpolation):
+def shifted(image, records, size, interpolation, **options):
     """Boxes read as (left, top, height, width)."""
     height, width = image.shape[1:]
     box = records.box[:, [1, 0, 2, 3]]
     box[:, 0] = np.minimum(box[:, 0], height - box[:, 2])
     box[:, 1] = np.minimum(box[:, 1], width - box[:, 3])
-    return replay(image, CropRecords(box, records.flip), size, interpolation)
+    return replay(image, CropRecords(box, records.flip), size, interpolation, **options)
 
 
-def other_interpolation(image, records, size, interpolation):
+def other_interpolation(image, records, size, interpolation, **options):
     other = "bicubic" if interpolation == "bilinear" else "bilinear"
-    return replay(image, records, size, other)
+    return replay(image, records, size, other, **options)
 
 
 @pytest.mark.parametrize("wrong", [unflipped, shifted, other_interpolation])

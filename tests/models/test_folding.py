@@ -8,7 +8,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
-from fkd.models.folding import fold_batch_norms
+from fkd.models.folding import count_batch_norms, fold_batch_norms
 
 
 def settle(model, seed=0):
@@ -54,7 +54,7 @@ def test_whole_networks_lose_every_norm_and_answer_the_same(build, size, folded)
     model = settle(build())
     expected = model(noise(size))
     assert fold_batch_norms(model, noise(size, 1)) == folded
-    assert norms_left(model) == 0
+    assert norms_left(model) == count_batch_norms(model) == 0
     assert relative_change(model(noise(size)), expected) <= 1e-5
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -82,7 +82,7 @@ def test_kinds_of_layers(first, norm, inputs):
     model = settle(nn.Sequential(first(), norm()))
     expected = model(inputs)
     assert fold_batch_norms(model, inputs[:1]) == 1
-    assert norms_left(model) == 0
+    assert norms_left(model) == count_batch_norms(model) == 0
     torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -159,6 +159,12 @@ def _print_start(start: RunStart, console: Console) -> None:
             f"teacher   {teacher['name']}, {teacher['input_size']} pixels, "
             f"{teacher['interpolation']}, weights {teacher['weights_sha256'][:12]}"
         )
+    for loaded in session.teachers.teachers:
+        if loaded.num_unfolded and not loaded.num_folded:
+            console.print(
+                f"          none of the {loaded.num_unfolded} batch norms of {loaded.name} can be "
+                "folded into a convolution, which would save time on a CPU"
+            )
     names = display_names(session.store_config["class_names"])
     more = ", ..." if len(names) > _NAMES_SHOWN else ""
     console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")

@@ -67,7 +67,9 @@ def _repair(store: Path, console: Console) -> None:
     for name in moved:
         console.print(f"moved     {name}")
     if moved:
-        console.print(f"repair    {len(moved)} files moved; run the label command again to finish")
+        console.print(
+            f"repair    {len(moved)} files moved; run the command that made the store again"
+        )
     else:
         console.print("repair    nothing to do: every byte is as it was written")
 
@@ -86,7 +88,7 @@ def _check_bytes(store: Path, console: Console) -> None:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DamagedStore(
             f"{store} is damaged: {problems[0].file}{others}; "
-            f"run `fkd verify {store} --repair`, then the label command again"
+            f"run `fkd verify {store} --repair`, then the command that made it again"
         )
     console.print(f"bytes     {LabelStore.open(store)!r} is whole")
 

@@ -56,6 +56,11 @@ def fold_batch_norms(model: nn.Module, example: Tensor) -> int:
     return 0
 
 
+def count_batch_norms(model: nn.Module) -> int:
+    """Batch norms of a network that are not folded."""
+    return sum(type(module) in _NORMS for module in model.modules())
+
+
 class _Observer:
     """Sees in a forward pass how often a module is called, and which convolution feeds a norm."""
 

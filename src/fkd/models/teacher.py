@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.checkpoints import weights_sha256
 from fkd.models.classes import match_classes, numbered_classes, read_class_names, refuse_duplicates
-from fkd.models.folding import fold_batch_norms
+from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.zoo import load_model
@@ -80,6 +80,7 @@ class Teacher:
         weight: its share in an ensemble.
         temperature: divides its logits before the softmax.
         num_folded: batch norms that were folded into convolutions.
+        num_unfolded: those that were left.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Teacher:
         self._columns: Tensor | None = None  # outputs in the order of class_names; None for all
         self._model = model.eval().requires_grad_(False)
         self.num_folded = fold_batch_norms(self._model, self._example())
+        self.num_unfolded = count_batch_norms(self._model)
         self._model.to(memory_format=torch.channels_last)
 
     @property

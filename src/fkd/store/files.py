@@ -37,7 +37,7 @@ def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def repair_hint(root: Path) -> str:
     """The way out of a damaged store, as part of a sentence."""
-    return f"run `fkd verify {root} --repair`, then the label command again"
+    return f"run `fkd verify {root} --repair`, then the command that made it again"
 
 
 # Reading

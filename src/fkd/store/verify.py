@@ -2,7 +2,8 @@
 
 `verify_store` trusts nothing: it hashes whole files, compares the small files with each other and
 with their canonical form, checks every row, and names files that do not belong. `repair_store`
-moves damaged shards to quarantine/, and the label command computes them again; it deletes nothing.
+moves damaged shards to quarantine/, and the command that made the store computes them again; it
+deletes nothing.
 """
 
 import os
@@ -75,8 +76,8 @@ def verify_store(
 def repair_store(path: str | os.PathLike[str]) -> list[str]:
     """Move damaged shards, their commits and the manifest to quarantine/; return their new names.
 
-    The label command then computes the missing shards again and finishes the store. A damaged
-    config.json is restored from the manifest.
+    The command that made it then computes the missing shards again and finishes the store. A
+    damaged config.json is restored from the manifest.
 
     Raises:
         StoreLocked: a process is writing to the store.
