@@ -7,17 +7,12 @@ q_c = tail + sum_k weight_k [c = index_k] has total mass s and
              = sum_k weight_k (LSE(u) - u_k) + tail * sum_c (LSE(u) - u_c)
     dL/dz_c  = (s * softmax(u)_c - q_c) / t
 
-so no (B, C) target is ever formed: O(C) for the log-sum-exp, O(K) for the rest. On a CPU a large
-(B, C) is worked off in blocks of rows, whose intermediate results stay in its cache.
+so no (B, C) target is ever formed: O(C) for the log-sum-exp, O(K) for the rest. On a CPU float32
+logits go through kernels of our own (`fkd.native.cross_entropy`), which read each row while it is
+in the cache. Elsewhere torch does the same, a large (B, C) in blocks of rows on a CPU, whose
+intermediate results stay in its cache. Memory is that of one (B, C) instead of three; for times
+see docs/performance.md.
 
-Measured on 2 cores, forward and backward, B=1024, K=5, medians, as multiples of the speed of
-`F.cross_entropy(logits, targets.dense())`, with freed memory kept (`fkd.cli.process`) / without:
-
-    C=21,841   whole 1.3 / 1.8 to 2.9, in blocks 1.5 to 2.0 / 2.0 to 4.9
-    C=1,000    whole 1.2 to 1.3 / 2.1 to 3.3, in blocks 1.1 / 1.6 to 2.5
-
-Memory is that of one (B, C) instead of three. No help: the log-sum-exp by way of `log_softmax`,
-`addcmul` for the last two steps of the gradient, threads of our own for the blocks.
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3 and Eq. 1.
 """
 
@@ -28,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fkd.errors import ConfigError
+from fkd.native import cross_entropy as native
 from fkd.targets import SoftTargets
 
 # Logits in a block, 4 MB. Blocks of 1 MB are 2 % faster alone, and take twice as long beside a busy
@@ -48,6 +44,14 @@ class _SoftCrossEntropy(torch.autograd.Function):
         tail: Tensor,
         temperature: float,
     ) -> Tensor:
+        ctx.temperature = temperature
+        ctx.native = native.applies_to(logits) and weight.dtype == tail.dtype == logits.dtype
+        if ctx.native:
+            index = None if index is None else index.contiguous()
+            weight, tail = weight.contiguous(), tail.contiguous()
+            loss, lse = native.cross_entropy(logits, index, weight, tail, temperature)
+            ctx.save_for_backward(logits, index, weight, tail, lse)
+            return loss
         parts = [_lse_and_sum(_scale(logits[rows], temperature)) for rows in _blocks(logits)]
         lse, total = (torch.cat(column) for column in zip(*parts, strict=True))
         weight, tail = weight.to(lse.dtype), tail.to(lse.dtype)
@@ -55,13 +59,15 @@ class _SoftCrossEntropy(torch.autograd.Function):
         loss = (weight * (lse[:, None] - named)).sum(1)
         loss += tail * (logits.shape[1] * lse - total)
         ctx.save_for_backward(logits, index, weight, tail, lse)
-        ctx.temperature = temperature
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         logits, index, weight, tail, lse = ctx.saved_tensors
+        if ctx.native:
+            given = (logits, index, weight, tail, ctx.temperature, lse, grad_loss)
+            return native.cross_entropy_gradient(*given), None, None, None, None
         scale = grad_loss / ctx.temperature
         of_softmax = (scale * (weight.sum(1) + logits.shape[1] * tail))[:, None]
         of_all, of_named = (scale * tail)[:, None], scale[:, None] * weight

@@ -1,0 +1,126 @@
+"""Sparse soft cross-entropy by the kernels of cross_entropy.c: single precision, on a CPU."""
+
+import ctypes
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkd.native import library
+
+_WORTH_A_THREAD = 1 << 20  # logits, some 0.3 ms
+
+
+def applies_to(logits: Tensor) -> bool:
+    """Whether the kernels take these logits: plain float32 in the memory of the CPU, rows dense."""
+    return (
+        type(logits) in (Tensor, torch.nn.Parameter)
+        and logits.device.type == "cpu"
+        and logits.dtype == torch.float32
+        and logits.is_contiguous()
+        and not torch.compiler.is_compiling()
+        and library() is not None
+    )
+
+
+def cross_entropy(
+    logits: Tensor, index: Tensor | None, weight: Tensor, tail: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Loss and log-sum-exp of every row, float32 (B,) both.
+
+    Args:
+        logits: (B, C), that the kernels apply to.
+        index, weight, tail: of `fkd.targets.SoftTargets`, contiguous, int64 and float32.
+        temperature: divides the logits.
+
+    Raises:
+        IndexError: a class of `index` is not in [0, C).
+    """
+    loss, lse = torch.empty_like(tail), torch.empty_like(tail)
+    kernel: Any = _kernels().fkd_cross_entropy
+    refused = []
+
+    def work(first: int, stop: int) -> None:
+        arguments = _row_arguments(first, stop, logits, index, weight, tail, temperature)
+        refused.append(kernel(*arguments, _pointer(loss[first:]), _pointer(lse[first:])))
+
+    _in_threads(work, logits)
+    if any(refused):
+        raise IndexError(f"a class of the targets is not in [0, {logits.shape[1]})")
+    return loss, lse
+
+
+def cross_entropy_gradient(
+    logits: Tensor,
+    index: Tensor | None,
+    weight: Tensor,
+    tail: Tensor,
+    temperature: float,
+    lse: Tensor,
+    grad_loss: Tensor,
+) -> Tensor:
+    """Gradient (B, C) of something in the logits, from its gradient (B,) in the losses.
+
+    The other arguments are those of `cross_entropy`, which has accepted them, and its result.
+    """
+    gradient = torch.empty_like(logits)
+    _kernels().fkd_want_large_pages(_pointer(gradient), ctypes.c_int64(gradient.nbytes))
+    grad_loss = grad_loss.contiguous()
+    kernel: Any = _kernels().fkd_cross_entropy_gradient
+
+    def work(first: int, stop: int) -> None:
+        arguments = _row_arguments(first, stop, logits, index, weight, tail, temperature)
+        given = (_pointer(t[first:]) for t in (lse, grad_loss, gradient))
+        kernel(*arguments, *given)
+
+    _in_threads(work, logits)
+    return gradient
+
+
+def _row_arguments(
+    first: int,
+    stop: int,
+    logits: Tensor,
+    index: Tensor | None,
+    weight: Tensor,
+    tail: Tensor,
+    temperature: float,
+) -> tuple[Any, ...]:
+    """What both kernels are told of the rows from `first` to `stop`."""
+    size = ctypes.c_int64
+    return (
+        *(_pointer(logits[first:]), size(stop - first), size(logits.shape[1])),
+        None if index is None else _pointer(index[first:]),
+        *(_pointer(weight[first:]), size(weight.shape[1]), _pointer(tail[first:])),
+        ctypes.c_float(temperature),
+    )
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _in_threads(work: Callable[[int, int], None], logits: Tensor) -> None:
+    """Do all rows, on as many threads as torch uses, where that is worth it.
+
+    The threads live for this call only: a pool would not survive a fork.
+    """
+    rows = len(logits)
+    parts = max(1, min(torch.get_num_threads(), logits.numel() // _WORTH_A_THREAD, rows))
+    edges = [rows * part // parts for part in range(parts + 1)]
+    threads = [
+        Thread(target=work, args=edge) for edge in zip(edges[1:-1], edges[2:], strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    work(0, edges[1])
+    for thread in threads:
+        thread.join()
+
+
+def _kernels() -> ctypes.CDLL:
+    kernels = library()
+    assert kernels is not None
+    return kernels
