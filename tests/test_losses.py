@@ -1,6 +1,7 @@
 """The sparse loss against the dense one in float64."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,10 +10,20 @@ import torch.nn.functional as F
 from fkd.codecs import decode, parse_codec
 from fkd.errors import ConfigError
 from fkd.losses import SoftTargetLoss, kl_divergence, soft_cross_entropy
+from fkd.native import library
 from fkd.targets import SoftTargets, mix_targets
 
 B, C = 16, 50
+KERNELS = ["kernels", "torch"] if library() else ["torch"]
 CODECS = ["full", "hard", "smoothing", "ms:5", "ms:10", "mr:5", "ms:50", "logits"]
+
+
+@pytest.fixture(autouse=True, params=KERNELS)
+def way(request, monkeypatch):
+    """Both ways to compute the loss; the kernels take float32 logits only."""
+    if request.param == "torch":
+        monkeypatch.setattr("fkd.native.cross_entropy.library", lambda: None)
+    return request.param
 
 
 def batch(name, seed=0):
@@ -64,6 +75,93 @@ def test_blocks_of_rows_change_no_bit(name, dtype, monkeypatch):
     monkeypatch.setattr("fkd.losses._BLOCK", 3 * C + 1)
     for found, expected in zip(loss_and_gradient(), whole, strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["ms:5", "full"])
+def test_threads_change_no_bit(name, way, monkeypatch):
+    """Each works off some of the rows, here 16 rows on 3 threads."""
+    if way == "torch":
+        pytest.skip("torch shares out the work itself")
+    logits, targets = batch(name)
+
+    def loss_and_gradient():
+        z = logits.clone().requires_grad_()
+        loss = soft_cross_entropy(z, targets, 2.0)
+        (loss * torch.linspace(-1, 2, B)).sum().backward()
+        return loss, z.grad
+
+    alone = loss_and_gradient()
+    monkeypatch.setattr("fkd.native.cross_entropy._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    for found, expected in zip(loss_and_gradient(), alone, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("num_classes", [1, 15, 1023, 1025, 3000])
+def test_any_number_of_classes_equals_the_dense_oracle(num_classes):
+    """Kernels sum up blocks of 1,024 classes, and 16 at a time."""
+    generator = torch.Generator().manual_seed(num_classes)
+    logits = torch.randn(3, num_classes, generator=generator) * 8
+    targets = SoftTargets.full(torch.randn(3, num_classes, generator=generator).softmax(1))
+    expected, expected_grad = dense_oracle(logits, targets.dense())
+    z = logits.clone().requires_grad_()
+    loss = soft_cross_entropy(z, targets)
+    loss.mean().backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(z.grad.double(), expected_grad, rtol=1e-5, atol=1e-7)
+
+
+def test_classes_that_are_masked_out_have_no_share():
+    """Logits of -inf, also a whole block of the kernels; far smaller ones have none either."""
+    logits = torch.zeros(2, 2500)
+    logits[:, :1100] = -torch.inf
+    logits[:, 1200] = -300.0
+    z = logits.clone().requires_grad_()
+    loss = soft_cross_entropy(z, SoftTargets.one_hot(torch.tensor([1150, 2400]), 2500))
+    loss.sum().backward()
+    torch.testing.assert_close(loss, torch.full((2,), 1399.0).log())
+    assert (z.grad[:, :1100] == 0).all()
+    assert (z.grad[:, 1200] == 0).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", [0, 17, 1024, 2499])
+def test_a_logit_that_is_no_number_makes_a_loss_that_is_none(value, place):
+    logits = torch.randn(2, 2500)
+    logits[1, place] = value
+    z = logits.requires_grad_()
+    loss = soft_cross_entropy(z, SoftTargets.one_hot(torch.tensor([3, 4]), 2500, 0.1))
+    loss.sum().backward()
+    assert loss.isfinite().tolist() == [True, False]
+    assert z.grad.isfinite().all(1).tolist() == [True, False]
+
+
+def test_large_logits_do_not_overflow(way):
+    """The kernels subtract the largest logit first, which is exact; torch keeps 7 digits of it."""
+    top = 1e4 if way == "kernels" else 200.0
+    z = torch.tensor([[top, top - 2.0, -top]], requires_grad=True)
+    loss = soft_cross_entropy(z, SoftTargets.one_hot(torch.tensor([1]), 3))
+    loss.sum().backward()
+    torch.testing.assert_close(loss, torch.tensor([2.0 + math.log1p(math.exp(-2.0))]))
+    expected = torch.tensor([1.0, math.exp(-2.0), 0.0]) / (1.0 + math.exp(-2.0))
+    expected -= torch.tensor([0.0, 1.0, 0.0])
+    torch.testing.assert_close(z.grad[0], expected, atol=1e-5, rtol=0)
+
+
+def test_a_class_out_of_range_is_refused():
+    for wrong in (C, -1):
+        targets = SoftTargets.one_hot(torch.tensor([1, wrong]), C)
+        with pytest.raises((IndexError, RuntimeError)):
+            soft_cross_entropy(torch.randn(2, C), targets)
+
+
+def test_the_gradient_of_rows_that_do_not_lie_side_by_side():
+    logits, targets = batch("ms:5")
+    wide = torch.cat([logits, logits], 1).requires_grad_()
+    soft_cross_entropy(wide[:, :C], targets).sum().backward()
+    z = logits.clone().requires_grad_()
+    soft_cross_entropy(z, targets).sum().backward()
+    torch.testing.assert_close(wide.grad[:, :C], z.grad)
 
 
 def test_a_wide_head_needs_the_memory_of_one_more_matrix():

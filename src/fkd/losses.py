@@ -49,25 +49,27 @@ class _SoftCrossEntropy(torch.autograd.Function):
         if ctx.native:
             index = None if index is None else index.contiguous()
             weight, tail = weight.contiguous(), tail.contiguous()
-            loss, lse = native.cross_entropy(logits, index, weight, tail, temperature)
-            ctx.save_for_backward(logits, index, weight, tail, lse)
+            loss, *norm = native.cross_entropy(logits, index, weight, tail, temperature)
+            ctx.save_for_backward(logits, index, weight, tail, *norm)
             return loss
         parts = [_lse_and_sum(_scale(logits[rows], temperature)) for rows in _blocks(logits)]
         lse, total = (torch.cat(column) for column in zip(*parts, strict=True))
         weight, tail = weight.to(lse.dtype), tail.to(lse.dtype)
         named = _scale(logits if index is None else logits.gather(1, index), temperature)
         loss = (weight * (lse[:, None] - named)).sum(1)
-        loss += tail * (logits.shape[1] * lse - total)
+        of_tail = tail * (logits.shape[1] * lse - total)
+        loss += of_tail.masked_fill(tail == 0.0, 0.0)  # a logit may be -inf
         ctx.save_for_backward(logits, index, weight, tail, lse)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        logits, index, weight, tail, lse = ctx.saved_tensors
+        logits, index, weight, tail, *norm = ctx.saved_tensors
         if ctx.native:
-            given = (logits, index, weight, tail, ctx.temperature, lse, grad_loss)
+            given = (logits, index, weight, tail, ctx.temperature, *norm, grad_loss)
             return native.cross_entropy_gradient(*given), None, None, None, None
+        (lse,) = norm
         scale = grad_loss / ctx.temperature
         of_softmax = (scale * (weight.sum(1) + logits.shape[1] * tail))[:, None]
         of_all, of_named = (scale * tail)[:, None], scale[:, None] * weight

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fkd.store.roots import decode_roots, default_levels, encode_roots
@@ -81,7 +81,14 @@ def test_order_and_top_1_stay(p, num_others):
 @settings(max_examples=200)
 @given(descending.filter(lambda p: p[0, 0] > 1e-3), st.sampled_from([0, 7, 1000]))
 def test_coding_what_was_decoded_changes_nothing(p, num_others):
-    """So a store that went compact, plain and compact again has the same labels."""
+    """So a store that went compact, plain and compact again has the same labels.
+
+    But where the first share and the rest are within a step of each other: rounding may turn round
+    which of them is left out, and then the other one is rounded.
+    """
+    total = p.sum(dtype=np.float64)
+    first, rest = p[0, 0] / max(total, 1.0), max(1.0 - total, 0.0)
+    assume(not num_others or abs(first - rest) > 0.01)
     once = read_back(p, num_others)
     np.testing.assert_allclose(read_back(once, num_others), once, atol=3e-7)
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -116,17 +117,28 @@ def write(path: Path, config: dict, content: ShardContent, order: int) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=stores())
 def test_every_store_comes_back_as_it_was_written(lab, data):
+    """By the kernels, and by numpy where there are none; written forwards and backwards."""
     config, content = data
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a")
         write(path, config, content, 1)
-        write(Path(folder, "b"), config, content, -1)
-        assert lab.folder_digest(path) == lab.folder_digest(Path(folder, "b"))
+        with without_kernels():
+            write(Path(folder, "b"), config, content, -1)
+            assert lab.folder_digest(path) == lab.folder_digest(Path(folder, "b"))
+            assert verify_store(path) == []
+            check_store(LabelStore.open(path), config, content)
         assert verify_store(path) == []
-        store = LabelStore.open(path)
-        assert store.config == config
-        assert store.keys() == content.keys
-        read = store.read(store.rows(content.keys))
+        check_store(LabelStore.open(path), config, content)
+
+
+def without_kernels():
+    return mock.patch("fkd.store.native_rows.available", return_value=False)
+
+
+def check_store(store: LabelStore, config: dict, content: ShardContent) -> None:
+    assert store.config == config
+    assert store.keys() == content.keys
+    read = store.read(store.rows(content.keys))
     np.testing.assert_array_equal(read.records.box, content.records.box)
     np.testing.assert_array_equal(read.records.flip, content.records.flip)
     for name, values in content.records.extra.items():
@@ -163,3 +175,30 @@ def test_reading_some_crops_equals_reading_all_of_them(lab, finished, seed):
     np.testing.assert_array_equal(some.value, every.value[at])
     for name, values in every.records.extra.items():  # label maps have none
         np.testing.assert_array_equal(some.records.extra[name], values[at])
+
+
+def test_kernels_read_what_numpy_reads(finished):
+    """Every array alike, to the type, whichever rows and crops; repeats and no rows at all too."""
+    with without_kernels():
+        slow = LabelStore.open(finished)
+    fast = LabelStore.open(finished)
+    labelled = np.setdiff1d(np.arange(20), [3, 14])
+    draw = np.random.default_rng(0)
+    for size in (0, 1, 2, 17):
+        rows, crops = draw.choice(labelled, size), draw.integers(0, 3, (size, 2))
+        for found, expected in (
+            (fast.read(rows, crops), slow.read(rows, crops)),
+            (fast.read(rows), slow.read(rows)),
+        ):
+            assert_same(vars(found.records), vars(expected.records))
+            assert_same(found.records.extra, expected.records.extra)
+            assert_same(vars(found.images), vars(expected.images))
+            assert_same(vars(found), vars(expected))
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        if isinstance(array, np.ndarray):
+            assert found[name].dtype == array.dtype, name
+            np.testing.assert_array_equal(found[name], array)

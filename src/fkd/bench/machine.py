@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from fkd.native import describe_kernels
+
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
 _PROBE_BYTES, _PROBES = 64 << 20, 8  # glibc never keeps buffers above 32 MiB by itself
 _FAULTS_OF_NEW_PAGES = 32  # 64 MiB in pages of 2 MiB; usual pages are far more
@@ -27,6 +29,7 @@ def describe_machine() -> dict[str, Any]:
         "packages": {package: version(package) for package in _PACKAGES},
         "torch_threads": torch.get_num_threads(),
         "keeps_freed_memory": keeps_freed_memory(),
+        "kernels": describe_kernels(),
         "environment": {
             name: os.environ[name]
             for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -43,7 +46,7 @@ def summary(machine: dict[str, Any]) -> str:
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; torch "
         f"{packages['torch']}, {machine['torch_threads']} threads; freed memory is {allocator} "
-        f"on both sides; load at the start {machine['load']}"
+        f"on both sides; kernels {machine['kernels']}; load at the start {machine['load']}"
     )
 
 

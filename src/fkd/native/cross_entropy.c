@@ -84,9 +84,11 @@ INLINE double sum_of(const float *row, int64_t size)
     return total;
 }
 
-/* log sum_c e^(scale row_c), in one pass: a block is summed up relative to the largest so far.
- * While it is at hand, `sum` gets the sum of the row, unless it is NULL. */
-INLINE double log_sum_exp(const float *row, int64_t size, float scale, double *sum)
+/* log sum_c e^(scale (row_c - largest)) and the largest of the row, in one pass: a block is summed up
+ * relative to the largest so far. While it is at hand, `sum` gets the sum of the row, unless it is
+ * NULL. */
+INLINE double log_sum_exp(const float *row, int64_t size, float scale, float *largest_found,
+                          double *sum)
 {
     float largest = -INFINITY;
     double total = 0.0;
@@ -106,12 +108,13 @@ INLINE double log_sum_exp(const float *row, int64_t size, float scale, double *s
             part += exp_of_negative((row[c] - largest) * scale);
         total += part;
     }
-    return largest * (double)scale + log(total);
+    *largest_found = largest;
+    return log(total);
 }
 
-/* sum_c weight_c (log_sum - scale row_c) */
+/* sum_c weight_c (log_sum - scale (row_c - largest)) */
 INLINE double expected_surprise(const float *row, const float *weight, int64_t size, float scale,
-                                float log_sum)
+                                float largest, float log_sum)
 {
     double total = 0.0;
     for (int64_t begin = 0; begin < size; begin += BLOCK) {
@@ -119,39 +122,40 @@ INLINE double expected_surprise(const float *row, const float *weight, int64_t s
         float part = 0.0f;
 #pragma omp simd reduction(+ : part)
         for (int64_t c = begin; c < end; c++)
-            part += weight[c] * (log_sum - row[c] * scale);
+            part += weight[c] * (log_sum - (row[c] - largest) * scale);
         total += part;
     }
     return total;
 }
 
-/* Loss and log-sum-exp of `num_rows` rows. `index` NULL: `weight` covers all classes.
+/* Loss of `num_rows` rows, and what its gradient needs: the largest logit of each, and log_sum, by
+ * which LSE(u) is above that. `index` NULL: `weight` covers all classes.
  *
  * Returns 0, or 1 if a class is out of range. */
 EXPORT FOR_EVERY_PROCESSOR int fkd_cross_entropy(
     const float *logits, int64_t num_rows, int64_t num_classes, const int64_t *index,
     const float *weight, int64_t num_named, const float *tail, float temperature, float *loss,
-    float *lse)
+    float *largest, float *log_sum)
 {
     float inverse = 1.0f / temperature;
     for (int64_t row = 0; row < num_rows; row++) {
         const float *z = logits + row * num_classes, *w = weight + row * num_named;
+        float top;
         double sum = 0.0, found = 0.0;
-        double log_sum = log_sum_exp(z, num_classes, inverse, tail[row] != 0.0f ? &sum : NULL);
-        if (index == NULL) {
-            found = expected_surprise(z, w, num_classes, inverse, (float)log_sum);
-        } else {
-            for (int64_t k = 0; k < num_named; k++) {
-                int64_t named = index[row * num_named + k];
-                if (named < 0 || named >= num_classes)
-                    return 1;
-                found += w[k] * (log_sum - z[named] / (double)temperature);
-            }
+        double above = log_sum_exp(z, num_classes, inverse, &top, tail[row] != 0.0f ? &sum : NULL);
+        if (index == NULL)
+            found = expected_surprise(z, w, num_classes, inverse, top, (float)above);
+        for (int64_t k = 0; index != NULL && k < num_named; k++) {
+            int64_t named = index[row * num_named + k];
+            if (named < 0 || named >= num_classes)
+                return 1;
+            found += w[k] * (above - ((double)z[named] - top) / temperature);
         }
         if (tail[row] != 0.0f)
-            found += tail[row] * (num_classes * log_sum - sum / temperature);
+            found += tail[row] * (num_classes * above - (sum - num_classes * (double)top) / temperature);
         loss[row] = (float)found;
-        lse[row] = (float)log_sum;
+        largest[row] = top;
+        log_sum[row] = (float)above;
     }
     return 0;
 }
@@ -161,18 +165,18 @@ EXPORT FOR_EVERY_PROCESSOR int fkd_cross_entropy(
  * The other arguments are those of the losses, which has refused classes that are out of range. */
 EXPORT FOR_EVERY_PROCESSOR void fkd_cross_entropy_gradient(
     const float *logits, int64_t num_rows, int64_t num_classes, const int64_t *index,
-    const float *weight, int64_t num_named, const float *tail, float temperature, const float *lse,
-    const float *grad, float *gradient)
+    const float *weight, int64_t num_named, const float *tail, float temperature,
+    const float *largest, const float *log_sum, const float *grad, float *gradient)
 {
     float inverse = 1.0f / temperature;
     for (int64_t row = 0; row < num_rows; row++) {
         const float *z = logits + row * num_classes, *w = weight + row * num_named;
         float *restrict out = gradient + row * num_classes;
-        float scale = grad[row] * inverse, log_sum = lse[row];
+        float scale = grad[row] * inverse, top = largest[row], above = log_sum[row];
         float of_softmax = scale * (float)(sum_of(w, num_named) + num_classes * (double)tail[row]);
         float of_all = scale * tail[row];
         for (int64_t c = 0; c < num_classes; c++)
-            out[c] = of_softmax * exp_of_negative(z[c] * inverse - log_sum) - of_all;
+            out[c] = of_softmax * exp_of_negative((z[c] - top) * inverse - above) - of_all;
         for (int64_t k = 0; k < num_named; k++)
             out[index == NULL ? k : index[row * num_named + k]] -= scale * w[k];
     }

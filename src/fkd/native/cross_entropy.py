@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from itertools import pairwise
 from threading import Thread
 from typing import Any
 
@@ -27,8 +28,8 @@ def applies_to(logits: Tensor) -> bool:
 
 def cross_entropy(
     logits: Tensor, index: Tensor | None, weight: Tensor, tail: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Loss and log-sum-exp of every row, float32 (B,) both.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, largest logit, and how far the log-sum-exp is above that, float32 (B,) each.
 
     Args:
         logits: (B, C), that the kernels apply to.
@@ -38,18 +39,19 @@ def cross_entropy(
     Raises:
         IndexError: a class of `index` is not in [0, C).
     """
-    loss, lse = torch.empty_like(tail), torch.empty_like(tail)
+    found = tuple(torch.empty_like(tail) for _ in range(3))
     kernel: Any = _kernels().fkd_cross_entropy
     refused = []
 
     def work(first: int, stop: int) -> None:
         arguments = _row_arguments(first, stop, logits, index, weight, tail, temperature)
-        refused.append(kernel(*arguments, _pointer(loss[first:]), _pointer(lse[first:])))
+        refused.append(kernel(*arguments, *(_pointer(t[first:]) for t in found)))
 
     _in_threads(work, logits)
     if any(refused):
         raise IndexError(f"a class of the targets is not in [0, {logits.shape[1]})")
-    return loss, lse
+    loss, largest, log_sum = found
+    return loss, largest, log_sum
 
 
 def cross_entropy_gradient(
@@ -58,12 +60,13 @@ def cross_entropy_gradient(
     weight: Tensor,
     tail: Tensor,
     temperature: float,
-    lse: Tensor,
+    largest: Tensor,
+    log_sum: Tensor,
     grad_loss: Tensor,
 ) -> Tensor:
     """Gradient (B, C) of something in the logits, from its gradient (B,) in the losses.
 
-    The other arguments are those of `cross_entropy`, which has accepted them, and its result.
+    The other arguments are those of `cross_entropy`, which has accepted them, and its results.
     """
     gradient = torch.empty_like(logits)
     _kernels().fkd_want_large_pages(_pointer(gradient), ctypes.c_int64(gradient.nbytes))
@@ -72,7 +75,7 @@ def cross_entropy_gradient(
 
     def work(first: int, stop: int) -> None:
         arguments = _row_arguments(first, stop, logits, index, weight, tail, temperature)
-        given = (_pointer(t[first:]) for t in (lse, grad_loss, gradient))
+        given = (_pointer(t[first:]) for t in (largest, log_sum, grad_loss, gradient))
         kernel(*arguments, *given)
 
     _in_threads(work, logits)
@@ -110,9 +113,7 @@ def _in_threads(work: Callable[[int, int], None], logits: Tensor) -> None:
     rows = len(logits)
     parts = max(1, min(torch.get_num_threads(), logits.numel() // _WORTH_A_THREAD, rows))
     edges = [rows * part // parts for part in range(parts + 1)]
-    threads = [
-        Thread(target=work, args=edge) for edge in zip(edges[1:-1], edges[2:], strict=True)
-    ]
+    threads = [Thread(target=work, args=edge) for edge in pairwise(edges[1:])]
     for thread in threads:
         thread.start()
     work(0, edges[1])

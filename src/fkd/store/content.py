@@ -75,7 +75,8 @@ def encode_shard(config: StoreConfig, first_image: int, content: ShardContent) -
     rows = Rows(config, memoryview(file), 1)
     rows.add(0, len(header), placed)
     numbers = np.arange(len(content.keys))
-    _put(data, placed["record.crc32"], rows.checksums(np.zeros_like(numbers), numbers))
+    located = rows.locate(np.zeros_like(numbers), numbers)
+    _put(data, placed["record.crc32"], rows.checksums(located))
     return ShardBytes(bytes(file), sha256(file), sha256(header))
 
 

@@ -65,6 +65,7 @@ class LabelStore:
         self._region = Region([self._entries[number].num_bytes for number in self._numbers])
         self._rows = Rows(config, self._region.memory, len(self._numbers))
         self._mapped: dict[int, Shard] = {}
+        self._is_mapped = np.zeros(config.num_shards, bool)
 
     @staticmethod
     def open(
@@ -225,7 +226,7 @@ class LabelStore:
         """
         wanted = self._in_range(rows)
         chosen = self._crops_in_range(crops, len(wanted))
-        read = stored_crops(self._parsed, self._gather(wanted, chosen, self._check_reads), chosen)
+        read = stored_crops(self._parsed, self._gather(wanted, chosen, self._check_reads))
         self._require_labels(wanted, read)
         return read
 
@@ -330,25 +331,26 @@ class LabelStore:
         shard = Shard(self.path, self._parsed, entry, (self._region, place))
         self._rows.add(place, self._region.start(place) + shard.data_start, shard.placed)
         self._mapped[number] = shard
+        self._is_mapped[number] = True
         return shard
 
     def _gather(self, rows: np.ndarray, crops: np.ndarray | None, check: bool) -> Buffers:
         """Columns of these rows, wherever they lie."""
         numbers, local = np.divmod(rows, self._parsed.images_per_shard)
-        places = self._map_all(numbers)
+        located = self._rows.locate(self._map_all(numbers), local)
         if check:
-            damaged = self._rows.damaged(places, local)
+            damaged = self._rows.damaged(located)
             if len(damaged):
                 first = numbers[damaged[0]]
                 same_shard = damaged[numbers[damaged] == first]
                 raise self._shard(int(first)).damage(local[same_shard])
-        return self._rows.read(places, local, crops)
+        return self._rows.read(located, crops)
 
     def _map_all(self, numbers: np.ndarray) -> np.ndarray:
         """The place of each shard (B,) in memory; those that are not there yet are mapped."""
-        for number in set(numbers.tolist()):
-            if number not in self._mapped:
-                self._map(number)
+        if not self._is_mapped[numbers].all():
+            for number in set(numbers.tolist()):
+                self._shard(number)
         if len(self._numbers) == self._parsed.num_shards:
             return numbers
         return np.searchsorted(self._numbers, numbers)

@@ -149,7 +149,7 @@ class Shard:
         Raises:
             DamagedStore: some differ; names the first and says how many.
         """
-        damaged = self.rows.damaged(np.zeros_like(rows), rows)
+        damaged = self.rows.damaged(self.rows.locate(np.zeros_like(rows), rows))
         if len(damaged):
             raise self.damage(rows[damaged])
 
@@ -163,7 +163,7 @@ class Shard:
 
     def read(self, rows: np.ndarray, crops: np.ndarray) -> Buffers:
         """Crops (n, m) of rows (n,), by the names of the columns."""
-        return self.rows.read(np.zeros_like(rows), rows, crops)
+        return self.rows.read(self.rows.locate(np.zeros_like(rows), rows), crops)
 
 
 def _num_bytes(column: Placed | None) -> int:

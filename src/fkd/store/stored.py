@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.codecs import Codec, Encoded, decode, dequantise
+from fkd.codecs import Codec, Encoded, decode
 from fkd.records import CropRecords
 from fkd.store.config import StoreConfig
 
@@ -87,20 +87,15 @@ def image_facts(buffers: Buffers) -> ImageFacts:
     )
 
 
-def stored_crops(config: StoreConfig, buffers: Buffers, crops: np.ndarray) -> StoredCrops:
-    """Crops from the columns of some rows; `crops` (B, m) are the numbers that were chosen."""
-    value, flip = buffers.get("label.value"), buffers["crop.flip"]
-    if flip.dtype != bool:
-        flip = (flip >> (crops & 7).astype(np.uint8)) & 1 != 0
-    if not config.compact and value is not None:
-        value = dequantise(value, config.value_dtype)
+def stored_crops(config: StoreConfig, buffers: Buffers) -> StoredCrops:
+    """Crops from the columns of some rows."""
     return StoredCrops(
         records=CropRecords(
             box=buffers["crop.box"],
-            flip=flip,
+            flip=buffers["crop.flip"],
             extra={extra.name: buffers[f"crop.extra.{extra.name}"] for extra in config.extras},
         ),
         index=buffers.get("label.index"),
-        value=value,
+        value=buffers.get("label.value"),
         images=image_facts(buffers),
     )

@@ -224,7 +224,7 @@ def _read_manifest(folder: Path) -> Manifest:
 def _check_labels(config: StoreConfig, shard: Shard, keys: list[bytes], rows: np.ndarray) -> None:
     """What no label may hold: boxes outside the image, unknown classes, NaN."""
     chosen = np.broadcast_to(np.arange(config.num_crops), (len(rows), config.num_crops))
-    crops = stored_crops(config, shard.read(rows, chosen), chosen)
+    crops = stored_crops(config, shard.read(rows, chosen))
     content = ShardContent(
         keys=[keys[row] for row in rows],
         crc32=crops.images.crc32,

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from fkd.native import describe_kernels
+
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow", "accelerate")
 
 
@@ -26,6 +28,7 @@ def describe_environment(
             "processes": num_processes,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
+            "kernels": describe_kernels(),
         },
         "data": data,
     }
