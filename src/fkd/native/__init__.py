@@ -19,13 +19,18 @@ _FOLDER = Path(__file__).parent
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where there are none, or not those of these sources."""
+def library(*, short_calls: bool = False) -> ctypes.CDLL | None:
+    """The compiled kernels, or None where there are none, or not those of these sources.
+
+    Args:
+        short_calls: keep the interpreter's lock during calls. A thread that gives it up for some
+            microseconds may wait milliseconds until a busy one gives it back.
+    """
     file = _FOLDER / LIBRARY
     if sys.byteorder != "little" or not file.exists():
         return None
     try:
-        kernels = ctypes.CDLL(str(file))
+        kernels = (ctypes.PyDLL if short_calls else ctypes.CDLL)(str(file))
         compiled_from = kernels.fkd_sources
     except (OSError, AttributeError):
         return None

@@ -92,7 +92,7 @@ def checksums(memory: Memory, layout: RowLayout, at: np.ndarray, ends: np.ndarra
 
 @cache
 def _kernel(name: str, argument_types: Sequence[Any]) -> Any:
-    kernels = library()
+    kernels = library(short_calls=True)
     assert kernels is not None
     function = kernels[name]
     function.restype, function.argtypes = None, argument_types
