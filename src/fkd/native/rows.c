@@ -31,35 +31,33 @@ struct variable {
 static uint8_t *copy_cell(const struct column *column, const uint8_t *from, const float *values,
                           uint8_t *to)
 {
-    int64_t count = column->how == U32_TO_I64 ? column->cell / 4 : column->cell / 2;
-    switch ((enum how)column->how) {
-    case COPY:
-    case BIT_TO_BOOL:
-        memcpy(to, from, column->cell);
-        return to + column->cell;
+    const uint8_t *end = from + column->cell;
+    switch (column->how) {
     case U16_TO_I64:
-        for (int64_t i = 0; i < count; i++, from += 2, to += 8) {
+        for (; from < end; from += 2, to += 8) {
             uint16_t narrow;
             memcpy(&narrow, from, 2);
             memcpy(to, &(int64_t){narrow}, 8);
         }
         return to;
     case U32_TO_I64:
-        for (int64_t i = 0; i < count; i++, from += 4, to += 8) {
+        for (; from < end; from += 4, to += 8) {
             uint32_t narrow;
             memcpy(&narrow, from, 4);
             memcpy(to, &(int64_t){narrow}, 8);
         }
         return to;
     case U16_TO_VALUE:
-        for (int64_t i = 0; i < count; i++, from += 2, to += 4) {
+        for (; from < end; from += 2, to += 4) {
             uint16_t stored;
             memcpy(&stored, from, 2);
             memcpy(to, &values[stored], 4);
         }
         return to;
+    default:
+        memcpy(to, from, column->cell);
+        return to + column->cell;
     }
-    return to;
 }
 
 /* Copies the cells of some rows: those of `crops` [row][crop], or of the images.
