@@ -46,7 +46,7 @@ def measure(bench: Workbench) -> list[Row]:
         Skipped: the teacher's weights are not here.
     """
     bench.require_teacher()
-    images = bench.first_photographs
+    images = bench.some_photographs
     batches = _official_batches(bench, images)
     stream = Stream(batches, lambda item: len(item[0]))
     shifts: list[str] = []

@@ -89,7 +89,7 @@ class Workbench:
         self.require_teacher()
         self.announce("asking the teacher for real labels")
         config = LabelConfig(
-            images=ImagesConfig(root=str(self.first_photographs)),
+            images=ImagesConfig(root=str(self.some_photographs)),
             out=str(self.folder / "real-labels"),
             teacher=self.scale.teacher,
             num_crops=self.scale.crops,
@@ -118,10 +118,11 @@ class Workbench:
         return write_store(path, files, self.scale.crops, compact=True, labels=self.real_labels)
 
     @cached_property
-    def first_photographs(self) -> Path:
-        """The first photographs in a folder of their own, for the teacher."""
-        folder = self.folder / "first-photographs"
-        for i in range(self.scale.labelled[0]):
+    def some_photographs(self) -> Path:
+        """Some photographs, spread over all classes, in a folder of their own: for the teacher."""
+        folder = self.folder / "some-photographs"
+        chosen = np.linspace(0, len(self.source) - 1, self.scale.labelled[0])
+        for i in chosen.round().astype(int).tolist():
             target = folder / "all" / f"{i:05d}{Path(self.source.key(i).decode()).suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(self.source.read(i))
