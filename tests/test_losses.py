@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,6 +154,25 @@ def test_a_class_out_of_range_is_refused():
         targets = SoftTargets.one_hot(torch.tensor([1, wrong]), C)
         with pytest.raises((IndexError, RuntimeError)):
             soft_cross_entropy(torch.randn(2, C), targets)
+
+
+def test_targets_of_another_size_are_refused():
+    """Kernels would read beyond them."""
+    for targets in (
+        SoftTargets.one_hot(torch.zeros(3, dtype=torch.int64), C),
+        SoftTargets(torch.zeros(4, 3, dtype=torch.int64), torch.ones(4, 2), torch.zeros(4), C),
+        SoftTargets.full(torch.ones(3, C) / C),
+        SoftTargets(None, torch.ones(4, C - 1), torch.zeros(4), C),
+    ):
+        with pytest.raises((IndexError, RuntimeError)):
+            soft_cross_entropy(torch.randn(4, C), targets)
+
+
+def test_targets_in_double_precision_count_in_single():
+    logits, targets = batch("ms:5")
+    lifted = replace(targets, weight=targets.weight.double(), tail=targets.tail.double())
+    expected = soft_cross_entropy(logits, targets)
+    torch.testing.assert_close(soft_cross_entropy(logits, lifted), expected)
 
 
 def test_the_gradient_of_rows_that_do_not_lie_side_by_side():

@@ -45,7 +45,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         temperature: float,
     ) -> Tensor:
         ctx.temperature = temperature
-        ctx.native = native.applies_to(logits) and weight.dtype == tail.dtype == logits.dtype
+        ctx.native = native.apply_to(logits, index, weight, tail)
         if ctx.native:
             index = None if index is None else index.contiguous()
             weight, tail = weight.contiguous(), tail.contiguous()

@@ -14,12 +14,19 @@ from fkd.native import library
 _WORTH_A_THREAD = 1 << 20  # logits, some 0.3 ms
 
 
-def applies_to(logits: Tensor) -> bool:
-    """Whether the kernels take these logits: plain float32 in the memory of the CPU, rows dense."""
+def apply_to(logits: Tensor, index: Tensor | None, weight: Tensor, tail: Tensor) -> bool:
+    """Whether the kernels take these logits and targets (see `cross_entropy`).
+
+    They know addresses only: whatever does not fit is left to torch, which says what is wrong.
+    """
+    given = [logits, weight, tail] if index is None else [logits, weight, tail, index]
     return (
-        type(logits) in (Tensor, torch.nn.Parameter)
-        and logits.device.type == "cpu"
-        and logits.dtype == torch.float32
+        all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in given)
+        and all(tensor.device.type == "cpu" for tensor in given)
+        and logits.dtype == weight.dtype == tail.dtype == torch.float32
+        and (index is None or index.dtype == torch.int64)
+        and weight.shape == (logits.shape if index is None else index.shape)
+        and tail.shape == logits.shape[:1] == weight.shape[:1]
         and logits.is_contiguous()
         and not torch.compiler.is_compiling()
         and library() is not None
