@@ -75,6 +75,7 @@ def _methods(config: ClaimsConfig) -> Iterator[Row]:
     yield Row("relabel", {"method": "relabel", "crops_per_image": 1}, maps=True)
     yield Row("kd-m1", {"method": "kd", "crops_per_image": 1}, asks=True)
     yield Row(f"kd-m{m}", {"method": "kd", "crops_per_image": m}, asks=True)
+    yield _fkd(1, "full", config.epochs)  # what online KD does, but for the store
     yield _fkd(1, codec, config.epochs)
     yield _fkd(m, codec, config.epochs)
 

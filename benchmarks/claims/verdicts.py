@@ -70,34 +70,34 @@ def judge(
 ) -> list[Verdict]:
     """The expectations for which both sides are finished; nothing is said of others."""
     by_name = {line.name: line for line in lines}
-    m = config.crops_per_image
+    most, small = config.crops_per_image, f"ms:{config.kept}"
     found = []
-    for own_m in dict.fromkeys((m, 1)):
-        ours = by_name.get(fkd_name(own_m, f"ms:{config.kept}", config.epochs))
+    for m, codec in dict.fromkeys([(most, small), (1, small), (1, "full")]):
+        ours = by_name.get(fkd_name(m, codec, config.epochs))
         if ours is not None:
-            found += _accuracies(ours, own_m, by_name)
-            found += _costs(ours, by_name, networks) if own_m == m else []
+            found += _accuracies(f"FKD with m = {m}, {codec},", ours, m, by_name)
+            found += _costs(ours, by_name, networks) if (m, codec) == (most, small) else []
     return found
 
 
-def _accuracies(ours: Line, m: int, by_name: Mapping[str, Line]) -> Iterator[Verdict]:
+def _accuracies(called: str, ours: Line, m: int, by_name: Mapping[str, Line]) -> Iterator[Verdict]:
     """Against the others with as many crops of an image in a batch, and against those with one."""
     for other_m in dict.fromkeys((m, 1)):
         online = by_name.get(f"kd-m{other_m}")
         if online is not None:
             allowed = max(ours.deviation, online.deviation)
             yield Verdict(
-                f"FKD with m = {m} is within one standard deviation (the larger one) of online KD "
-                f"with m = {other_m}, or better",
+                f"{called} is within one standard deviation (the larger one) of online KD with "
+                f"m = {other_m}, or better",
                 f"{_told(ours)} against {_told(online)}",
                 ours.mean >= online.mean - allowed,
             )
     others = {"relabel": "ReLabel", f"vanilla-m{m}": f"vanilla training with m = {m}"}
-    for name, called in (others | {BASE.name: "vanilla training with m = 1"}).items():
+    for name, rival in (others | {BASE.name: "vanilla training with m = 1"}).items():
         other = by_name.get(name)
         if other is not None:
             found = f"{_told(ours)} against {_told(other)}"
-            yield Verdict(f"FKD with m = {m} is above {called}", found, ours.mean > other.mean)
+            yield Verdict(f"{called} is above {rival}", found, ours.mean > other.mean)
 
 
 def _costs(

@@ -74,8 +74,8 @@ def test_every_row_runs_and_is_counted(config):
     assert lines["relabel"]["teacher_crops"] == 12
     assert sum("by the teacher" in line for line in said) == 2  # all crops, and the maps
     assert 0.0 <= results["networks"]["teacher_top1"] <= 100.0
-    # With m = 2: online KD with 2 and 1, ReLabel, vanilla with 2 and 1. With m = 1: one each.
-    assert [verdict["holds"] in (True, False) for verdict in results["verdicts"]] == [True] * 8
+    # With m = 2: online KD with 2 and 1, ReLabel, vanilla with 2 and 1. Twice with m = 1: one each.
+    assert [verdict["holds"] in (True, False) for verdict in results["verdicts"]] == [True] * 11
     assert "| fkd-m2-full-M4 | " in text
 
 
@@ -158,6 +158,7 @@ def test_fkd_is_compared_at_the_same_m_and_with_one_crop(config):
     lines = [
         _line("fkd-m2-ms1-M4", [80.0]),
         _line("fkd-m1-ms1-M4", [82.0]),
+        _line("fkd-m1-full-M4", [80.0]),
         _line("kd-m2", [79.0]),
         _line("kd-m1", [81.0]),
         _line("vanilla-m1", [70.0]),
@@ -166,7 +167,9 @@ def test_fkd_is_compared_at_the_same_m_and_with_one_crop(config):
         ("FKD with m = 2", True),  # online KD, m = 2
         ("FKD with m = 2", False),  # online KD, m = 1
         ("FKD with m = 2", True),  # vanilla
+        ("FKD with m = 1", True),  # keeping one class
         ("FKD with m = 1", True),
+        ("FKD with m = 1", False),  # keeping all of them
         ("FKD with m = 1", True),
     ]
 
