@@ -84,31 +84,34 @@ INLINE double sum_of(const float *row, int64_t size)
     return total;
 }
 
-/* log sum_c e^(scale (row_c - largest)) and the largest of the row, in one pass: a block is summed up
- * relative to the largest so far. While it is at hand, `sum` gets the sum of the row, unless it is
- * NULL. */
+/* log sum_c e^(scale (row_c - largest)), the largest of the row and its sum, in one pass: a block is
+ * summed up relative to the largest so far. */
 INLINE double log_sum_exp(const float *row, int64_t size, float scale, float *largest_found,
-                          double *sum)
+                          double *sum_found)
 {
     float largest = -INFINITY;
-    double total = 0.0;
+    double total = 0.0, sum = 0.0;
     for (int64_t begin = 0; begin < size; begin += BLOCK) {
         int64_t end = block_end(begin, size);
-        float of_block = largest_of(row + begin, end - begin), part = 0.0f;
-        if (sum != NULL)
-            *sum += sum_of(row + begin, end - begin);
-        if (of_block == -INFINITY)
-            continue; /* nothing to add, and no largest to be relative to */
+        float of_block = largest_of(row + begin, end - begin), part = 0.0f, plain = 0.0f;
+        if (of_block == -INFINITY) { /* nothing to add, and no largest to be relative to */
+            sum = -INFINITY;
+            continue;
+        }
         if (!(of_block <= largest)) { /* also for a NaN, which then stays */
             total *= exp(((double)largest - of_block) * scale);
             largest = of_block;
         }
-#pragma omp simd reduction(+ : part)
-        for (int64_t c = begin; c < end; c++)
+#pragma omp simd reduction(+ : part, plain)
+        for (int64_t c = begin; c < end; c++) {
             part += exp_of_negative((row[c] - largest) * scale);
+            plain += row[c];
+        }
         total += part;
+        sum += plain;
     }
     *largest_found = largest;
+    *sum_found = sum;
     return log(total);
 }
 
@@ -141,8 +144,8 @@ EXPORT FOR_EVERY_PROCESSOR int fkd_cross_entropy(
     for (int64_t row = 0; row < num_rows; row++) {
         const float *z = logits + row * num_classes, *w = weight + row * num_named;
         float top;
-        double sum = 0.0, found = 0.0;
-        double above = log_sum_exp(z, num_classes, inverse, &top, tail[row] != 0.0f ? &sum : NULL);
+        double sum, found = 0.0;
+        double above = log_sum_exp(z, num_classes, inverse, &top, &sum);
         if (index == NULL)
             found = expected_surprise(z, w, num_classes, inverse, top, (float)above);
         for (int64_t k = 0; index != NULL && k < num_named; k++) {
