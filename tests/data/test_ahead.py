@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.ahead import in_bursts, look_ahead, single_threaded_pool
 
 
 def test_look_ahead_keeps_order_and_takes_no_more_than_it_may():
@@ -53,3 +53,29 @@ def test_threads_of_a_loader_compute_on_one_core_each_and_the_main_thread_as_bef
             assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_burst_begins_when_the_one_before_is_used_up():
+    taken = []
+
+    def items():
+        for i in range(5):
+            taken.append(i)
+            yield i
+
+    with ThreadPoolExecutor(2) as pool:
+        results = in_bursts(pool, lambda i: i * i, items(), 2)
+        assert taken == []
+        assert [next(results), next(results)] == [0, 1]
+        assert taken == [0, 1]
+        assert next(results) == 4
+        assert taken == [0, 1, 2, 3]
+        assert list(results) == [9, 16]
+
+
+def test_what_fails_in_a_burst_is_raised_when_its_turn_comes():
+    with ThreadPoolExecutor(2) as pool:
+        results = in_bursts(pool, lambda i: 6 // i, [3, 0, 2], 3)
+        assert next(results) == 2
+        with pytest.raises(ZeroDivisionError):
+            next(results)

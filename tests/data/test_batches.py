@@ -131,13 +131,17 @@ def test_images_without_classes_have_the_label_minus_one(views, image_folder):
     assert CropCutter(flat, views, [SMALL]).cut([0, 1], 0, 1).labels.tolist() == [-1, -1]
 
 
-WORKERS = [(0, "processes"), (2, "processes"), (2, "threads")]
+WORKERS = [
+    {"num_workers": 0},
+    {"num_workers": 2, "workers": "processes"},
+    {"num_workers": 2, "workers": "threads"},
+    {"num_workers": 2, "workers": "threads", "bursts": True},
+]
 
 
-@pytest.mark.parametrize(("num_workers", "workers"), WORKERS)
-def test_batches_come_in_the_order_of_their_requests(cutter, num_workers, workers):
+@pytest.mark.parametrize("options", WORKERS)
+def test_batches_come_in_the_order_of_their_requests(cutter, options):
     requests = [[ViewRequest(i, start, 2) for i in (start, start + 1)] for start in (0, 2, 4)]
-    options = {"num_workers": num_workers, "workers": workers}
     batches = list(load_batches(cutter, requests, pin_memory=False, **options))
     assert len(batches) == 3
     for batch, start in zip(batches, (0, 2, 4), strict=True):
@@ -146,10 +150,10 @@ def test_batches_come_in_the_order_of_their_requests(cutter, num_workers, worker
         assert torch.equal(batch.targets.dense(), expected.targets.dense())
 
 
-@pytest.mark.parametrize(("num_workers", "workers"), WORKERS)
+@pytest.mark.parametrize("options", WORKERS)
 @pytest.mark.parametrize("damage", ["replace", "truncate", "remove"])
 def test_a_changed_image_is_named_in_one_sentence(
-    tmp_path, make_images, make_store, num_workers, workers, damage
+    tmp_path, make_images, make_store, options, damage
 ):
     """Also from a worker process, whose errors torch would wrap into a page of text."""
     source = open_source(ImagesConfig(root=str(make_images(tmp_path / "images"))))
@@ -165,7 +169,6 @@ def test_a_changed_image_is_named_in_one_sentence(
     views = StoredViews(source, store, np.arange(15), stride=1)
     requests = [[ViewRequest(4, 0, 1)], [ViewRequest(5, 0, 1)]]
     cutter = CropCutter(source, views, [SMALL])
-    options = {"num_workers": num_workers, "workers": workers}
     batches = load_batches(cutter, requests, pin_memory=False, **options)
     next(batches)
     with pytest.raises((CropMismatch, ImageError), match=r"bee/0\.png") as caught:

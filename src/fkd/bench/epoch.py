@@ -27,7 +27,7 @@ from fkd.methods.kd import KD
 from fkd.models.teacher import Teacher, TeacherEnsemble
 from fkd.models.zoo import load_model
 from fkd.sampling import CropConfig
-from fkd.training.config import count_workers
+from fkd.training.config import count_workers, loads_in_bursts
 
 _NAME = f"epoch, m = {M}"
 _KD = "online KD, {teacher}, tuned alike"
@@ -36,8 +36,9 @@ _KD = "online KD, {teacher}, tuned alike"
 def measure(bench: Workbench) -> list[Row]:
     """Ours against both; without the teacher's weights, against vanilla alone."""
     workers, missing = count_workers(training_settings()), ""
+    bursts = loads_in_bursts(training_settings())
     with ExitStack() as stack:
-        ours, plain = our_stream(bench, M, workers), torchvision_stream(bench, workers)
+        ours, plain = our_stream(bench, M, workers, bursts), torchvision_stream(bench, workers)
         stack.callback(ours.close)
         stack.callback(plain.close)
         # Vanilla first: its workers are forked, which must be before there are threads.
@@ -46,7 +47,7 @@ def measure(bench: Workbench) -> list[Row]:
             "ours": engine_side(bench, iter(ours), fkd(bench)),
         }
         try:
-            sides["kd"] = _kd_side(bench, workers, stack)
+            sides["kd"] = _kd_side(bench, workers, bursts, stack)
         except Skipped as reason:
             missing = str(reason)
         costs = alternate(sides, bench.scale.repeats)
@@ -70,7 +71,7 @@ def measure(bench: Workbench) -> list[Row]:
     return rows + ([Row(name=_NAME, against=against["kd"][0], skipped=missing)] if missing else [])
 
 
-def _kd_side(bench: Workbench, workers: int, stack: ExitStack) -> Side:
+def _kd_side(bench: Workbench, workers: int, bursts: bool, stack: ExitStack) -> Side:
     """Online distillation in our engine."""
     teacher = tuned_teacher(bench)
     student = CropFormat(bench.scale.crop_size, "bilinear")
@@ -79,7 +80,7 @@ def _kd_side(bench: Workbench, workers: int, stack: ExitStack) -> Side:
     cutter = CropCutter(
         bench.source, views, method.formats, decoder=choose_decoder(bench.source).decoder
     )
-    batches = Stream(cutter_batches(bench, cutter, M, workers), len)
+    batches = Stream(cutter_batches(bench, cutter, M, workers, bursts), len)
     stack.callback(batches.close)
     return engine_side(bench, iter(batches), method)
 

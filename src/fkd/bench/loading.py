@@ -107,19 +107,23 @@ def _side(bench: Workbench, stack: ExitStack, stream: Stream[Any]) -> Side:
     return partial(stream.seconds_per_unit, bench.scale.loader_batches)
 
 
-def our_stream(bench: Workbench, m: int, num_workers: int) -> Stream[Batch]:
-    """Our training loader on the photographs, `batch_size` crops a batch."""
+def our_stream(bench: Workbench, m: int, num_workers: int, bursts: bool = False) -> Stream[Batch]:
+    """Our training loader on the photographs, `batch_size` crops a batch.
+
+    In `bursts` beside a student on the same cores, as `fkd train` does; alone it works ahead.
+    """
     source, store = bench.source, bench.photograph_labels
     join = join_store(source, store)
     views = StoredViews(source, store, join.rows, stride=m)
     fmt = CropFormat(bench.scale.crop_size, "bilinear")
     decoder = choose_decoder(source).decoder
     cutter = CropCutter(source, views, [fmt], class_ids=join.class_ids, decoder=decoder)
-    return Stream(cutter_batches(bench, cutter, m, num_workers), len, ahead=_AHEAD * num_workers)
+    batches = cutter_batches(bench, cutter, m, num_workers, bursts)
+    return Stream(batches, len, ahead=_AHEAD * num_workers)
 
 
 def cutter_batches(
-    bench: Workbench, cutter: CropCutter, m: int, num_workers: int
+    bench: Workbench, cutter: CropCutter, m: int, num_workers: int, bursts: bool
 ) -> Iterator[Batch]:
     """Batches without end from the loader of `fkd train`, with the kind of workers it takes."""
     return load_batches(
@@ -128,6 +132,7 @@ def cutter_batches(
         num_workers=num_workers,
         pin_memory=False,
         workers=kind_of_workers(training_settings(num_workers)),
+        bursts=bursts,
     )
 
 

@@ -13,7 +13,7 @@ from fkd.bench.workbench import Workbench
 from fkd.data.batches import CropFormat
 from fkd.methods import Ingredients
 from fkd.methods.fkd import FKD
-from fkd.training.config import count_workers
+from fkd.training.config import count_workers, loads_in_bursts
 
 M = 4
 
@@ -21,7 +21,7 @@ M = 4
 def measure(bench: Workbench) -> list[Row]:
     """Ours against the bare step."""
     workers = count_workers(training_settings())
-    batches = our_stream(bench, M, workers)
+    batches = our_stream(bench, M, workers, loads_in_bursts(training_settings()))
     try:
         sides = {"bare": bare_side(bench), "ours": engine_side(bench, iter(batches), fkd(bench))}
         costs = alternate(sides, bench.scale.repeats)

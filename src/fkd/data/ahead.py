@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import islice
 from threading import Barrier
 from typing import TypeVar
 
@@ -31,6 +32,24 @@ def look_ahead(
     finally:
         for future in pending:
             future.cancel()
+
+
+def in_bursts(
+    pool: Executor, function: Callable[[T], R], items: Iterable[T], size: int
+) -> Iterator[R]:
+    """`function` of every item, in order: of `size` items at once, and of more when these are used.
+
+    In between the pool rests and leaves the cores to whoever uses the results.
+    """
+    remaining = iter(items)
+    while burst := [pool.submit(function, item) for item in islice(remaining, size)]:
+        try:
+            wait(burst)  # whoever uses the first result has the cores to himself
+            for future in burst:
+                yield future.result()
+        finally:
+            for future in burst:
+                future.cancel()
 
 
 @contextmanager

@@ -142,7 +142,9 @@ class TrainConfig:
         num_workers: threads or processes that load batches; by default 2, beside a GPU up to 8, but
             no more than there are cores.
         workers: threads (quickest for a few: batches need no way between processes), processes
-            (for many: threads share Python's lock), or auto: threads up to 4.
+            (for many: threads share Python's lock), or auto: threads up to 4. On a CPU, threads
+            load a batch each and rest while the student learns; processes always work ahead, which
+            is better where storage is slow.
         log_every: optimiser steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
     """
@@ -292,8 +294,7 @@ def count_workers(config: TrainConfig) -> int:
     """How many threads or processes load batches."""
     if config.num_workers is not None:
         return config.num_workers
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    return min(_WORKERS_BESIDE_A_GPU if on_gpu else _WORKERS, os.cpu_count() or 1)
+    return min(_WORKERS_BESIDE_A_GPU if _on_gpu(config) else _WORKERS, os.cpu_count() or 1)
 
 
 def kind_of_workers(config: TrainConfig) -> Workers:
@@ -301,3 +302,12 @@ def kind_of_workers(config: TrainConfig) -> Workers:
     if config.workers != "auto":
         return config.workers
     return "threads" if count_workers(config) <= _MOST_THREADS else "processes"
+
+
+def loads_in_bursts(config: TrainConfig) -> bool:
+    """Whether threads that load batches rest while the student learns: on a CPU."""
+    return not _on_gpu(config)
+
+
+def _on_gpu(config: TrainConfig) -> bool:
+    return config.device != "cpu" and torch.cuda.is_available()

@@ -27,7 +27,13 @@ from fkd.engine.schedule import Pass, learning_rate, plan_passes
 from fkd.errors import ConfigError, RunError
 from fkd.evaluation import measure_accuracy
 from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
-from fkd.training.config import FREE_FIELDS, TrainConfig, count_workers, kind_of_workers
+from fkd.training.config import (
+    FREE_FIELDS,
+    TrainConfig,
+    count_workers,
+    kind_of_workers,
+    loads_in_bursts,
+)
 from fkd.training.environment import describe_environment
 from fkd.training.materials import Materials, gather
 
@@ -193,6 +199,7 @@ def _plan(
             num_workers=count_workers(config),
             pin_memory=on_gpu,
             workers=kind_of_workers(config),
+            bursts=loads_in_bursts(config),
         ),
         normalise=materials.preprocessing.normalise,
         mix=mix,
