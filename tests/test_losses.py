@@ -125,7 +125,18 @@ def test_classes_that_are_masked_out_have_no_share():
     assert (z.grad[:, 1200] == 0).all()
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("hidden", [torch.nan, math.copysign(torch.nan, -1.0)])
+@pytest.mark.parametrize("tail", [0.0, 0.1])
+def test_a_nan_among_masked_classes_does_not_hide(hidden, tail):
+    """Of both signs: processors make negative ones."""
+    logits = torch.zeros(2, 2500)
+    logits[:, :1100] = -torch.inf
+    logits[1, 7] = hidden
+    loss = soft_cross_entropy(logits, SoftTargets.one_hot(torch.tensor([1150, 2400]), 2500, tail))
+    assert loss.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("value", [torch.nan, math.copysign(torch.nan, -1.0), torch.inf])
 @pytest.mark.parametrize("place", [0, 17, 1024, 2499])
 def test_a_logit_that_is_no_number_makes_a_loss_that_is_none(value, place):
     logits = torch.randn(2, 2500)

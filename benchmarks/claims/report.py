@@ -13,7 +13,6 @@ from benchmarks.claims.verdicts import Line, judge
 from fkd.bench.plot import plot_accuracies
 from fkd.engine.logging import read_metrics
 from fkd.store import LabelStore
-from fkd.training.environment import find_commit
 
 TITLES = {
     1: "Methods (Tables 1 and 3)",
@@ -34,7 +33,7 @@ def write_report(config: ClaimsConfig, machine: dict[str, Any], *, pictures: boo
     networks = read_networks(config)
     verdicts = judge(config, [line for lines in tables.values() for line in lines], networks)
     found = {
-        "commit": find_commit(),
+        "commits": _commits(config),
         "machine": machine,
         "networks": networks,
         "verdicts": [vars(verdict) for verdict in verdicts],
@@ -86,6 +85,12 @@ def _line(config: ClaimsConfig, row: Row, timing: dict[str, Any]) -> Line | None
         asked,
         label_bytes,
     )
+
+
+def _commits(config: ClaimsConfig) -> list[str]:
+    """The code that the runs come from, as they noted it when they began."""
+    files = (Path(config.out) / "runs").glob("*/env.json")
+    return sorted({str(json.loads(file.read_text("utf-8"))["commit"]) for file in files})
 
 
 def _last(folder: Path, name: str) -> float:

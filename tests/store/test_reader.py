@@ -190,6 +190,8 @@ def test_boxes_beyond_65535_pixels_are_kept(lab, tmp_path):
     np.testing.assert_array_equal(box[3], far.records.box[4])
     np.testing.assert_array_equal(box[0], job.content(3).records.box[4])
     assert box[1].max() > 65_535
+    np.testing.assert_array_equal(store.read([9, 5]).records.box, far.records.box[[4, 0]])
+    assert store.read([]).records.box.shape == (0, 3, 4)  # of neither kind
 
 
 def test_a_pickled_store_opens_again(finished):

@@ -1,10 +1,10 @@
 /* The CRC-32 of zlib, gzip and PNG: polynomial 0xEDB88320, bits reflected.
  *
- * Long runs are folded 64 bytes at a time with carry-less multiplications where the processor has
- * them: that replaces a block by 16 bytes of the same remainder, which go through the table.
+ * Long runs are folded 64 or 256 bytes at a time with carry-less multiplications where the processor
+ * has them: that replaces a block by 16 bytes of the same remainder, which go through the table.
  *
  * Source: Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction",
- * Intel 2009, for the method and the four constants.
+ * Intel 2009, for the method.
  */
 
 #include "native.h"

@@ -79,11 +79,11 @@ class Rows:
         if not self._any_wide:
             return [self._located(False, _ALL, places, rows)]
         wide = self._wide[places]
+        if wide.all() or not wide.any():
+            return [self._located(bool(wide.any()), _ALL, places, rows)]
         groups = [(kind, np.flatnonzero(wide == kind)) for kind in (False, True)]
         return [
-            self._located(kind, chosen, places[chosen], rows[chosen])
-            for kind, chosen in groups
-            if len(chosen)
+            self._located(kind, chosen, places[chosen], rows[chosen]) for kind, chosen in groups
         ]
 
     def _located(self, wide: bool, chosen: Chosen, places: np.ndarray, rows: np.ndarray) -> Located:
