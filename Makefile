@@ -19,7 +19,7 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.lock pyproject.toml hatch_build.py $(wildcard src/fkd/native/*.[ch]) src/fkd/native/building.py
+$(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock

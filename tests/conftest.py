@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fkd.codecs import parse_codec
-from fkd.crops import sample_crops
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import sample_crops
+from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
-from fkd.records import CropRecords
-from fkd.sampling import CropConfig
+from fkd.labels.codecs import parse_codec
 from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest
 from fkd.store.geometry import grid_boxes
 
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 
 def write_images(root: Path, classes=("ant", "bee", "cat"), per_class=5, seed=0) -> Path:
-    """Class folders of small PNG images of assorted sizes; each class has a colour of its own."""
+    """Class folders of small PNG images of assorted sizes; each class has a color of its own."""
     draw = np.random.default_rng(seed)
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True)
@@ -54,7 +54,7 @@ def write_store(
         "extras": {},
         "images_per_shard": 4,
         "keys_sha256": keys_digest(keys),
-        "teachers": [{"name": "colour"}],
+        "teachers": [{"name": "color"}],
     }
     with StoreWriter.open(path, config) as writer:
         for shard in writer.pending():
@@ -113,7 +113,7 @@ def write_maps(
         "extras": {},
         "images_per_shard": 4,
         "keys_sha256": keys_digest(keys),
-        "teachers": [{"name": "colour"}],
+        "teachers": [{"name": "color"}],
     }
     with StoreWriter.open(path, config) as writer:
         for shard in writer.pending():

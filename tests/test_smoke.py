@@ -48,7 +48,7 @@ def test_labels_are_made_as_the_recipe_says_with_small_teachers(tmp_path):
     assert [teacher["temperature"] for teacher in teachers] == [1.0, 2.0]
 
 
-def test_the_run_keeps_method_and_optimiser_and_has_every_kind_of_pass(tmp_path):
+def test_the_run_keeps_method_and_optimizer_and_has_every_kind_of_pass(tmp_path):
     small = smoke_settings(RECIPE, LABELS, tmp_path)
     assert small.student == StudentConfig(name="resnet18", input_size=32)
     assert small.optimizer == OptimizerConfig(lr=0.2 * 16 / 1024, nesterov=True)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from benchmarks.claims.config import ClaimsConfig
-from fkd.bench.harness import alternate, timed
+from benchmarks.harness import alternate, timed
 from fkd.data import open_source
-from fkd.evaluation import LabelledImages, measure_accuracy
+from fkd.evaluation import LabeledImages, measure_accuracy
 from fkd.labeling.config import resolve_device
 from fkd.models import load_model, load_teachers
 
@@ -57,7 +57,7 @@ def measure_teacher(config: ClaimsConfig) -> None:
     teacher = load_teachers([config.teacher], device=device).teachers[0]
     accuracy = measure_accuracy(
         teacher.model,
-        LabelledImages.match(open_source(config.val), teacher.class_names),
+        LabeledImages.match(open_source(config.val), teacher.class_names),
         teacher.preprocessing,
         device=device,
         num_workers=config.num_workers,

@@ -10,7 +10,7 @@ from benchmarks.claims.networks import read_networks
 from benchmarks.claims.rows import Row, rows_of
 from benchmarks.claims.running import run_folder
 from benchmarks.claims.verdicts import Line, judge
-from fkd.bench.plot import plot_accuracies
+from benchmarks.plot import plot_accuracies
 from fkd.engine.logging import read_metrics
 from fkd.store import LabelStore
 

@@ -13,7 +13,7 @@ from benchmarks.claims.rows import Labels, Row
 from fkd.data import ImagesConfig, ImageSource, open_source
 from fkd.engine.schedule import ScheduleConfig
 from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
-from fkd.methods import MealConfig
+from fkd.methods import MealV2Config
 from fkd.store import convert_store
 from fkd.training import TrainConfig, TrainResult, train
 
@@ -101,7 +101,7 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
     if row.asks:
         options |= {"teacher": config.teacher, "classes": "dataset"}
     if "discriminator" in options:
-        options["mealv2"] = MealConfig(discriminator=options.pop("discriminator"))
+        options["mealv2"] = MealV2Config(discriminator=options.pop("discriminator"))
     student, optimizer = config.student, config.optimizer
     if row.begins_with is not None:
         student = replace(student, checkpoint=str(run_folder(config, row.begins_with, seed)))

@@ -4,13 +4,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import describe_machine
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.networks import measure_networks, measure_teacher
 from benchmarks.claims.report import write_report
 from benchmarks.claims.rows import BASE, all_rows
 from benchmarks.claims.running import Say, run_row
 from benchmarks.claims.timing import measure_epochs, relative, save
-from fkd.bench import describe_machine
 
 
 def run_claims(config: ClaimsConfig, say: Say) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.rows import Row
 from benchmarks.claims.running import Say, settings
-from fkd.bench.harness import relative_range
+from benchmarks.harness import relative_range
 from fkd.engine.logging import read_metrics
 from fkd.training import TrainConfig, train
 

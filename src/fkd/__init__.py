@@ -8,8 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fkd.augment import AugmentConfig
-    from fkd.codecs import (
+    from fkd.crops.augment import AugmentConfig
+    from fkd.crops.replay import replay, sample_crops
+    from fkd.crops.sampling import CropConfig
+    from fkd.data import ImagesConfig, MultiCropDataset, collate_crops, open_source
+    from fkd.errors import FKDError
+    from fkd.labeling import LabelConfig, label
+    from fkd.labels.codecs import (
         Full,
         Hard,
         Logits,
@@ -18,20 +23,15 @@ if TYPE_CHECKING:
         Smoothing,
         parse_codec,
     )
-    from fkd.crops import replay, sample_crops
-    from fkd.data import ImagesConfig, MultiCropDataset, collate_crops, open_source
-    from fkd.errors import FKDError
-    from fkd.labeling import LabelConfig, label
-    from fkd.losses import SoftTargetLoss, soft_cross_entropy
+    from fkd.labels.losses import SoftTargetLoss, soft_cross_entropy
+    from fkd.labels.targets import SoftTargets
     from fkd.models import TeacherConfig, load_teachers
-    from fkd.sampling import CropConfig
     from fkd.store import LabelStore, verify_store
-    from fkd.targets import SoftTargets
     from fkd.training import TrainConfig, train
 
 _HOMES = {
-    "fkd.augment": ["AugmentConfig"],
-    "fkd.codecs": [
+    "fkd.crops.augment": ["AugmentConfig"],
+    "fkd.labels.codecs": [
         "Full",
         "Hard",
         "Logits",
@@ -40,15 +40,15 @@ _HOMES = {
         "Smoothing",
         "parse_codec",
     ],
-    "fkd.crops": ["replay", "sample_crops"],
+    "fkd.crops.replay": ["replay", "sample_crops"],
     "fkd.data": ["ImagesConfig", "MultiCropDataset", "collate_crops", "open_source"],
     "fkd.errors": ["FKDError"],
     "fkd.labeling": ["LabelConfig", "label"],
-    "fkd.losses": ["SoftTargetLoss", "soft_cross_entropy"],
+    "fkd.labels.losses": ["SoftTargetLoss", "soft_cross_entropy"],
     "fkd.models": ["TeacherConfig", "load_teachers"],
-    "fkd.sampling": ["CropConfig"],
+    "fkd.crops.sampling": ["CropConfig"],
     "fkd.store": ["LabelStore", "verify_store"],
-    "fkd.targets": ["SoftTargets"],
+    "fkd.labels.targets": ["SoftTargets"],
     "fkd.training": ["TrainConfig", "train"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -3,7 +3,7 @@
     FKDError
     |-- ConfigError         an option or a field has a value that cannot work
     |-- ImageError          an image cannot be read or decoded
-    |-- CropMismatch        an image is not the one that was labelled
+    |-- CropMismatch        an image is not the one that was labeled
     |-- TeacherError        a teacher cannot be loaded or gives no usable output
     |-- RunError            a run folder cannot be used or continued
     `-- StoreError          a label store cannot be used
@@ -33,7 +33,7 @@ class ImageError(FKDError):
 
 
 class CropMismatch(FKDError):
-    """An image on disk is not the one that was labelled: its bytes or its size differ."""
+    """An image on disk is not the one that was labeled: its bytes or its size differ."""
 
 
 class TeacherError(FKDError):

@@ -1,6 +1,6 @@
 """Any recipe in seconds: its settings on a handful of generated images, through the same code.
 
-Kept are the student, the method and its options, the optimiser, the shape of the schedule, mixing,
+Kept are the student, the method and its options, the optimizer, the shape of the schedule, mixing,
 augmentations, m, and the codec of the labels. Made small are images, crops, batches and epochs, and
 teachers become a tiny network with random weights. What comes out shows that a recipe runs; its
 accuracy means nothing.
@@ -24,7 +24,7 @@ from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
 from fkd.methods import find_method
 from fkd.models import TeacherConfig
 from fkd.training import TrainConfig
-from fkd.training.config import all_teachers, view_kind
+from fkd.training.config import all_teachers, crop_source_kind
 
 TEACHER = "test_resnet"
 _SIDE = 32  # pixels of a crop: the least that networks with five halvings take
@@ -53,7 +53,7 @@ def smoke_settings(
     store = None
     if find_method(config.method).reads_maps:
         store = _make_maps(config, labels, images, folder)
-    elif view_kind(config) == "stored":
+    elif crop_source_kind(config) == "stored":
         store = _label(config, labels, images, folder)
     m, warmup = config.crops_per_image, min(config.schedule.warmup_epochs, _MOST_WARMUP)
     return replace(
@@ -167,13 +167,13 @@ def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> Te
 
 
 def _write_images(folder: Path) -> ImagesConfig:
-    """Class folders of small JPEGs, each a colour of its class under noise."""
+    """Class folders of small JPEGs, each a color of its class under noise."""
     draw = np.random.default_rng(0)
     for name in _CLASSES:
         (folder / name).mkdir(parents=True)
-        colour = draw.integers(0, 128, 3)
+        color = draw.integers(0, 128, 3)
         for number in range(_IMAGES_PER_CLASS):
             height, width = draw.integers(36, 56, 2)
-            pixels = colour + draw.integers(0, 128, (height, width, 3))
+            pixels = color + draw.integers(0, 128, (height, width, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.jpg")
     return ImagesConfig(root=str(folder))

@@ -49,7 +49,7 @@ def test_convert_says_what_became_of_bytes_and_labels(label, tmp_path, capsys):
     assert "ms:3, plain\n" in printed
 
 
-def test_a_compact_store_is_labelled_verified_and_looked_at(
+def test_a_compact_store_is_labeled_verified_and_looked_at(
     label, image_folder, teacher_flags, tmp_path, capsys
 ):
     store = label("compact", "--form", "compact", "--value_dtype", "f32")
@@ -59,7 +59,7 @@ def test_a_compact_store_is_labelled_verified_and_looked_at(
     assert "compact" in run(capsys, "inspect", store)
     assert "ms:3" in run(capsys, "inspect", store, "--json_output")
     run(capsys, "view", store, *images)
-    # What is labelled compactly and what is made compact later differ in their origin alone.
+    # What is labeled compactly and what is made compact later differ in their origin alone.
     plain = label("plain", "--value_dtype", "f32")
     run(capsys, "convert", plain, "--out", tmp_path / "later")
     later = LabelStore.open(tmp_path / "later").config

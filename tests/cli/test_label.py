@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def flags(checkpoint, image_folder, tmp_path):
-    """The options of a labelling command; the values can be overridden."""
+    """The options of a labeling command; the values can be overridden."""
 
     def make(**options) -> list[str]:
         settings = {
@@ -78,18 +78,18 @@ def test_label_says_what_it_does_and_what_came_out(flags, tmp_path, capsys):
         "images    15 in ",
         "4 crops per image, ms:3 u16",
         "60 of 60 crops, ",
-        "audit     64 crops labelled anew: top-1 agreement 100.0%",
+        "audit     64 crops labeled anew: top-1 agreement 100.0%",
         f"{found.num_bytes:,} bytes ({found.num_bytes / 60:.1f} per crop)",
         f"root hash {found.root_hash}",
     ):
         assert expected in printed
     main(["label", *flags()])
     again = capsys.readouterr().out
-    assert "60 labelled earlier" in again
+    assert "60 labeled earlier" in again
     assert f"root hash {found.root_hash}" in again
 
 
-def test_fast_numerics_say_what_they_do_to_labels_before_labelling(flags, capsys):
+def test_fast_numerics_say_what_they_do_to_labels_before_labeling(flags, capsys):
     main(["label", *flags(numerics="fast")])
     printed = capsys.readouterr().out
     told = printed.index("numerics  fast (bf16) moves labels of 60 crops: KL mean ")
@@ -130,10 +130,10 @@ def test_verify_of_a_sound_store_says_so(store, teacher_flags, image_folder, cap
     assert "is whole" in capsys.readouterr().out
     main(["verify", str(store), "--images.root", str(image_folder)])
     printed = capsys.readouterr().out
-    assert "images    15 files are those that were labelled" in printed
+    assert "images    15 files are those that were labeled" in printed
     assert "canaries  15 of 15 crops look to the bit" in printed
     main(["verify", str(store), "--images.root", str(image_folder), *teacher_flags])
-    assert "audit     64 crops labelled anew: top-1 agreement 100.0%" in capsys.readouterr().out
+    assert "audit     64 crops labeled anew: top-1 agreement 100.0%" in capsys.readouterr().out
 
 
 def test_verify_names_another_teacher(store, teacher_flags, image_folder, tmp_path, capsys):
@@ -159,7 +159,7 @@ def test_verify_measures_what_another_decoder_changes(
     printed = capsys.readouterr().out
     assert "warning   images are decoded otherwise" in printed
     assert '"0.1" now' in printed
-    assert "mean difference 0.00 grey levels (other libraries)" in printed
+    assert "mean difference 0.00 gray levels (other libraries)" in printed
 
 
 def test_verify_names_damage_and_repair_mends_it(store, flags, capsys):
@@ -184,7 +184,7 @@ def test_verify_names_changed_missing_and_renamed_images(store, image_folder, tm
     (images / "cat/2.png").rename(images / "cat/new.png")
     assert "1 renamed (first: cat/2.png is now cat/new.png)" in fails(capsys, *check)
     (images / "cat/new.png").unlink()
-    assert "1 labelled but not there (first: cat/2.png)" in fails(capsys, *check)
+    assert "1 labeled but not there (first: cat/2.png)" in fails(capsys, *check)
     shutil.copy(images / "cat/1.png", images / "cat/2.png")
     assert "1 of 15 image files are not those" in fails(capsys, *check)
 
@@ -218,10 +218,10 @@ def test_unreadable_images_are_reported_and_can_be_allowed(flags, image_folder, 
     (images / "ant/0.png").write_bytes(b"")
     options = {"images__root": images, "images_per_shard": 2}
     error = fails(capsys, "label", *flags(**options))
-    assert "1 of 15 images cannot be labelled: " in error
+    assert "1 of 15 images cannot be labeled: " in error
     main(["label", *flags(**options, max_unreadable=1)])
     printed = capsys.readouterr().out
-    assert "52 labelled earlier" in printed
+    assert "52 labeled earlier" in printed
     assert "unreadable " in printed
     assert "ant/0.png is empty" in printed
 
@@ -229,7 +229,7 @@ def test_unreadable_images_are_reported_and_can_be_allowed(flags, image_folder, 
 def test_verify_of_an_unfinished_store_says_how_to_go_on(store, capsys):
     (store / "manifest.json").unlink()
     error = fails(capsys, "verify", store)
-    assert "is not finished: 1 of 1 shards are labelled" in error
+    assert "is not finished: 1 of 1 shards are labeled" in error
     assert "fkd label" in error
 
 

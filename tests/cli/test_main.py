@@ -43,9 +43,9 @@ def test_an_unknown_verb_ends_with_2_and_names_the_verbs(capsys):
 
 def test_an_unknown_option_ends_with_2_and_names_it(capsys):
     with pytest.raises(SystemExit) as exit_:
-        main(["inspect", "somewhere", "--colour", "red"])
+        main(["inspect", "somewhere", "--color", "red"])
     assert exit_.value.code == 2
-    assert "colour" in capsys.readouterr().err
+    assert "color" in capsys.readouterr().err
 
 
 def test_an_unknown_key_of_a_recipe_ends_with_2_and_names_it(tmp_path, capsys):

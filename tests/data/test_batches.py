@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fkd.augment import AugmentConfig
-from fkd.crops import replay, sample_crops
+from fkd.crops.augment import AugmentConfig
+from fkd.crops.replay import replay, sample_crops
+from fkd.crops.sampling import CropConfig
 from fkd.data.batches import CropCutter, CropFormat, load_batches
+from fkd.data.crop_sources import CropRequest, FreshCropSource, StoredCropSource
 from fkd.data.joining import join_store, map_classes
 from fkd.data.sources import ImagesConfig, load, open_source
-from fkd.data.views import FreshViews, StoredViews, ViewRequest
 from fkd.errors import ConfigError, CropMismatch, ImageError, MissingLabel, StoreMismatch
-from fkd.sampling import CropConfig
 from fkd.store import LabelStore
 
 SMALL = CropFormat(16, "bilinear")
@@ -21,9 +21,9 @@ LARGE = CropFormat(24, "bicubic")
 
 
 @pytest.fixture
-def views(image_source, label_store) -> StoredViews:
+def views(image_source, label_store) -> StoredCropSource:
     rows = join_store(image_source, label_store).rows
-    return StoredViews(image_source, label_store, rows, stride=2)
+    return StoredCropSource(image_source, label_store, rows, stride=2)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_labels_of_every_codec_reach_the_batch(
 ):
     store = make_store(tmp_path / "store", image_source, codec=codec, value_dtype=value_dtype)
     rows = join_store(image_source, store).rows
-    views = StoredViews(image_source, store, rows, stride=3)
+    views = StoredCropSource(image_source, store, rows, stride=3)
     batch = CropCutter(image_source, views, [SMALL]).cut([5, 2], start=0, count=3)
     numbers = views.crop_numbers(np.array([5, 2]), 0, 3)
     stored = [store[image_source.key(i)].decode()[numbers[j]] for j, i in enumerate((5, 2))]
@@ -87,7 +87,7 @@ def test_all_crops_of_a_cycle_are_seen_once(views):
 
 def test_independent_draws_may_repeat_between_passes_but_not_within(image_source, label_store):
     rows = join_store(image_source, label_store).rows
-    views = StoredViews(image_source, label_store, rows, stride=3, order="iid")
+    views = StoredCropSource(image_source, label_store, rows, stride=3, order="iid")
     passes = [views.crop_numbers(np.arange(15), start, 3) for start in (0, 3)]
     for crops in passes:
         assert all(len(set(row)) == 3 for row in crops.tolist())
@@ -97,13 +97,13 @@ def test_independent_draws_may_repeat_between_passes_but_not_within(image_source
 
 def test_more_crops_than_stored_are_refused(image_source, label_store):
     with pytest.raises(ConfigError, match="the store has 6 crops per image, asked for 7"):
-        StoredViews(image_source, label_store, np.arange(15), stride=7)
+        StoredCropSource(image_source, label_store, np.arange(15), stride=7)
 
 
 def test_fresh_crops_are_numbered_by_their_positions(image_source):
     """So a student that is shown M fresh crops sees what a store with M crops would hold."""
     config = CropConfig(seed=5)
-    cutter = CropCutter(image_source, FreshViews(image_source, config), [SMALL])
+    cutter = CropCutter(image_source, FreshCropSource(image_source, config), [SMALL])
     batch = cutter.cut([3], start=10, count=2)
     pixels = load(image_source, 3).image
     records = sample_crops(config, image_source.key(3), pixels.shape[1:], np.array([10, 11]))
@@ -141,7 +141,7 @@ WORKERS = [
 
 @pytest.mark.parametrize("options", WORKERS)
 def test_batches_come_in_the_order_of_their_requests(cutter, options):
-    requests = [[ViewRequest(i, start, 2) for i in (start, start + 1)] for start in (0, 2, 4)]
+    requests = [[CropRequest(i, start, 2) for i in (start, start + 1)] for start in (0, 2, 4)]
     batches = list(load_batches(cutter, requests, pin_memory=False, **options))
     assert len(batches) == 3
     for batch, start in zip(batches, (0, 2, 4), strict=True):
@@ -166,8 +166,8 @@ def test_a_changed_image_is_named_in_one_sentence(
         victim.write_bytes(victim.read_bytes()[:-20])
     else:
         victim.unlink()
-    views = StoredViews(source, store, np.arange(15), stride=1)
-    requests = [[ViewRequest(4, 0, 1)], [ViewRequest(5, 0, 1)]]
+    views = StoredCropSource(source, store, np.arange(15), stride=1)
+    requests = [[CropRequest(4, 0, 1)], [CropRequest(5, 0, 1)]]
     cutter = CropCutter(source, views, [SMALL])
     batches = load_batches(cutter, requests, pin_memory=False, **options)
     next(batches)
@@ -188,8 +188,8 @@ def test_an_image_of_another_size_is_refused(views, image_source, label_store, m
 def test_unreadable_images_are_known_when_joining(tmp_path, image_source, make_store):
     store = make_store(tmp_path / "store", image_source, unreadable=(2, 9))
     join = join_store(image_source, store)
-    assert join.labelled.tolist() == [i for i in range(15) if i not in (2, 9)]
-    views = StoredViews(image_source, store, join.rows, stride=1)
+    assert join.labeled.tolist() == [i for i in range(15) if i not in (2, 9)]
+    views = StoredCropSource(image_source, store, join.rows, stride=1)
     with pytest.raises(MissingLabel):
         views.pick(np.array([2]), 0, 1)
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from fkd.calibration import CalibrationConfig, Verdict
-from fkd.codecs import Encoded, decode
 from fkd.data.batches import CropCutter, CropFormat
-from fkd.data.calibrated import CalibratedViews, Survey, survey
+from fkd.data.calibrated import CalibratedCropSource, Survey, survey
+from fkd.data.crop_sources import StoredCropSource
 from fkd.data.joining import join_store, map_classes, true_classes
 from fkd.data.sources import ImagesConfig, open_source
-from fkd.data.views import StoredViews
 from fkd.engine.logging import read_metrics
 from fkd.errors import ConfigError
+from fkd.labels.calibration import CalibrationConfig, Verdict
+from fkd.labels.codecs import Encoded, decode
 from fkd.training import StudentConfig, TrainConfig, train
 
 CONFIG = CalibrationConfig(low=0.45, mid=0.6, high=0.9)
@@ -42,7 +42,7 @@ def open_views(image_source, label_store, truth):
         found = found or survey(
             label_store, label_store.codec, config, rows, truth[np.argsort(rows)]
         )
-        return CalibratedViews(
+        return CalibratedCropSource(
             image_source,
             label_store,
             rows,
@@ -120,7 +120,7 @@ def test_too_few_crops_are_repeated_as_little_as_can_be(open_views):
 def test_labels_of_a_batch_follow_the_rule(open_views, image_source, label_store, truth):
     views = open_views()
     cutter = CropCutter(image_source, views, [CropFormat(16, "bilinear")])
-    plain = StoredViews(image_source, label_store, np.arange(15), stride=2, seed=4)
+    plain = StoredCropSource(image_source, label_store, np.arange(15), stride=2, seed=4)
     q, verdicts = dense_labels(label_store), views._verdicts
     images = [3, 14, 0, 7, 8, 9]
     seen = set()

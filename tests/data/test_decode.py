@@ -38,17 +38,15 @@ def png_chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png_header(width, height, depth=8, colour=2):
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+def png_header(width, height, depth=8, color=2):
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header)
 
 
-def raw_png(width, height, depth, colour, scanlines):
+def raw_png(width, height, depth, color, scanlines):
     body = zlib.compress(b"".join(b"\0" + line for line in scanlines))
     return (
-        png_header(width, height, depth, colour)
-        + png_chunk(b"IDAT", body)
-        + png_chunk(b"IEND", b"")
+        png_header(width, height, depth, color) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
     )
 
 
@@ -65,7 +63,7 @@ def with_orientation(file_format, orientation, **options):
 
 class TestExactPixels:
     @pytest.mark.parametrize("file_format", ["PNG", "BMP", "PPM", "TIFF"])
-    def test_colour_is_kept(self, file_format):
+    def test_color_is_kept(self, file_format):
         data = encode(Image.fromarray(COLOUR), file_format)
         np.testing.assert_array_equal(decode_hwc(data), COLOUR)
 
@@ -85,7 +83,7 @@ class TestExactPixels:
             file.write_bytes(data)
             np.testing.assert_array_equal(decode_hwc(data), np.array(default_loader(str(file))))
 
-    def test_grey_is_repeated(self):
+    def test_gray_is_repeated(self):
         data = encode(Image.fromarray(GREY), "PNG")
         np.testing.assert_array_equal(decode_hwc(data), np.stack([GREY] * 3, -1))
 
@@ -96,12 +94,12 @@ class TestExactPixels:
         np.testing.assert_array_equal(decode_hwc(data), np.stack([bits * 255] * 3, -1))
 
     @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-    def test_sixteen_bit_grey_is_divided_by_257_not_clipped(self, file_format):
+    def test_sixteen_bit_gray_is_divided_by_257_not_clipped(self, file_format):
         data = encode(Image.fromarray(GREY16), file_format)
         expected = np.round(GREY16 / 257).astype(np.uint8)
         np.testing.assert_array_equal(decode_hwc(data), np.stack([expected] * 3, -1))
 
-    def test_sixteen_bit_grey_ends_map_to_the_ends(self):
+    def test_sixteen_bit_gray_ends_map_to_the_ends(self):
         ends = np.array([[0, 128, 129, 65406, 65407, 65535]], dtype=np.uint16)
         data = encode(Image.fromarray(ends), "PNG")
         assert decode_hwc(data)[0, :, 0].tolist() == [0, 0, 1, 254, 255, 255]
@@ -125,7 +123,7 @@ class TestExactPixels:
         expected = np.round(GREY16 / 257).astype(np.uint8)
         np.testing.assert_array_equal(decode_hwc(data)[..., 0], expected)
 
-    def test_sixteen_bit_colour_png_keeps_the_high_byte(self):
+    def test_sixteen_bit_color_png_keeps_the_high_byte(self):
         wide = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
         data = raw_png(7, 5, 16, 2, [line.astype(">u2").tobytes() for line in wide])
         np.testing.assert_array_equal(decode_hwc(data), (wide >> 8).astype(np.uint8))
@@ -146,19 +144,19 @@ class TestExactPixels:
         np.testing.assert_array_equal(decode_hwc(data), palette[GREY % 4])
 
     @pytest.mark.parametrize("image", [Image.fromarray(GREY), Image.fromarray(COLOUR)])
-    def test_transparent_colour_of_png_is_ignored(self, image):
-        colour = int(GREY[0, 0]) if image.mode == "L" else tuple(map(int, COLOUR[0, 0]))
+    def test_transparent_color_of_png_is_ignored(self, image):
+        color = int(GREY[0, 0]) if image.mode == "L" else tuple(map(int, COLOUR[0, 0]))
         plain = decode_hwc(encode(image, "PNG"))
-        np.testing.assert_array_equal(decode_hwc(encode(image, "PNG", transparency=colour)), plain)
+        np.testing.assert_array_equal(decode_hwc(encode(image, "PNG", transparency=color)), plain)
 
     def test_alpha_is_dropped_not_blended(self):
-        grey_alpha = Image.fromarray(np.stack([GREY, ALPHA], -1))
-        colour_alpha = Image.fromarray(np.concatenate([COLOUR, ALPHA[..., None]], -1))
-        assert (grey_alpha.mode, colour_alpha.mode) == ("LA", "RGBA")
+        gray_alpha = Image.fromarray(np.stack([GREY, ALPHA], -1))
+        color_alpha = Image.fromarray(np.concatenate([COLOUR, ALPHA[..., None]], -1))
+        assert (gray_alpha.mode, color_alpha.mode) == ("LA", "RGBA")
         for file_format in ("PNG", "TIFF"):
             expected = np.stack([GREY] * 3, -1)
-            np.testing.assert_array_equal(decode_hwc(encode(grey_alpha, file_format)), expected)
-            np.testing.assert_array_equal(decode_hwc(encode(colour_alpha, file_format)), COLOUR)
+            np.testing.assert_array_equal(decode_hwc(encode(gray_alpha, file_format)), expected)
+            np.testing.assert_array_equal(decode_hwc(encode(color_alpha, file_format)), COLOUR)
 
     def test_cmyk_tiff(self):
         cmyk = np.array(
@@ -270,7 +268,7 @@ class TestRefusals:
             decode_image(data[: len(data) * tenths // 10], "cut.img")
 
     def test_truncated_even_if_another_library_asked_for_leniency(self, monkeypatch):
-        """With the flag, Pillow fills the missing part with grey and says nothing."""
+        """With the flag, Pillow fills the missing part with gray and says nothing."""
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
         data = photo_jpeg()
         with pytest.raises(ImageError, match="truncated"):

@@ -48,7 +48,7 @@ def test_orientation_is_ignored_by_both():
 
 
 def test_what_pillow_forgives_is_forgiven():
-    """A student must not stumble over an image that was labelled."""
+    """A student must not stumble over an image that was labeled."""
     data = encode("RGB")
     broken = data[:5000] + bytes(range(4)) * 500 + data[7000:]
     assert torch.equal(decode_image(broken, "x", "simplejpeg"), decode_image(broken, "x"))

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fkd.codecs import MarginalSmoothing
 from fkd.data.mixing import Mix, MixingConfig, mix_crops, mix_labels, sample_mix
 from fkd.errors import ConfigError
-from fkd.losses import soft_cross_entropy
+from fkd.labels.codecs import MarginalSmoothing
+from fkd.labels.losses import soft_cross_entropy
 
 BOTH = MixingConfig(mixup_alpha=0.8, cutmix_alpha=1.0)
 

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD, MultiCropDataset, collate_crops
 from fkd.errors import ConfigError, StoreMismatch
-from fkd.losses import SoftTargetLoss
+from fkd.labels.losses import SoftTargetLoss
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_an_item_is_the_crops_of_one_image_and_their_labels(dataset):
     assert targets.labels.tolist() == [0, 0]
 
 
-def test_crops_are_normalised_as_torchvision_does(image_source, label_store, dataset):
+def test_crops_are_normalized_as_torchvision_does(image_source, label_store, dataset):
     raw = MultiCropDataset(image_source, label_store, crops_per_image=2, size=16, output="uint8")
     crops, _ = raw[3]
     assert crops.dtype == torch.uint8
@@ -106,5 +106,5 @@ def test_wrong_images_and_too_many_crops_are_refused(
     with pytest.raises(ConfigError, match="6 crops per image, asked for 8"):
         MultiCropDataset(image_source, label_store, crops_per_image=8)
     other = ImageFolder(make_images(tmp_path / "images", classes=("ant", "bee")))
-    with pytest.raises(StoreMismatch, match="5 labelled but not there"):
+    with pytest.raises(StoreMismatch, match="5 labeled but not there"):
         MultiCropDataset(other, label_store)

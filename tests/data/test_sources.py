@@ -18,14 +18,14 @@ from fkd.data.sources import ImagesConfig, ImageSource, as_source, load, open_so
 from fkd.errors import ConfigError, ImageError
 
 
-def png(colour=(1, 2, 3), size=(4, 3)):
+def png(color=(1, 2, 3), size=(4, 3)):
     buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
+    Image.new("RGB", size, color).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def write(root, *names):
-    """Write images with distinct colours; names may be bytes."""
+    """Write images with distinct colors; names may be bytes."""
     for i, name in enumerate(names):
         path = os.path.join(os.fsencode(root), os.fsencode(name))
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -309,8 +309,8 @@ class TestAnyDataset:
         for i in (0, 1):
             expected = torch.from_numpy(pixels[i]).permute(2, 0, 1)
             assert torch.equal(load(source, i).image, expected)
-        grey = load(source, 2).image
-        assert torch.equal(grey[0], grey[2])
+        gray = load(source, 2).image
+        assert torch.equal(gray[0], gray[2])
 
     def test_labels_without_names_get_numbers(self):
         source = as_source(

@@ -14,11 +14,11 @@ import time
 import traceback
 from pathlib import Path
 
+from fkd.crops.partners import StoredMixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.errors import FKDError
 from fkd.labeling import LabelConfig, label
 from fkd.models.teacher import TeacherConfig
-from fkd.partners import StoredMixingConfig
 from fkd.store import verify_store
 
 UNMIXED = StoredMixingConfig()

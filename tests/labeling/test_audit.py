@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fkd.crops import replay
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import replay
 from fkd.data import canary
 from fkd.data.sources import open_source
 from fkd.errors import CropMismatch, StoreMismatch
 from fkd.labeling import Progress, audit_probes, label, pipeline, require_agreement
-from fkd.labeling.pipeline import Pace
+from fkd.labeling.pipeline import Parallelism
 from fkd.models.teacher import load_teachers
-from fkd.records import CropRecords
 from fkd.store import LabelStore
 
 
@@ -31,7 +31,9 @@ def audited(config):
 
 @pytest.mark.parametrize("batch_size", [1, 16, 64])
 def test_true_labels_agree_in_batches_of_any_size(audited, batch_size):
-    report = audit_probes(*audited, probes=40, seed=3, pace=Pace(batch_size=batch_size))
+    report = audit_probes(
+        *audited, probes=40, seed=3, parallelism=Parallelism(batch_size=batch_size)
+    )
     assert (report.num, report.top1_agreement) == (40, 1.0)
     assert 0.0 <= report.mean_kl <= report.max_kl < 1e-5
     assert report.max_abs_diff < 2e-5
@@ -48,7 +50,7 @@ def test_probes_are_spread_over_the_images():
     assert not np.array_equal(rows, canary.sample_places(6, "audit", 100, 1_000_000, 200)[0])
 
 
-class WhileLabelling(Progress):
+class WhileLabeling(Progress):
     """Breaks something until the audit begins."""
 
     def __init__(self, monkeypatch, *patch):
@@ -81,13 +83,13 @@ def other_interpolation(image, records, size, interpolation, **options):
 
 @pytest.mark.parametrize("wrong", [unflipped, shifted, other_interpolation])
 def test_crops_cut_otherwise_than_recorded_are_seen(config, tmp_path, monkeypatch, wrong):
-    breaks = WhileLabelling(monkeypatch, pipeline, "replay", wrong)
+    breaks = WhileLabeling(monkeypatch, pipeline, "replay", wrong)
     with pytest.raises(StoreMismatch, match="does not hold this teacher's labels"):
         label(replace(config, out=str(tmp_path / "store"), probes=32), breaks)
     assert not (tmp_path / "store" / "manifest.json").exists()
 
 
-def test_a_wrong_normalisation_is_seen(audited):
+def test_a_wrong_normalization_is_seen(audited):
     store, source, teachers = audited
     teacher = teachers.teachers[0]
     teacher.preprocessing = replace(teacher.preprocessing, mean=(0.2, 0.2, 0.2))
@@ -120,7 +122,7 @@ def test_changed_images_are_named(audited, config, tmp_path, make_images):
     store, _, teachers = audited
     changed = make_images(tmp_path / "train", seed=1)
     source = open_source(replace(config.images, root=str(changed)))
-    with pytest.raises(CropMismatch, match=r"\.png is not the file that was labelled"):
+    with pytest.raises(CropMismatch, match=r"\.png is not the file that was labeled"):
         audit_probes(store, source, teachers)
 
 

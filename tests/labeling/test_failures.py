@@ -1,4 +1,4 @@
-"""Every way in which labelling can fail: one sentence, nothing lost, nothing half-written."""
+"""Every way in which labeling can fail: one sentence, nothing lost, nothing half-written."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def test_unreadable_images_are_named_and_their_shards_wait_for_better_files(
     with pytest.raises(ImageError) as caught:
         label(config)
     message = str(caught.value)
-    assert message.startswith("2 of 15 images cannot be labelled: ")
+    assert message.startswith("2 of 15 images cannot be labeled: ")
     for part in ("ant/1.png is empty", "cat/0.png is damaged", "--max_unreadable 2"):
         assert part in message
     assert committed(config) == ["00001", "00003"]  # ant/1 lies in shard 0, cat/0 in shard 2
@@ -95,13 +95,13 @@ def save_image(path, mode, size=(30, 20), **options):
         ("16-bit.png", lambda path: save_image(path, "I;16")),
         ("cmyk.jpg", lambda path: save_image(path, "CMYK")),
         ("palette.png", lambda path: save_image(path, "P")),
-        ("grey.png", lambda path: save_image(path, "L")),
+        ("gray.png", lambda path: save_image(path, "L")),
         ("alpha.png", lambda path: save_image(path, "RGBA")),
         ("narrow.png", lambda path: save_image(path, "RGB", (1, 200))),
         ("dot.png", lambda path: save_image(path, "RGB", (1, 1))),
     ],
 )
-def test_unusual_images_are_labelled(config, own_images, name, write):
+def test_unusual_images_are_labeled(config, own_images, name, write):
     write(own_images / "ant" / name)
     assert label(config).audit.top1_agreement == 1.0
 
@@ -182,7 +182,7 @@ def test_an_image_that_changes_during_the_run_is_noticed(config, own_images):
     (Path(config.out) / "manifest.json").unlink()
     for path in own_images.rglob("*.png"):
         path.write_bytes((own_images / "ant/0.png").read_bytes())
-    with pytest.raises(Exception, match="is not the file that was labelled"):
+    with pytest.raises(Exception, match="is not the file that was labeled"):
         label(replace(config, images_per_shard=15))
 
 

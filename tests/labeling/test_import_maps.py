@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from fkd.cli import main
-from fkd.codecs import TopLogits
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, FormatError, MissingLabel, StoreMismatch
 from fkd.labeling import ImportMapsConfig, import_maps
 from fkd.labeling.import_maps import read_map
+from fkd.labels.codecs import TopKLogits
 from fkd.store import LabelStore, verify_store
 from fkd.training import StudentConfig, TrainConfig, train
 
@@ -61,7 +61,7 @@ def test_maps_become_a_store(config, image_source):
     assert verify_store(config.out) == []
     store = LabelStore.open(config.out)
     assert store.grid == (3, 2)
-    assert store.codec == TopLogits(5)
+    assert store.codec == TopKLogits(5)
     assert store.class_names == tuple(NAMES)
     assert store.config["provenance"] == "imported"
     for i in range(15):

@@ -35,7 +35,7 @@ def test_mixed_crops_are_the_same_after_a_kill_and_from_two_processes(report):
 def test_a_process_whose_peer_dies_ends_and_says_so(report):
     assert report["leader_left_alone"]["exit_code"] == 2
     assert report["leader_left_alone"]["seconds"] < 20
-    assert "another labelling process ended early" in report["stderr"]
+    assert "another labeling process ended early" in report["stderr"]
 
 
 def test_two_processes_go_on_where_one_died_and_write_the_same_bytes(report):

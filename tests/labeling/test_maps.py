@@ -8,19 +8,19 @@ import timm
 import torch
 
 from fkd.cli import main
-from fkd.codecs import TopLogits
-from fkd.crops import replay, whole_image
+from fkd.crops.replay import replay, whole_image
 from fkd.data import MultiCropDataset, canary
 from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch, TeacherError
 from fkd.labeling import LabelMapsConfig, Progress, audit_probes, label_maps, require_agreement
 from fkd.labeling.maps import default_images_per_shard
+from fkd.labels.codecs import TopKLogits
 from fkd.models.dense import DenseTeacher
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LabelStore, verify_store
-from fkd.viewing import render_page, summarise
+from fkd.viewing import render_page, summarize
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_maps_are_the_teachers_word_on_whole_images(plain):
     store, source = LabelStore.open(plain.out), open_source(plain.images)
     dense = DenseTeacher(load_teachers([plain.teacher]).teachers[0])
     assert store.grid == dense.grid == (3, 3)
-    assert store.codec == TopLogits(3)
+    assert store.codec == TopKLogits(3)
     assert store.config["format_version"] == 3
     assert verify_store(plain.out) == []
     stored = store.read(np.arange(15))
@@ -130,7 +130,7 @@ def test_an_unreadable_image_keeps_its_row(plain, tmp_path, make_images):
     assert verify_store(config.out) == []
 
 
-@pytest.mark.parametrize("spoil", ["mirror", "centre", "transpose"])
+@pytest.mark.parametrize("spoil", ["mirror", "center", "transpose"])
 def test_the_audit_sees_maps_of_other_pictures(plain, monkeypatch, spoil):
     store, source = LabelStore.open(plain.out), open_source(plain.images)
     teachers = load_teachers([plain.teacher])
@@ -138,20 +138,20 @@ def test_the_audit_sees_maps_of_other_pictures(plain, monkeypatch, spoil):
     require_agreement(report, store)
     change = {
         "mirror": lambda x: x.flip(-1),
-        "centre": _centre,
+        "center": _center,
         "transpose": lambda x: x.transpose(2, 3),
     }[spoil]
-    normalise = Preprocessing.normalise
+    normalize = Preprocessing.normalize
     monkeypatch.setattr(
-        Preprocessing, "normalise", lambda self, crops: normalise(self, change(crops))
+        Preprocessing, "normalize", lambda self, crops: normalize(self, change(crops))
     )
     spoilt = audit_probes(store, source, teachers, probes=15)
     with pytest.raises(StoreMismatch, match="does not hold this teacher's labels"):
         require_agreement(spoilt, store)
 
 
-def _centre(pictures):
-    """What a teacher sees who cuts the centre out."""
+def _center(pictures):
+    """What a teacher sees who cuts the center out."""
     cut = pictures[:, :, 20:76, 20:76]
     return torch.nn.functional.interpolate(cut, (96, 96), mode="bilinear", antialias=True)
 
@@ -186,7 +186,7 @@ def test_classes_of_the_folders_are_kept_alone(plain, tmp_path):
 
 def test_a_store_of_maps_can_be_looked_at(plain):
     store = LabelStore.open(plain.out)
-    summary = summarise(store)
+    summary = summarize(store)
     assert summary.facts["label maps"] == "3 x 3 cells, each as a crop below"
     assert "crops per image" not in summary.facts
     page = render_page(store, open_source(plain.images))
@@ -236,6 +236,6 @@ def test_the_command_makes_maps_and_verify_believes_them(plain, tmp_path, capsys
     main(["verify", out, *images, *teacher])
     printed = capsys.readouterr().out
     assert "canaries  15 of 15 crops" in printed
-    assert "audit     64 crops labelled anew: top-1 agreement 100.0%" in printed
+    assert "audit     64 crops labeled anew: top-1 agreement 100.0%" in printed
     main(["inspect", out])
     assert "label maps" in capsys.readouterr().out

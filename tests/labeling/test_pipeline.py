@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from fkd.crops import replay
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import replay
 from fkd.labeling.pipeline import (
     ImageRow,
     PreparedImage,
     cut_batches,
     replay_batch,
 )
-from fkd.records import CropRecords
 
 
 def image(shard, name, num_crops):

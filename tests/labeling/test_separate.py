@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fkd.codecs import Encoded, decode, tempered, weighted
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.labeling import label
+from fkd.labels.codecs import Encoded, decode, with_teacher_weights, with_temperature
 from fkd.store import LabelStore, convert_store, verify_store
 from fkd.training import StudentConfig, TrainConfig, train
 
@@ -25,7 +25,7 @@ def teachers(make_teacher, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def separate(teachers, make_config, tmp_path_factory) -> LabelStore:
-    """Labels of two teachers side by side; the audit at the end of labelling has passed."""
+    """Labels of two teachers side by side; the audit at the end of labeling has passed."""
     out = tmp_path_factory.mktemp("separate") / "store"
     assert label(make_config(out, teachers=teachers, separate=True)).audit.top1_agreement == 1.0
     return LabelStore.open(out)
@@ -46,11 +46,11 @@ def test_each_teacher_has_its_own_label(separate, teachers, make_config, tmp_pat
     for number, teacher in enumerate(teachers):
         label(make_config(tmp_path / str(number), teacher=teacher))
         own = LabelStore.open(tmp_path / str(number))
-        chosen = weighted(separate.codec, [float(number == t) for t in range(2)])
+        chosen = with_teacher_weights(separate.codec, [float(number == t) for t in range(2)])
         torch.testing.assert_close(labels_of(separate, chosen), labels_of(own), atol=3e-5, rtol=0)
 
 
-def test_by_default_teachers_weigh_what_they_weighed_when_they_labelled(
+def test_by_default_teachers_weigh_what_they_weighed_when_they_labeled(
     separate, teachers, make_config, tmp_path
 ):
     assert separate.codec.weights == (3.0, 1.0)
@@ -66,8 +66,8 @@ def test_a_store_of_logits_keeps_every_temperature(make_config, tmp_path):
     top, full = (LabelStore.open(tmp_path / name) for name in ("top", "all"))
     for t in (1.0, 3.0):
         torch.testing.assert_close(
-            labels_of(top, tempered(top.codec, t)),
-            labels_of(full, tempered(full.codec, t)),
+            labels_of(top, with_temperature(top.codec, t)),
+            labels_of(full, with_temperature(full.codec, t)),
             atol=1e-5,
             rtol=0,
         )

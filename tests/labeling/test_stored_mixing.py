@@ -1,4 +1,4 @@
-"""Mixtures that the teacher labelled: stored, replayed to the bit, checked, and never mistaken."""
+"""Mixtures that the teacher labeled: stored, replayed to the bit, checked, and never mistaken."""
 
 import shutil
 from dataclasses import replace
@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from fkd.crops import replay, sample_crops
+from fkd.crops.partners import StoredMixingConfig, blend, mixed_crops, partner_rows
+from fkd.crops.replay import replay, sample_crops
 from fkd.data.batches import CropCutter, CropFormat
 from fkd.data.canary import check_canaries
+from fkd.data.crop_sources import StoredCropSource
 from fkd.data.joining import join_store
 from fkd.data.multicrop import MultiCropDataset
 from fkd.data.sources import ImagesConfig, load, open_source
-from fkd.data.views import StoredViews
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch
 from fkd.labeling import audit_store, label, plan
 from fkd.labeling.config import crop_config
 from fkd.models.teacher import load_teachers
-from fkd.partners import StoredMixingConfig, blend, mixed_crops, partner_rows
 from fkd.store import LabelStore, convert_store
 from fkd.viewing import PageConfig, render_page
 
@@ -73,7 +73,7 @@ def test_labels_are_the_teachers_word_on_the_mixtures(config, store):
 
 def test_a_batch_has_the_very_pixels_that_the_teacher_saw(config, store):
     source, view = open_source(config.images), (32, "bicubic")
-    views = StoredViews(source, store, join_store(source, store).rows, stride=2)
+    views = StoredCropSource(source, store, join_store(source, store).rows, stride=2)
     cutter = CropCutter(source, views, [CropFormat(*view), CropFormat(17, "bilinear")])
     records = store.read(np.arange(15)).records
     images = [14, 0, 7, 3]
@@ -139,7 +139,7 @@ def test_a_partner_that_was_changed_is_noticed(config, store, image_folder, tmp_
     partner = partner_rows(records[row])[0]
     changed = root / source.key(partner).decode()
     changed.write_bytes((image_folder / source.key(row).decode()).read_bytes())
-    views = StoredViews(source, store, np.arange(15), stride=5)
+    views = StoredCropSource(source, store, np.arange(15), stride=5)
     cutter = CropCutter(source, views, [CropFormat(16, "bilinear")])
     with pytest.raises(CropMismatch, match=changed.name):
         cutter.cut([row], 0, 5)
@@ -179,7 +179,7 @@ def test_crops_whose_partner_cannot_be_read_are_not_mixed(config, image_folder, 
     good = broken.read_bytes()
     broken.write_bytes(b"no picture")
     settings = replace(config, images=ImagesConfig(root=str(root)))
-    with pytest.raises(ImageError, match="1 of 15 images cannot be labelled"):
+    with pytest.raises(ImageError, match="1 of 15 images cannot be labeled"):
         label(replace(settings, out=str(tmp_path / "mended")))
     label(replace(settings, out=str(tmp_path / "allowed"), max_unreadable=1))
     allowed = LabelStore.open(tmp_path / "allowed").read(np.arange(14)).records

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from fkd.data.batches import Batch, CropFormat
 from fkd.data.mixing import Mix
 from fkd.errors import ConfigError
-from fkd.methods import DeitConfig, Ingredients
+from fkd.methods import DeitConfig, MethodInputs
 from fkd.methods.deit import Deit
 
 
@@ -21,7 +21,7 @@ def batch() -> Batch:
 def build(teacher, **options) -> Deit:
     smoothing, t = options.pop("label_smoothing", 0.0), options.pop("temperature", 1.0)
     student = CropFormat(32, "bilinear")
-    ingredients = Ingredients(
+    inputs = MethodInputs(
         num_classes=7,
         student=student,
         temperature=t,
@@ -29,7 +29,7 @@ def build(teacher, **options) -> Deit:
         teacher=teacher,
         deit=DeitConfig(**options),
     )
-    return Deit(ingredients)
+    return Deit(inputs)
 
 
 def test_hard_labels_are_the_teachers_choice_on_the_mixed_picture(teacher, batch):

@@ -6,7 +6,7 @@ import torch
 from fkd.data.batches import Batch, CropFormat
 from fkd.data.mixing import Mix
 from fkd.errors import TeacherError
-from fkd.methods import Ingredients
+from fkd.methods import MethodInputs
 from fkd.methods.funmatch import FunMatch
 
 
@@ -14,7 +14,7 @@ def test_the_teacher_sees_the_students_tensor(teacher):
     size, how = teacher.views[0]
     other = "bilinear" if how == "bicubic" else "bicubic"
     method = FunMatch(
-        Ingredients(
+        MethodInputs(
             num_classes=7, student=CropFormat(size, other), temperature=2.0, teacher=teacher
         )
     )
@@ -35,7 +35,7 @@ def test_the_teacher_sees_the_students_tensor(teacher):
 
 def test_a_teacher_of_another_size_is_refused(teacher):
     method = FunMatch(
-        Ingredients(num_classes=7, student=CropFormat(32, "bilinear"), teacher=teacher)
+        MethodInputs(num_classes=7, student=CropFormat(32, "bilinear"), teacher=teacher)
     )
     crops = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     with pytest.raises(TeacherError, match="takes uint8 crops of 3x48x48"):

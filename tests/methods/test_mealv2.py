@@ -7,10 +7,10 @@ from torch import nn
 
 from fkd.data.batches import Batch, CropFormat
 from fkd.errors import ConfigError
-from fkd.methods import Ingredients, MealConfig
+from fkd.labels.targets import SoftTargets
+from fkd.methods import MealV2Config, MethodInputs
 from fkd.methods.mealv2 import MealV2, MealV2FKD, build_discriminator
 from fkd.models.teacher import TeacherEnsemble
-from fkd.targets import SoftTargets
 
 STUDENT = CropFormat(32, "bilinear")
 
@@ -23,14 +23,14 @@ def batch() -> Batch:
 
 
 def build(kind, teacher=None, discriminator="official"):
-    meal = MealConfig(discriminator=discriminator)
-    return kind(Ingredients(num_classes=7, student=STUDENT, teacher=teacher, mealv2=meal))
+    meal = MealV2Config(discriminator=discriminator)
+    return kind(MethodInputs(num_classes=7, student=STUDENT, teacher=teacher, mealv2=meal))
 
 
 def naive_discriminator_loss(method, student, teachers):
     """Three 1x1 convolutions on (2B, C, 1, 1), a ReLU after each, two outputs."""
     values = torch.cat([student, teachers])[:, :, None, None]
-    for linear in method.companion:
+    for linear in method.auxiliary_model:
         if isinstance(linear, nn.Linear):
             values = F.relu(F.conv2d(values, linear.weight[:, :, None, None], linear.bias))
     truth = torch.tensor([[1.0, 0.0]] * len(student) + [[0.0, 1.0]] * len(teachers))
@@ -63,7 +63,7 @@ def test_with_stored_labels_it_compares_probabilities(batch):
 
 def test_without_the_discriminator_it_is_soft_cross_entropy(batch):
     method, logits = build(MealV2FKD, discriminator="off"), torch.randn(4, 7)
-    assert method.companion is None
+    assert method.auxiliary_model is None
     loss = method.loss(logits, method.targets(batch))
     torch.testing.assert_close(loss, F.cross_entropy(logits, batch.targets.dense()))
 
@@ -76,7 +76,11 @@ def test_reversed_changes_the_sign_for_the_student_alone(batch):
         method = build(MealV2FKD, discriminator=kind)
         logits = torch.linspace(-1, 1, 28).view(4, 7).requires_grad_()
         method.loss(logits, method.targets(batch)).backward()
-        own = None if method.companion is None else [p.grad for p in method.companion.parameters()]
+        own = (
+            None
+            if method.auxiliary_model is None
+            else [p.grad for p in method.auxiliary_model.parameters()]
+        )
         gradients[kind] = logits.grad, own
     plain = gradients["off"][0]
     official, adversary = (gradients[kind][0] - plain for kind in ("official", "reversed"))
@@ -88,4 +92,4 @@ def test_reversed_changes_the_sign_for_the_student_alone(batch):
 
 def test_other_kinds_are_refused():
     with pytest.raises(ConfigError, match="must be official, reversed or off, got 'on'"):
-        MealConfig(discriminator="on")
+        MealV2Config(discriminator="on")

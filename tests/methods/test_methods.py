@@ -5,20 +5,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fkd.crops.sampling import CropConfig
 from fkd.data.batches import Batch, CropCutter, CropFormat
+from fkd.data.crop_sources import FreshCropSource, StoredCropSource
 from fkd.data.joining import join_store
 from fkd.data.mixing import Mix
 from fkd.data.sources import ImagesConfig
-from fkd.data.views import FreshViews, StoredViews
 from fkd.errors import ConfigError
 from fkd.labeling import LabelConfig, label
-from fkd.methods import METHODS, Ingredients, find_method
+from fkd.labels.targets import SoftTargets
+from fkd.methods import METHODS, MethodInputs, find_method
 from fkd.methods.fkd import FKD
 from fkd.methods.kd import KD
 from fkd.methods.vanilla import Vanilla
-from fkd.sampling import CropConfig
 from fkd.store import LabelStore
-from fkd.targets import SoftTargets
 
 STUDENT = CropFormat(32, "bilinear")
 EPOCHS = 5
@@ -43,9 +43,9 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
     )
     store = LabelStore.open(tmp_path / "store")
     rows = join_store(image_source, store).rows
-    views = StoredViews(image_source, store, rows, stride=1)
+    views = StoredCropSource(image_source, store, rows, stride=1)
     fkd, kd = (
-        METHODS[name](Ingredients(num_classes=7, student=STUDENT, teacher=teacher))
+        METHODS[name](MethodInputs(num_classes=7, student=STUDENT, teacher=teacher))
         for name in ("fkd", "kd")
     )
     offline = CropCutter(image_source, views, fkd.formats)
@@ -54,13 +54,13 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
     for epoch in range(EPOCHS):
         stored, asked = (c.cut([3, 14, 0, 8], start=epoch, count=1) for c in (offline, online))
         assert torch.equal(stored.crops[0], asked.crops[0])
-        known, answer = fkd.targets(stored), kd.targets(asked)
+        known, answer = fkd.labels.targets(stored), kd.targets(asked)
         torch.testing.assert_close(known.soft.dense(), answer.soft.dense(), atol=1e-5, rtol=0)
         torch.testing.assert_close(
             fkd.loss(logits, known), kd.loss(logits, answer), atol=1e-4, rtol=0
         )
         used.append(stored.crops[0])
-    fresh = CropCutter(image_source, FreshViews(image_source, CropConfig()), kd.formats)
+    fresh = CropCutter(image_source, FreshCropSource(image_source, CropConfig()), kd.formats)
     drawn = [fresh.cut([3, 14, 0, 8], start=epoch, count=1).crops[0] for epoch in range(EPOCHS)]
     for image in range(4):
         ours = {crops[image].numpy().tobytes() for crops in used}
@@ -81,7 +81,7 @@ def test_every_method_says_what_it_is():
 
 
 def test_vanilla_trains_on_the_true_class():
-    method = Vanilla(Ingredients(num_classes=3, student=STUDENT, label_smoothing=0.1))
+    method = Vanilla(MethodInputs(num_classes=3, student=STUDENT, label_smoothing=0.1))
     targets = method.targets(batch_of([2, 0]))
     logits = torch.randn(2, 3)
     expected = F.cross_entropy(logits, torch.tensor([2, 0]), label_smoothing=0.1)
@@ -90,7 +90,7 @@ def test_vanilla_trains_on_the_true_class():
 
 
 def test_fkd_gives_the_stored_label_as_it_is():
-    method = FKD(Ingredients(num_classes=3, student=STUDENT, temperature=2.0))
+    method = FKD(MethodInputs(num_classes=3, student=STUDENT, temperature=2.0))
     stored = SoftTargets.full(torch.tensor([[0.2, 0.3, 0.5]]))
     targets = method.targets(batch_of([1], stored))
     assert targets.soft is stored
@@ -103,7 +103,7 @@ def test_fkd_gives_the_stored_label_as_it_is():
 
 def test_kd_blends_the_teacher_with_the_truth(teacher):
     """Eq. 1 of the paper, written naively."""
-    kd = KD(Ingredients(num_classes=7, student=STUDENT, soft_weight=0.7, teacher=teacher))
+    kd = KD(MethodInputs(num_classes=7, student=STUDENT, soft_weight=0.7, teacher=teacher))
     assert kd.formats == (STUDENT, CropFormat(48, teacher.views[0][1]))
     assert kd.needs_classes
     large = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8)
@@ -119,16 +119,16 @@ def test_kd_blends_the_teacher_with_the_truth(teacher):
 
 def test_a_teacher_that_wants_the_students_crops_gets_the_same(teacher):
     size, how = teacher.views[0]
-    kd = KD(Ingredients(num_classes=7, student=CropFormat(size, how), teacher=teacher))
+    kd = KD(MethodInputs(num_classes=7, student=CropFormat(size, how), teacher=teacher))
     assert kd.formats == (CropFormat(size, how),)
     augmented = CropFormat(size, how, augmented=True)
-    kd = KD(Ingredients(num_classes=7, student=augmented, teacher=teacher))
+    kd = KD(MethodInputs(num_classes=7, student=augmented, teacher=teacher))
     assert kd.formats == (augmented, CropFormat(size, how))
 
 
 def test_kd_asks_about_a_large_batch_in_chunks(teacher, monkeypatch):
     """On a CPU; every chunk but the last has the same size, and the order of the crops is kept."""
-    kd, asked = KD(Ingredients(num_classes=7, student=STUDENT, teacher=teacher)), []
+    kd, asked = KD(MethodInputs(num_classes=7, student=STUDENT, teacher=teacher)), []
     crops = [torch.randint(0, 256, (40, 3, s, s), dtype=torch.uint8) for s in (32, 48)]
     whole = teacher.probabilities(crops[1:])
     ask = type(teacher).answer
@@ -145,7 +145,7 @@ def test_kd_asks_about_a_large_batch_in_chunks(teacher, monkeypatch):
 
 def test_a_temperature_of_kd_divides_both_logits_and_counts_squared(teacher):
     """Hinton's loss, written naively."""
-    kd = KD(Ingredients(num_classes=7, student=STUDENT, temperature=3.0, teacher=teacher))
+    kd = KD(MethodInputs(num_classes=7, student=STUDENT, temperature=3.0, teacher=teacher))
     large, logits = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8), torch.randn(3, 7)
     targets = kd.targets(Batch((torch.empty(0), large), torch.zeros(3), None))
     p = torch.softmax(teacher.logits([large]) / 3.0, 1)
@@ -154,7 +154,7 @@ def test_a_temperature_of_kd_divides_both_logits_and_counts_squared(teacher):
 
 
 def test_who_is_asked_online_sees_mixed_crops_and_the_truth_is_mixed_alike(teacher):
-    kd = KD(Ingredients(num_classes=7, student=STUDENT, soft_weight=0.5, teacher=teacher))
+    kd = KD(MethodInputs(num_classes=7, student=STUDENT, soft_weight=0.5, teacher=teacher))
     crops = tuple(torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8) for s in (32, 48))
     partner = torch.tensor([2, 3, 1, 0])
     mix = Mix(partner, 0.25, None, (32, 32))
@@ -171,6 +171,6 @@ def test_stored_labels_are_mixed_like_the_pixels():
     stored = SoftTargets.full(torch.softmax(torch.randn(4, 3), 1))
     partner = torch.tensor([1, 0, 3, 2])
     batch = batch_of([0, 1, 2, 0], stored).mixed(Mix(partner, 0.5, (0, 0, 32, 16), (32, 32)))
-    targets = FKD(Ingredients(num_classes=3, student=STUDENT)).targets(batch)
+    targets = FKD(MethodInputs(num_classes=3, student=STUDENT)).targets(batch)
     expected = 0.5 * stored.weight + 0.5 * stored.weight[partner]
     torch.testing.assert_close(targets.soft.dense(), expected)

@@ -10,24 +10,24 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from fkd.cli import main
+from fkd.crops.sampling import CropConfig
 from fkd.data.batches import CropCutter, CropFormat
-from fkd.data.maps import MapViews
+from fkd.data.maps import MapCropSource
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError, CropMismatch, MissingLabel, StoreMismatch
-from fkd.methods import Ingredients
+from fkd.labels.pooling import PoolingConfig
+from fkd.methods import MethodInputs
 from fkd.methods.relabel import ReLabel
-from fkd.pooling import PoolingConfig
-from fkd.sampling import CropConfig
 from fkd.training import StudentConfig, TrainConfig, train
 
 STUDENT = CropFormat(24, "bilinear")
 
 
 def batch_and_targets(source, store, pooling, **options):
-    method = ReLabel(Ingredients(num_classes=4, student=STUDENT, relabel=pooling, **options))
-    views = MapViews(source, store, np.arange(15), CropConfig(), pooling)
+    method = ReLabel(MethodInputs(num_classes=4, student=STUDENT, relabel=pooling, **options))
+    views = MapCropSource(source, store, np.arange(15), CropConfig(), pooling)
     batch = CropCutter(source, views, method.formats, class_ids=np.arange(3)).cut([1, 8], 0, 3)
     return method, batch, method.targets(batch)
 
@@ -102,7 +102,7 @@ def test_a_run_stopped_twice_ends_in_the_same_weights(config):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-@pytest.mark.parametrize("variant", ["localised_single", "global_multi", "global_single"])
+@pytest.mark.parametrize("variant", ["localized_single", "global_multi", "global_single"])
 def test_every_variant_trains(config, variant):
     pooling = PoolingConfig(variant=variant, fill="fifth", fallback=0.3, fallback_smoothing=0.1)
     result = train(replace(config, relabel=pooling, epochs=2))
@@ -129,10 +129,10 @@ def test_settings_that_cannot_work_are_refused(config, label_store, map_store):
 
 def test_images_without_maps_are_refused(config, tmp_path, make_images, image_source, make_maps):
     root = make_images(tmp_path / "more", per_class=6)
-    with pytest.raises(StoreMismatch, match="3 there but not labelled"):
+    with pytest.raises(StoreMismatch, match="3 there but not labeled"):
         train(replace(config, images=ImagesConfig(root=str(root))))
     root = make_images(tmp_path / "changed", seed=1)
-    with pytest.raises(CropMismatch, match="is not the file that was labelled"):
+    with pytest.raises(CropMismatch, match="is not the file that was labeled"):
         train(replace(config, images=ImagesConfig(root=str(root))))
     store = tmp_path / "unfinished"
     make_maps(store, image_source)

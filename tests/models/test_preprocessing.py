@@ -18,7 +18,7 @@ PLAIN = Preprocessing(
 )
 
 
-def test_timm_network_that_is_not_normalised_like_the_others():
+def test_timm_network_that_is_not_normalized_like_the_others():
     """With the usual ImageNet figures this teacher loses ten points, and nothing crashes."""
     found = default_preprocessing(parse_model_name("tf_efficientnet_lite0"))
     assert found == Preprocessing(
@@ -51,11 +51,11 @@ def test_input_that_is_not_square_is_refused():
         default_preprocessing(parse_model_name("vit_base_patch16_sapiens2"))
 
 
-def test_normalise_is_torchvisions_to_the_last_bit():
+def test_normalize_is_torchvisions_to_the_last_bit():
     crops = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     theirs = Compose([ToTensor(), Normalize(PLAIN.mean, PLAIN.std)])
     expected = torch.stack([theirs(crop.permute(1, 2, 0).numpy()) for crop in crops])
-    found = PLAIN.normalise(crops)
+    found = PLAIN.normalize(crops)
     assert torch.equal(found, expected)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert crops.dtype == torch.uint8

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fkd.crops import replay
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import replay
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.classes import display_names
 from fkd.models.numerics import exact_convolutions, precision
@@ -24,7 +25,6 @@ from fkd.models.teacher import (
     load_teachers,
 )
 from fkd.models.zoo import load_model
-from fkd.records import CropRecords
 
 SMALL = Preprocessing(
     input_size=8, interpolation="bilinear", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), crop_pct=1.0
@@ -90,11 +90,11 @@ class TestAnswers:
         assert student.grad is not None
         assert not answers.requires_grad
 
-    def test_network_takes_normalised_channels_last_pixels_without_gradient(self):
+    def test_network_takes_normalized_channels_last_pixels_without_gradient(self):
         teacher, seen = tiny_teacher(), []
         teacher._model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         teacher.logits(crops())
-        assert torch.equal(seen[0], SMALL.normalise(crops()))
+        assert torch.equal(seen[0], SMALL.normalize(crops()))
         assert seen[0].is_contiguous(memory_format=torch.channels_last)
         assert torch.is_inference(seen[0])
 

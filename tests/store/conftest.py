@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fkd.codecs import Codec, parse_codec
+from fkd.crops.records import CropRecords
+from fkd.crops.sampling import sample_boxes
+from fkd.labels.codecs import Codec, parse_codec
 from fkd.randomness import stream_keys
-from fkd.records import CropRecords
-from fkd.sampling import sample_boxes
 from fkd.store import ShardContent, StoreWriter, keys_digest
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
@@ -52,7 +52,7 @@ def _form_members(form: str, codec: Codec, num_classes: int) -> dict:
 
 
 class LabelJob:
-    """All that a labelling run needs, and the run itself."""
+    """All that a labeling run needs, and the run itself."""
 
     def __init__(
         self,

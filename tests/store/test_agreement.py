@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fkd.codecs import Encoded, decode
+from fkd.labels.codecs import Encoded, decode
 from fkd.store import LabelStore
 from fkd.store.agreement import compare_labels
 
@@ -25,7 +25,7 @@ def test_labels_are_compared_as_their_definition_says(lab, tmp_path, one, other)
     for name, job in jobs.items():
         job.run(tmp_path / name)
     before, after = (LabelStore.open(tmp_path / name) for name in jobs)
-    rows = np.flatnonzero(before.labelled(np.arange(20)))
+    rows = np.flatnonzero(before.labeled(np.arange(20)))
     p, q = dense(before, rows), dense(after, rows)
     terms = np.where(p > 0, p * np.log(np.maximum(p, 1e-12) / np.maximum(q, 1e-12)), 0)
     seen = []

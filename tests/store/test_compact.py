@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fkd.codecs import dequantise, quantise
 from fkd.errors import FormatError
+from fkd.labels.codecs import dequantize, quantize
 from fkd.store import compact
 from fkd.store.compact import PackedRecords, pack_record, unpack_records
 from fkd.store.config import StoreConfig
@@ -70,7 +70,7 @@ def test_what_is_packed_comes_back(lab, codec, value_dtype):
             given = given / given.sum(axis=1, keepdims=True) if codec == "mr:3" else given
             np.testing.assert_allclose(found[name][0], given, atol=4e-3)
         elif name == "label.value":
-            stored = dequantise(quantise(given, value_dtype), value_dtype)
+            stored = dequantize(quantize(given, value_dtype), value_dtype)
             np.testing.assert_array_equal(found[name][0], stored)
         else:
             np.testing.assert_array_equal(found[name][0], given)

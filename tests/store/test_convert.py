@@ -24,7 +24,7 @@ def make(lab, path, **options):
 
 
 def require_same_crops(a: LabelStore, b: LabelStore) -> None:
-    rows = np.flatnonzero(a.labelled(np.arange(a.num_images)))
+    rows = np.flatnonzero(a.labeled(np.arange(a.num_images)))
     crops = np.broadcast_to(np.arange(b.num_crops), (len(rows), b.num_crops))
     ours, theirs = a.read(rows, crops), b.read(rows, crops)
     np.testing.assert_array_equal(ours.records.box, theirs.records.box)
@@ -168,7 +168,7 @@ def test_smaller_codecs_are_derived(lab, tmp_path, old, new, form):
 def encoded(read):
     import torch
 
-    from fkd.codecs import Encoded
+    from fkd.labels.codecs import Encoded
 
     return Encoded(None, torch.from_numpy(read.value.reshape(-1, read.value.shape[-1])))
 

@@ -223,7 +223,7 @@ def test_verify_of_a_folder_that_is_no_store(tmp_path):
 
 @pytest.mark.parametrize("name", ["shards/00001.safetensors", "commits/00001.json"])
 @pytest.mark.parametrize("change", ["flipped", "missing"])
-def test_repair_moves_a_damaged_shard_and_labelling_makes_it_again(lab, job, store, name, change):
+def test_repair_moves_a_damaged_shard_and_labeling_makes_it_again(lab, job, store, name, change):
     before = lab.folder_digest(store)
     data = flipped((store / name).read_bytes(), 1501)
     (store / name).unlink()

@@ -1,6 +1,6 @@
 """A store made to do harm is refused by a StoreError, and nothing outside its folder is touched.
 
-Checksums are no defence here: whoever makes a store can make them fit, as `forge` does.
+Checksums are no defense here: whoever makes a store can make them fit, as `forge` does.
 """
 
 import hashlib
@@ -366,7 +366,7 @@ def test_boxes_that_are_not_those_of_the_teacher_are_found_by_verify(job, store,
         forged = content.encode_shard(job.parsed, 0, job.content(0)).data
     forge_shard(store, 0, lambda data: forged)
     (problem,) = verify_store(store)
-    assert "not those that were labelled" in problem.message
+    assert "not those that were labeled" in problem.message
 
 
 @COMPACT

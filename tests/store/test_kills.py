@@ -1,4 +1,4 @@
-"""Killed at any moment, labelling ends in the bytes of an uninterrupted run."""
+"""Killed at any moment, labeling ends in the bytes of an uninterrupted run."""
 
 import errno
 import os

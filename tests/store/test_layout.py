@@ -20,11 +20,11 @@ from fkd.store.layout import (
 def test_stock_safetensors_reads_a_shard(lab, finished):
     arrays = load((finished / "shards/00001.safetensors").read_bytes())
     content = lab.Job(extras=lab.JITTER).content(1)
-    labelled = content.status == 0
-    np.testing.assert_array_equal(arrays["crop.box"][labelled], content.records.box[labelled])
-    np.testing.assert_array_equal(arrays["label.index"][labelled], content.index[labelled])
+    labeled = content.status == 0
+    np.testing.assert_array_equal(arrays["crop.box"][labeled], content.records.box[labeled])
+    np.testing.assert_array_equal(arrays["label.index"][labeled], content.index[labeled])
     np.testing.assert_array_equal(
-        arrays["crop.extra.jitter"][labelled], content.records.extra["jitter"][labelled]
+        arrays["crop.extra.jitter"][labeled], content.records.extra["jitter"][labeled]
     )
     offsets = arrays["key.offset"]
     keys = [arrays["key.bytes"][a:b].tobytes() for a, b in pairwise(offsets)]

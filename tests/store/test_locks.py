@@ -55,7 +55,7 @@ def test_the_lock_is_gone_with_its_holder(lab, tmp_path, told):
 
 
 def test_children_of_a_dead_writer_do_not_keep_its_lock(lab, tmp_path, told):
-    """Data loader workers outlive a killed labelling process for some seconds."""
+    """Data loader workers outlive a killed labeling process for some seconds."""
     config = lab.Job().config
 
     def hold():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fkd.codecs import dequantise, quantise
 from fkd.errors import DamagedStore, FormatError, MissingLabel, NewerFormat, StoreMismatch
+from fkd.labels.codecs import dequantize, quantize
 from fkd.store import (
     LabelStore,
     StoreWriter,
@@ -61,7 +61,7 @@ def test_what_was_written_is_read(lab, form, tmp_path, codec, value_dtype):
             np.testing.assert_allclose(read.value[part], scaled, atol=4e-3)
         else:
             dtype = job.parsed.value_dtype
-            stored = dequantise(quantise(content.value, dtype), dtype)
+            stored = dequantize(quantize(content.value, dtype), dtype)
             np.testing.assert_array_equal(read.value[part], stored)
 
 
@@ -223,11 +223,11 @@ def test_an_unfinished_store_is_for_looking_only(lab, tmp_path):
     assert list(store) == job.keys[8:16]
     assert store.rows(job.keys[9:11]).tolist() == [9, 10]
     np.testing.assert_array_equal(store.read([9]).records.box[0], job.content(1).records.box[1])
-    for unlabelled in (0, 17):
+    for unlabeled in (0, 17):
         with pytest.raises(MissingLabel):
-            store.rows([job.keys[unlabelled]])
-        with pytest.raises(MissingLabel, match="not labelled yet"):
-            store.read([unlabelled])
+            store.rows([job.keys[unlabeled]])
+        with pytest.raises(MissingLabel, match="not labeled yet"):
+            store.read([unlabeled])
     assert pickle.loads(pickle.dumps(store)).config_id == store.config_id
 
 
@@ -270,18 +270,18 @@ def test_mapped_shards_hold_no_open_files(lab, tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_unlabelled_rows_are_told_without_reading_the_labels(lab, tmp_path):
+def test_unlabeled_rows_are_told_without_reading_the_labels(lab, tmp_path):
     job = lab.Job(images_per_shard=2)
     job.run(tmp_path / "s")
     store = LabelStore.open(tmp_path / "s")
     status = store.images(np.arange(store.num_images)).status
     assert 0 < status.sum() < len(status)
-    np.testing.assert_array_equal(store.labelled(np.arange(store.num_images)), status == 0)
+    np.testing.assert_array_equal(store.labeled(np.arange(store.num_images)), status == 0)
 
 
-def test_a_row_damaged_into_seeming_unlabelled_is_found(store):
+def test_a_row_damaged_into_seeming_unlabeled_is_found(store):
     whole = LabelStore.open(store)
-    row = int(np.flatnonzero(whole.labelled([0, 1, 2]))[0])
+    row = int(np.flatnonzero(whole.labeled([0, 1, 2]))[0])
     path = store / "shards" / "00000.safetensors"
     data = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")
@@ -290,7 +290,7 @@ def test_a_row_damaged_into_seeming_unlabelled_is_found(store):
     path.unlink()
     path.write_bytes(data)
     with pytest.raises(DamagedStore, match="differs from its checksum"):
-        LabelStore.open(store).labelled([0, 1, 2])
+        LabelStore.open(store).labeled([0, 1, 2])
 
 
 def test_the_representation_is_one_line(job, finished):
@@ -327,12 +327,12 @@ def test_join_names_missing_and_extra_images(lab, finished):
     with pytest.raises(StoreMismatch) as caught:
         store.join([*keys[2:], b"new\n.jpg"])
     message = str(caught.value)
-    assert "2 labelled but not there (first: n00/caf\u00e9 00000.jpg)" in message
-    assert "1 there but not labelled (first: new\\n.jpg)" in message
+    assert "2 labeled but not there (first: n00/caf\u00e9 00000.jpg)" in message
+    assert "1 there but not labeled (first: new\\n.jpg)" in message
     assert "\n" not in message
 
 
-def test_join_recognises_renamed_images_by_their_content(lab, finished):
+def test_join_recognizes_renamed_images_by_their_content(lab, finished):
     store, keys = LabelStore.open(finished), lab.Job().keys
     facts = store.images([5])
     content = {b"moved.jpg": (int(facts.crc32[0]), int(facts.num_bytes[0])), b"new.jpg": (1, 2)}
@@ -341,8 +341,8 @@ def test_join_recognises_renamed_images_by_their_content(lab, finished):
         StoreMismatch, match=r"1 renamed \(first: .*00015.jpg is now moved.jpg\)"
     ) as e:
         store.join(renamed, fingerprint=content.__getitem__)
-    assert "labelled but" not in str(e.value)
-    with pytest.raises(StoreMismatch, match=r"1 renamed .* 1 there but not labelled"):
+    assert "labeled but" not in str(e.value)
+    with pytest.raises(StoreMismatch, match=r"1 renamed .* 1 there but not labeled"):
         store.join([*renamed, b"new.jpg"], fingerprint=content.__getitem__)
 
 
@@ -350,7 +350,7 @@ def test_join_finds_replaced_files_by_their_length(lab, finished):
     store, keys = LabelStore.open(finished), lab.Job().keys
     lengths = store.images(np.arange(20)).num_bytes.tolist()
     lengths[6] += 1
-    lengths[3] = 999  # unreadable when labelled: nothing to compare with
+    lengths[3] = 999  # unreadable when labeled: nothing to compare with
     with pytest.raises(StoreMismatch, match=r"1 replaced by other files \(first: .*00018.jpg\)"):
         store.join(keys, num_bytes=lengths)
 

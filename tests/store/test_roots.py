@@ -70,7 +70,7 @@ def test_order_and_top_1_stay(p, num_others):
     assert (np.diff(q) <= 0).all()
     assert q.sum(dtype=np.float64) <= 1 + 1e-6
     first, second = p[0, 0], p[0, 1] if p.shape[1] > 1 else 0
-    # Dividing by a sum above 1 may make two neighbouring floats equal.
+    # Dividing by a sum above 1 may make two neighboring floats equal.
     if first > second * (1 + 1e-6):
         assert p.shape[1] == 1 or q[0, 0] > q[0, 1]
     if num_others:

@@ -2,7 +2,6 @@
 
 import tempfile
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fkd.codecs import dequantise, quantise
+from fkd.crops.records import CropRecords
+from fkd.crops.sampling import CropConfig, sample_boxes
+from fkd.labels.codecs import dequantize, quantize
 from fkd.randomness import stream_keys
-from fkd.records import CropRecords
-from fkd.sampling import CropConfig, sample_boxes
 from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest, verify_store
 from fkd.store.config import EXTRA_DTYPES
 from fkd.store.roots import decode_roots, encode_roots
@@ -117,22 +116,15 @@ def write(path: Path, config: dict, content: ShardContent, order: int) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=stores())
 def test_every_store_comes_back_as_it_was_written(lab, data):
-    """By the kernels, and by numpy where there are none; written forwards and backwards."""
+    """Written forwards and backwards."""
     config, content = data
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a")
         write(path, config, content, 1)
-        with without_kernels():
-            write(Path(folder, "b"), config, content, -1)
-            assert lab.folder_digest(path) == lab.folder_digest(Path(folder, "b"))
-            assert verify_store(path) == []
-            check_store(LabelStore.open(path), config, content)
+        write(Path(folder, "b"), config, content, -1)
+        assert lab.folder_digest(path) == lab.folder_digest(Path(folder, "b"))
         assert verify_store(path) == []
         check_store(LabelStore.open(path), config, content)
-
-
-def without_kernels():
-    return mock.patch("fkd.store.native_rows.available", return_value=False)
 
 
 def check_store(store: LabelStore, config: dict, content: ShardContent) -> None:
@@ -160,14 +152,14 @@ def as_stored(config: dict, value: np.ndarray) -> np.ndarray:
         others = config["num_classes"] - value.shape[-1] if codec[:2] == "ms" else 0
         numbers = encode_roots(value.reshape(-1, value.shape[-1]), 360, others)
         return decode_roots(numbers, 360).reshape(value.shape)
-    return dequantise(quantise(value, dtype), dtype)
+    return dequantize(quantize(value, dtype), dtype)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_reading_some_crops_equals_reading_all_of_them(lab, finished, seed):
     draw = np.random.default_rng(seed)
-    labelled = np.setdiff1d(np.arange(20), [3, 14])
-    rows = draw.choice(labelled, 9)
+    labeled = np.setdiff1d(np.arange(20), [3, 14])
+    rows = draw.choice(labeled, 9)
     crops = draw.integers(0, 3, (9, 2))
     store = LabelStore.open(finished)
     some, every = store.read(rows, crops), store.read(rows)
@@ -175,30 +167,3 @@ def test_reading_some_crops_equals_reading_all_of_them(lab, finished, seed):
     np.testing.assert_array_equal(some.value, every.value[at])
     for name, values in every.records.extra.items():  # label maps have none
         np.testing.assert_array_equal(some.records.extra[name], values[at])
-
-
-def test_kernels_read_what_numpy_reads(finished):
-    """Every array alike, to the type, whichever rows and crops; repeats and no rows at all too."""
-    with without_kernels():
-        slow = LabelStore.open(finished)
-    fast = LabelStore.open(finished)
-    labelled = np.setdiff1d(np.arange(20), [3, 14])
-    draw = np.random.default_rng(0)
-    for size in (0, 1, 2, 17):
-        rows, crops = draw.choice(labelled, size), draw.integers(0, 3, (size, 2))
-        for found, expected in (
-            (fast.read(rows, crops), slow.read(rows, crops)),
-            (fast.read(rows), slow.read(rows)),
-        ):
-            assert_same(vars(found.records), vars(expected.records))
-            assert_same(found.records.extra, expected.records.extra)
-            assert_same(vars(found.images), vars(expected.images))
-            assert_same(vars(found), vars(expected))
-
-
-def assert_same(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        if isinstance(array, np.ndarray):
-            assert found[name].dtype == array.dtype, name
-            np.testing.assert_array_equal(found[name], array)

@@ -45,7 +45,7 @@ def test_200_crops_of_ms_5_take_less_than_30_bytes_each(lab, tmp_path):
     job = lab.Job(num_images=256, num_crops=200, num_classes=1000, codec="ms:5")
     job.run(tmp_path / "s")
     shards = sum(file.stat().st_size for file in (tmp_path / "s/shards").iterdir())
-    assert shards / (256 * 200) < 30  # with 8 images a shard, the least favourable case
+    assert shards / (256 * 200) < 30  # with 8 images a shard, the least favorable case
     larger = lab.Job(
         num_images=256, num_crops=200, num_classes=1000, codec="ms:5", images_per_shard=256
     )

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fkd.crops.records import CropRecords
 from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
-from fkd.records import CropRecords
 from fkd.store import LabelStore, StoreWriter, verify_store
 
 
@@ -192,7 +192,7 @@ def test_finishing_reads_every_shard_once_more(lab, tmp_path):
     assert not (path / "manifest.json").exists()
 
 
-def test_files_honour_the_umask(lab, tmp_path):
+def test_files_honor_the_umask(lab, tmp_path):
     before = os.umask(0o022)
     try:
         lab.Job().run(tmp_path / "s")

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from fkd.cli import main
-from fkd.codecs import parse_codec
-from fkd.crops import sample_crops
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import sample_crops
+from fkd.crops.sampling import CropConfig
 from fkd.data import ImagesConfig, open_source
 from fkd.errors import ConfigError, StoreMismatch
-from fkd.records import CropRecords
-from fkd.sampling import CropConfig
+from fkd.labels.codecs import parse_codec
 from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest
-from fkd.viewing import PageConfig, render_page, summarise
+from fkd.viewing import PageConfig, render_page, summarize
 
 M, C = 6, 4
 CLASSES = ["n02123045", "n02099601", "a <b>bold</b> class", "plain"]
@@ -91,7 +91,7 @@ class Tags(HTMLParser):
 
 
 def test_the_summary_counts_and_decodes(store):
-    summary = summarise(store, num_samples=2)
+    summary = summarize(store, num_samples=2)
     assert summary.facts["images"] == "3"
     assert summary.facts["crops per image"] == "6"
     assert summary.num_bytes == sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file())

@@ -29,7 +29,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify": ("fkd.cli.verify:verify", "is a store whole, does it belong to these images"),
     "convert": ("fkd.cli.convert:convert", "a store in compact or plain form, without the teacher"),
     "view": ("fkd.cli.look:view", "an HTML page of images, crop boxes and labels"),
-    "bench": ("fkd.cli.bench:bench", "how fast all of it is, measured against its peers here"),
     "demo": ("fkd.cli.demo:demo", "the whole story on bundled real images, in minutes"),
 }
 _USAGE_ERROR = 2  # also argparse's

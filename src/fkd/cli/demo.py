@@ -57,5 +57,5 @@ def _print_digits(result: DigitsResult, console: Console) -> None:
     console.print(table)
     console.print(
         f"teacher: {result.teacher_accuracy:.1f} %; its labels took "
-        f"{result.labelling_seconds:.1f} s once, for any number of students"
+        f"{result.labeling_seconds:.1f} s once, for any number of students"
     )

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError
-from fkd.evaluation import LabelledImages, measure_accuracy
+from fkd.evaluation import LabeledImages, measure_accuracy
 from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.zoo import LoadedModel, load_model
 
@@ -39,7 +39,7 @@ def evaluate(
     """
     loaded = _load(model, checkpoint, class_names, input_size)
     names = loaded.class_names or numbered_classes(loaded.num_classes)
-    chosen = LabelledImages.match(open_source(images), names)
+    chosen = LabeledImages.match(open_source(images), names)
     where = _find_device(device)
     accuracy = measure_accuracy(
         loaded.model.to(where).to(memory_format=torch.channels_last),

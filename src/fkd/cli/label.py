@@ -16,11 +16,11 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from fkd.labeling import (
+    CostEstimate,
     ImportMapsConfig,
     LabelConfig,
     LabelMapsConfig,
     LabelResult,
-    Plan,
     Progress,
     RunStart,
 )
@@ -78,7 +78,7 @@ def import_maps(config: ImportMapsConfig) -> None:
 
 
 def plan(config: LabelConfig) -> None:
-    """Say what labelling will cost - bytes, teacher crops, hours - and write nothing."""
+    """Say what labeling will cost - bytes, teacher crops, hours - and write nothing."""
     _print_plan(make_plan(config), config, Console(highlight=False, soft_wrap=True))
 
 
@@ -153,7 +153,7 @@ class LabelReporter(Progress):
 
 
 def _print_start(start: RunStart, console: Console) -> None:
-    session = start.session
+    session = start.setup
     for teacher in session.store_config["teachers"]:
         console.print(
             f"teacher   {teacher['name']}, {teacher['input_size']} pixels, "
@@ -176,7 +176,7 @@ def _print_start(start: RunStart, console: Console) -> None:
     console.print(f"images    {len(session.source):,} in {session.source.root}")
     processes = f", {start.world_size} processes" if start.world_size > 1 else ""
     done = start.num_crops_done
-    earlier = f", {done:,} labelled earlier" if done else ""
+    earlier = f", {done:,} labeled earlier" if done else ""
     identity = session.store_config
     grid = identity.get("grid")
     each = f"maps of {grid[0]} x {grid[1]} cells" if grid else f"{identity['num_crops']} crops"
@@ -212,7 +212,7 @@ def _print_findings(result: LabelResult, console: Console) -> None:
         console.print(f"audit     {result.audit}")
 
 
-def _print_plan(found: Plan, config: LabelConfig, console: Console) -> None:
+def _print_plan(found: CostEstimate, config: LabelConfig, console: Console) -> None:
     per_crop = found.num_bytes / found.num_crops
     about = "about " if config.form == "compact" else ""
     console.print(

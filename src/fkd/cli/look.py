@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.store import LabelStore
-from fkd.viewing import PageConfig, StoreSummary, render_page, summarise
+from fkd.viewing import PageConfig, StoreSummary, render_page, summarize
 
 
 def inspect(
@@ -23,7 +23,7 @@ def inspect(
         partial: look into a store that is not finished.
         json_output: print one JSON object instead of tables.
     """
-    summary = summarise(LabelStore.open(store, partial=partial), num_samples=num_samples)
+    summary = summarize(LabelStore.open(store, partial=partial), num_samples=num_samples)
     if json_output:
         print(json.dumps(asdict(summary), indent=2))
     else:
@@ -41,7 +41,7 @@ def view(
 
     Args:
         store: the store's folder.
-        images: the images that were labelled.
+        images: the images that were labeled.
         out: the page's file; by default STORE.html beside the store.
         page: how much to show.
     """

@@ -37,8 +37,8 @@ def verify(
 
     Args:
         store: the store's folder.
-        images: the images that were labelled: every file's checksum is compared.
-        teacher: the model that labelled them: it labels some crops anew.
+        images: the images that were labeled: every file's checksum is compared.
+        teacher: the model that labeled them: it labels some crops anew.
         teachers: several models, for the store of an ensemble.
         probes: crops to label anew.
         seed: picks these crops.
@@ -48,7 +48,7 @@ def verify(
     console = Console(highlight=False, soft_wrap=True)
     models = ([] if teacher is None else [teacher]) + (teachers or [])
     if models and images is None:
-        raise ConfigError("images.root: the teacher needs the images that were labelled")
+        raise ConfigError("images.root: the teacher needs the images that were labeled")
     if repair:
         _repair(store, console)
         return
@@ -98,7 +98,7 @@ def _check_images(store: LabelStore, source: ImageSource, console: Console) -> N
         task = bar.add_task("images", total=len(source))
         check_images(store, source, lambda done: bar.advance(task, done))
     report = check_canaries(store, source)
-    console.print(f"images    {len(source):,} files are those that were labelled")
+    console.print(f"images    {len(source):,} files are those that were labeled")
     console.print(f"canaries  {report}")
 
 
@@ -115,7 +115,7 @@ def _audit(
     change = describe_decoder_change(store)
     if change:
         console.print(
-            f"warning   images are decoded otherwise than when they were labelled: {change}"
+            f"warning   images are decoded otherwise than when they were labeled: {change}"
         )
     require_agreement(report, store, same_decoder=not change)
 

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from fkd.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
-from fkd.crops import Interpolation, replay
+from fkd.crops.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
+from fkd.crops.replay import Interpolation, replay
 from fkd.data.ahead import in_bursts, look_ahead, single_threaded_pool
+from fkd.data.crop_sources import CropRequest, CropSource
 from fkd.data.decode import Decoder
 from fkd.data.mixing import Mix, mix_crops, mix_labels
 from fkd.data.sources import ImageSource, load
-from fkd.data.views import ViewRequest, Views
 from fkd.errors import FKDError
+from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, stream_key
-from fkd.targets import SoftTargets
 
 Workers = Literal["threads", "processes"]
 _BATCHES_AHEAD = 2  # per worker, as torch's DataLoader has it
@@ -109,7 +109,7 @@ class CropCutter:
     def __init__(
         self,
         images: ImageSource,
-        views: Views,
+        views: CropSource,
         formats: Sequence[CropFormat],
         *,
         class_ids: np.ndarray | None = None,
@@ -130,7 +130,7 @@ class CropCutter:
 
         Raises:
             ImageError: a file cannot be read or decoded.
-            CropMismatch: a file is not the one that was labelled.
+            CropMismatch: a file is not the one that was labeled.
             StoreError: a label is missing or damaged.
         """
         picked = self._views.pick(np.asarray(images, np.int64), start, count)
@@ -172,20 +172,20 @@ class BatchDataset(Dataset[Any]):
     def __init__(self, cutter: CropCutter) -> None:
         self._cutter = cutter
 
-    def __getitems__(self, requests: Sequence[ViewRequest]) -> Batch | FKDError:
+    def __getitems__(self, requests: Sequence[CropRequest]) -> Batch | FKDError:
         first = requests[0]
         try:
             return self._cutter.cut([r.image for r in requests], first.start, first.crops)
         except FKDError as error:
             return error
 
-    def __getitem__(self, request: ViewRequest) -> Batch | FKDError:
+    def __getitem__(self, request: CropRequest) -> Batch | FKDError:
         return self.__getitems__([request])
 
 
 def load_batches(
     cutter: CropCutter,
-    requests: Iterable[Sequence[ViewRequest]],
+    requests: Iterable[Sequence[CropRequest]],
     *,
     num_workers: int,
     pin_memory: bool,
@@ -220,7 +220,7 @@ def load_batches(
 
 def _by_threads(
     cutter: CropCutter,
-    requests: Iterable[Sequence[ViewRequest]],
+    requests: Iterable[Sequence[CropRequest]],
     num_workers: int,
     pin_memory: bool,
     bursts: bool,
@@ -228,7 +228,7 @@ def _by_threads(
     """Decoding and resizing leave Python's lock, and batches need no way between processes."""
     dataset = BatchDataset(cutter)
 
-    def build(wanted: Sequence[ViewRequest]) -> Batch | FKDError:
+    def build(wanted: Sequence[CropRequest]) -> Batch | FKDError:
         batch = dataset.__getitems__(wanted)
         return batch.pin_memory() if pin_memory and isinstance(batch, Batch) else batch
 
@@ -241,7 +241,7 @@ def _by_threads(
 
 def _by_processes(
     cutter: CropCutter,
-    requests: Iterable[Sequence[ViewRequest]],
+    requests: Iterable[Sequence[CropRequest]],
     num_workers: int,
     pin_memory: bool,
 ) -> Iterable[Batch | FKDError]:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.calibration import (
+from fkd.data.crop_sources import StoredCropSource, read_targets
+from fkd.labels.calibration import (
     BINS,
     CalibrationConfig,
     Verdict,
@@ -18,11 +19,10 @@ from fkd.calibration import (
     judge,
     thresholds,
 )
-from fkd.codecs import Codec
-from fkd.data.views import StoredViews, read_targets
+from fkd.labels.codecs import Codec
+from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, permutations, stream_keys
 from fkd.store import LabelStore, StoredCrops
-from fkd.targets import SoftTargets
 
 _VALUES_AT_ONCE = 1 << 20  # more do not stay in the cache
 
@@ -32,10 +32,10 @@ class Survey:
     """What becomes of every stored crop.
 
     Attributes:
-        verdicts: uint8 (rows of the store, M), see `fkd.calibration.Verdict`.
-        num_crops: labelled crops.
+        verdicts: uint8 (rows of the store, M), see `fkd.labels.calibration.Verdict`.
+        num_crops: labeled crops.
         num_left_out: of these, not shown any more.
-        num_calibrated: of these, labelled with their true class.
+        num_calibrated: of these, labeled with their true class.
         num_restored: images of which every crop would be left out. They keep all crops; those below
             the lowest threshold are calibrated.
     """
@@ -64,7 +64,7 @@ def survey(
         store: the labels.
         codec: how they are decoded.
         config: what becomes of which.
-        rows: of the labelled images, int64 (n,).
+        rows: of the labeled images, int64 (n,).
         truth: the true class of each of them, int64 (n,).
 
     Raises:
@@ -102,7 +102,7 @@ def _num_values(codec: Codec, num_classes: int) -> int:
     return max(codec.num_index(num_classes) ** 2, codec.num_values(num_classes), 1)
 
 
-class CalibratedViews(StoredViews):
+class CalibratedCropSource(StoredCropSource):
     """The crops of a label store that are not left out, some with their true class.
 
     An image with fewer such crops than an access has shows some of them again.
@@ -111,7 +111,7 @@ class CalibratedViews(StoredViews):
         truth: the true class of each image, int64 (len(images),).
         survey: what becomes of each crop.
         smoothing: of the labels that are replaced.
-        others: as for `StoredViews`.
+        others: as for `StoredCropSource`.
     """
 
     def __init__(

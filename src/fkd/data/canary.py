@@ -17,20 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fkd.crops import Interpolation, replay, whole_image
+from fkd.crops.partners import Partner, Partners, partner_rows
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import Interpolation, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
 from fkd.data.sources import ImageSource, load
 from fkd.errors import CropMismatch, StoreMismatch
-from fkd.partners import Partner, Partners, partner_rows
 from fkd.randomness import Purpose, stream_key, uniforms
-from fkd.records import CropRecords
-from fkd.store import LABELLED, LabelStore
+from fkd.store import LABELED, LabelStore
 from fkd.store.keys import printable
 
 # A canary takes 370 bytes of the manifest, which a small store should not be made of.
 _MOST, _LEAST, _CROPS_PER_CANARY = 64, 16, 1024
 _SIDE = 8  # pixels of a thumbnail's side
-_LIMIT = 2.0  # grey levels by which thumbnails of other decoders may differ on average
+_LIMIT = 2.0  # gray levels by which thumbnails of other decoders may differ on average
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CanaryReport:
     Attributes:
         num: canaries compared.
         num_exact: canaries whose pixels are the same to the bit.
-        mean_difference: mean over all thumbnails of their absolute difference, grey levels.
+        mean_difference: mean over all thumbnails of their absolute difference, gray levels.
         same_libraries: whether decoder, torch and kind of CPU are those that made the store.
     """
 
@@ -53,7 +53,7 @@ class CanaryReport:
         libraries = "same" if self.same_libraries else "other"
         return (
             f"{self.num_exact} of {self.num} crops look to the bit as they did to the teacher, "
-            f"mean difference {self.mean_difference:.2f} grey levels ({libraries} libraries)"
+            f"mean difference {self.mean_difference:.2f} gray levels ({libraries} libraries)"
         )
 
 
@@ -83,17 +83,17 @@ def make_canaries(
 
     Args:
         store: holds the records.
-        source: the images that were labelled.
+        source: the images that were labeled.
         count: how many, by default `count_canaries`; fewer where images are unreadable.
 
     Raises:
-        CropMismatch: an image was changed since it was labelled.
+        CropMismatch: an image was changed since it was labeled.
         ImageError: it cannot be read any more.
     """
     num_crops = store.num_crops if store.grid is None else 1
     count = count or count_canaries(store.num_images, num_crops)
     rows, crops = sample_places(0, "canary", count, store.num_images, num_crops)
-    readable = store.images(rows).status == LABELLED
+    readable = store.images(rows).status == LABELED
     return [
         {"row": row, "crop": crop} | _portrait(_rebuild(store, source, row, crop))
         for row, crop in zip(rows[readable].tolist(), crops[readable].tolist(), strict=True)
@@ -106,10 +106,10 @@ def check_canaries(
     """Rebuild the canaries of a store from these images and compare.
 
     With the libraries that made the store the pixels must be the same to the bit; with others, and
-    with another decoder, the thumbnails may differ by 2 grey levels on average.
+    with another decoder, the thumbnails may differ by 2 gray levels on average.
 
     Raises:
-        CropMismatch: a crop looks different, or an image is not the one that was labelled.
+        CropMismatch: a crop looks different, or an image is not the one that was labeled.
         StoreMismatch: the images are not those of the store.
         ImageError: an image cannot be read.
     """
@@ -123,7 +123,7 @@ def check_canaries(
         if not exact and (same_libraries or difference > _LIMIT):
             raise CropMismatch(
                 f"crop {canary['crop']} of {source.name(canary['row'])} does not look as it did to "
-                f"the teacher (thumbnails differ by {difference:.1f} grey levels); the store was "
+                f"the teacher (thumbnails differ by {difference:.1f} gray levels); the store was "
                 "made by another version of fkd or its libraries, label again"
             )
         differences.append(difference)
@@ -132,27 +132,27 @@ def check_canaries(
     return CanaryReport(len(differences), num_exact, mean, same_libraries)
 
 
-def load_labelled(
+def load_labeled(
     store: LabelStore, source: ImageSource, row: int, decoder: Decoder = "pillow"
 ) -> Tensor:
-    """The decoded image of a row of the store, uint8 (3, H, W), checked to be the labelled one.
+    """The decoded image of a row of the store, uint8 (3, H, W), checked to be the labeled one.
 
     Raises:
         StoreMismatch: the source has another image at this place.
-        CropMismatch: the file was changed since it was labelled.
+        CropMismatch: the file was changed since it was labeled.
         ImageError: it cannot be read.
     """
     key = store.keys([row])[0]
     if row >= len(source) or source.key(row) != key:
         raise StoreMismatch(
             f"{source.root} has no image {printable(key)} in the place where {store.path} has it; "
-            "use the images that were labelled"
+            "use the images that were labeled"
         )
     loaded, facts = load(source, row, decoder), store.images([row])
     found = (loaded.crc32, loaded.num_bytes, *loaded.image.shape[1:])
     if found != (int(facts.crc32[0]), int(facts.num_bytes[0]), *facts.size[0].tolist()):
         raise CropMismatch(
-            f"{source.name(row)} is not the file that was labelled (checksum, length or size "
+            f"{source.name(row)} is not the file that was labeled (checksum, length or size "
             "differ); restore the original, or label again"
         )
     return loaded.image
@@ -168,11 +168,11 @@ def load_partners(
     """What the crops of a store with these records and numbers (n,) are mixed with, checked.
 
     Raises:
-        StoreMismatch, CropMismatch, ImageError: as `load_labelled`.
+        StoreMismatch, CropMismatch, ImageError: as `load_labeled`.
     """
     return {
         row: Partner(
-            load_labelled(store, source, row, decoder), store.read([row], crops[None]).records[0]
+            load_labeled(store, source, row, decoder), store.read([row], crops[None]).records[0]
         )
         for row in partner_rows(records)
     }
@@ -198,7 +198,7 @@ def _rebuild(
     store: LabelStore, source: ImageSource, row: int, crop: int, decoder: Decoder = "pillow"
 ) -> Tensor:
     """One crop as it enters the first teacher, uint8 (3, S, S)."""
-    image = load_labelled(store, source, row, decoder)
+    image = load_labeled(store, source, row, decoder)
     if store.grid is None:
         records = store.read([row], [[crop]]).records[0]
     else:
@@ -218,6 +218,6 @@ def _portrait(crop: Tensor) -> dict[str, str]:
 
 
 def _difference(a: str, b: str) -> float:
-    """Mean absolute difference of two thumbnails, grey levels."""
+    """Mean absolute difference of two thumbnails, gray levels."""
     left, right = (np.frombuffer(base64.b64decode(t), np.uint8).astype(np.int16) for t in (a, b))
     return float(np.abs(left - right).mean())

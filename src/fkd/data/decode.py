@@ -1,4 +1,4 @@
-"""Turns the bytes of an image file into pixels: one function for labelling and for training.
+"""Turns the bytes of an image file into pixels: one function for labeling and for training.
 
 A stored label belongs to the pixels the teacher saw, so both phases must decode alike. Nothing is
 left to chance: which formats are read, what becomes of orientation, alpha and depth, and when an
@@ -45,8 +45,8 @@ DECODER: dict[str, Any] = {
     "exif": "ignored",
     "icc": "ignored",
     "alpha": "dropped",
-    "grey16": "divided by 257 and rounded",
-    "colour16": "high byte",
+    "gray16": "divided by 257 and rounded",
+    "color16": "high byte",
 }
 
 _CONVERTED_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr"})
@@ -80,7 +80,7 @@ def decode_image(data: bytes, name: str, decoder: Decoder = "pillow") -> Tensor:
     Pillow says what the file is and whether it is acceptable, whoever decodes the pixels.
 
     The orientation in EXIF data is ignored, as torchvision and timm do (the orientation tag of a
-    TIFF is part of that format and is applied). Alpha is dropped, without blending. Grey images of
+    TIFF is part of that format and is applied). Alpha is dropped, without blending. Gray images of
     16 bits are divided by 257. Safe to call from many threads.
 
     Two settings of the process change at the first call, because no thread-safe way is narrower:
@@ -126,7 +126,7 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
         ImageError: the mode of the image has no obvious meaning as RGB.
     """
     if image.mode in _GREY16_MODES:
-        return np.repeat(_grey16_to_8(np.asarray(image), name)[..., None], 3, axis=2)
+        return np.repeat(_gray16_to_8(np.asarray(image), name)[..., None], 3, axis=2)
     if image.mode in _CONVERTED_MODES:
         image = _without_transparency(image).convert("RGB")
     if image.mode != "RGB":
@@ -139,7 +139,7 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
 
 def _decode_jpeg(data: bytes, image: ImageFile.ImageFile) -> np.ndarray | None:
     """An ordinary JPEG as uint8 (H, W, 3), by simplejpeg; None for whatever Pillow should decide:
-    other files, other colours, and damage, which Pillow may forgive."""
+    other files, other colors, and damage, which Pillow may forgive."""
     import simplejpeg
 
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
@@ -199,7 +199,7 @@ def _refuse_unsuitable(image: ImageFile.ImageFile, name: str) -> None:
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
-    """The image without its transparent colour, which Pillow would otherwise convert or lament."""
+    """The image without its transparent color, which Pillow would otherwise convert or lament."""
     if "transparency" not in image.info:
         return image
     image = image.copy()
@@ -207,12 +207,12 @@ def _without_transparency(image: Image.Image) -> Image.Image:
     return image
 
 
-def _grey16_to_8(grey: np.ndarray, name: str) -> np.ndarray:
+def _gray16_to_8(gray: np.ndarray, name: str) -> np.ndarray:
     """Map 0..65535 to 0..255, rounding x / 257 to the nearest (a tie cannot occur)."""
-    low, high = int(grey.min()), int(grey.max())
+    low, high = int(gray.min()), int(gray.max())
     if low < 0 or high > 65535:
         raise ImageError(
-            f"{name} has grey values from {low} to {high}, which do not fit 16 bits; "
+            f"{name} has gray values from {low} to {high}, which do not fit 16 bits; "
             "convert it to 8-bit RGB"
         )
-    return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -27,7 +27,7 @@ class DecoderReport:
         decoder: the one to use.
         num: images that both decoded.
         num_equal: images of which all pixels are equal.
-        mean_difference: mean absolute difference over all their pixels, grey levels.
+        mean_difference: mean absolute difference over all their pixels, gray levels.
     """
 
     decoder: Decoder
@@ -41,7 +41,7 @@ class DecoderReport:
         equal = f"{self.num_equal} of {self.num} images with exactly the pixels of pillow"
         if self.num_equal == self.num:
             return f"{self.decoder} ({equal})"
-        return f"{self.decoder} ({equal}, mean difference {self.mean_difference:.2g} grey levels)"
+        return f"{self.decoder} ({equal}, mean difference {self.mean_difference:.2g} gray levels)"
 
 
 def choose_decoder(source: ImageSource, choice: DecoderChoice = "auto") -> DecoderReport:
@@ -73,7 +73,7 @@ def choose_decoder(source: ImageSource, choice: DecoderChoice = "auto") -> Decod
 
 
 def _difference(source: ImageSource, i: int) -> float | None:
-    """Mean absolute difference of the two decoders, grey levels; None if one refuses the image."""
+    """Mean absolute difference of the two decoders, gray levels; None if one refuses the image."""
     try:
         ours, theirs = load(source, i, "simplejpeg").image, load(source, i, "pillow").image
     except ImageError:

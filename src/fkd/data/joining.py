@@ -16,14 +16,14 @@ class Join:
 
     Attributes:
         rows: store row of each image, int64 (n,).
-        labelled: positions of the images that have labels, int64; the others were unreadable when
+        labeled: positions of the images that have labels, int64; the others were unreadable when
             the store was made.
         class_ids: the store's id of each class of the source, int64, -1 where it has none; None
             for a source without classes.
     """
 
     rows: np.ndarray
-    labelled: np.ndarray
+    labeled: np.ndarray
     class_ids: np.ndarray | None
 
 
@@ -43,7 +43,7 @@ def join_store(images: ImageSource, store: LabelStore) -> Join:
     rows = store.join(keys, fingerprint=fingerprint).rows
     return Join(
         rows,
-        np.flatnonzero(store.labelled(rows)),
+        np.flatnonzero(store.labeled(rows)),
         map_classes(images.class_names, store.class_names),
     )
 

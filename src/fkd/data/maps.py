@@ -1,8 +1,8 @@
 """Fresh crops whose labels come from the label map of their image.
 
-Boxes and flips are those of `FreshViews`: new ones at every position. An image's size is known from
-the store, so boxes are placed, and labels pooled, before the image itself is read; the image is
-then compared with the one that was labelled, as for stored crops.
+Boxes and flips are those of `FreshCropSource`: new ones at every position. An image's size is known
+from the store, so boxes are placed, and labels pooled, before the image itself is read; the image
+is then compared with the one that was labeled, as for stored crops.
 
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021), Sec. 3.2. A flip moves no label: a crop's
 label has no place inside it.
@@ -10,18 +10,18 @@ label has no place inside it.
 
 import numpy as np
 
-from fkd.augment import NO_AUGMENT, AugmentConfig, sample_augment
+from fkd.crops.augment import NO_AUGMENT, AugmentConfig, sample_augment
+from fkd.crops.records import CropRecords
+from fkd.crops.sampling import CropConfig, draw_crops, place_crops
+from fkd.data.crop_sources import SelectedCrops, check_image
 from fkd.data.sources import ImageSource, LoadedImage
-from fkd.data.views import PickedCrops, check_image
 from fkd.errors import ConfigError
-from fkd.pooling import PoolingConfig, crop_weights, pool_maps
+from fkd.labels.pooling import PoolingConfig, crop_weights, pool_maps
 from fkd.randomness import stream_keys
-from fkd.records import CropRecords
-from fkd.sampling import CropConfig, draw_crops, place_crops
 from fkd.store import LabelStore
 
 
-class MapViews:
+class MapCropSource:
     """New random crops at every position, and their labels pooled from a store of label maps.
 
     Args:
@@ -58,7 +58,7 @@ class MapViews:
         self._pooling = pooling
         self._augment = augment
 
-    def pick(self, images: np.ndarray, start: int, count: int) -> PickedCrops:
+    def pick(self, images: np.ndarray, start: int, count: int) -> SelectedCrops:
         """The maps are read at once; an image is checked when it is at hand."""
         numbers = np.arange(start, start + count)
         streams = stream_keys(self._config.seed, [self._images.key(int(i)) for i in images])
@@ -76,4 +76,4 @@ class MapViews:
             check_image(stored, j, loaded, self._images.name(int(images[j])))
             return CropRecords(box[j], flip[j], sample_augment(self._augment, streams[j], numbers))
 
-        return PickedCrops(targets, records)
+        return SelectedCrops(targets, records)

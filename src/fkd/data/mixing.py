@@ -1,6 +1,6 @@
 """MixUp and CutMix: a crop blended with a partner, and labels that follow the pixels.
 
-    MixUp   x <- share x + (1 - share) x_partner, in whole grey levels
+    MixUp   x <- share x + (1 - share) x_partner, in whole gray levels
     CutMix  a box of x is pasted over with the same box of x_partner; share = 1 - box area / area
     both    q <- share q + (1 - share) q_partner        (never densified)
 
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fkd.errors import ConfigError
+from fkd.labels.targets import SoftTargets, mix_targets
 from fkd.randomness import Purpose, generator
-from fkd.targets import SoftTargets, mix_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def sample_mix(
     if not config.enabled:
         return None
     draw = generator(seed, Purpose.MIX, step)
-    mixes, switches, centre_y, centre_x = draw.random(4)
+    mixes, switches, center_y, center_x = draw.random(4)
     if mixes >= config.prob:
         return None
     use_mixup = config.cutmix_alpha == 0 or (
@@ -110,7 +110,7 @@ def sample_mix(
         partner = torch.from_numpy(draw.permutation(num_crops))
     if use_mixup:
         return Mix(partner, kept, None, size)
-    box = _cutmix_box(kept, (centre_y, centre_x), size)
+    box = _cutmix_box(kept, (center_y, center_x), size)
     return Mix(partner, 1.0 - box[2] * box[3] / (size[0] * size[1]), box, size)
 
 
@@ -145,12 +145,12 @@ def _scaled(mix: Mix, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _cutmix_box(
-    kept: float, centre: tuple[float, float], size: tuple[int, int]
+    kept: float, center: tuple[float, float], size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A box of sides sqrt(1 - kept) around a uniform centre, clipped at the border."""
+    """A box of sides sqrt(1 - kept) around a uniform center, clipped at the border."""
     side = np.sqrt(1.0 - kept)
     edges = []
-    for place, length in zip(centre, size, strict=True):
+    for place, length in zip(center, size, strict=True):
         middle, half = int(place * length), int(side * length) // 2
         edges.append((max(middle - half, 0), min(middle + half, length)))
     (top, bottom), (left, right) = edges

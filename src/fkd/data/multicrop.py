@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fkd.augment import NO_AUGMENT, AugmentConfig
-from fkd.codecs import Codec
-from fkd.crops import Interpolation
+from fkd.crops.augment import NO_AUGMENT, AugmentConfig
+from fkd.crops.replay import Interpolation
 from fkd.data.batches import Batch, CropCutter, CropFormat
+from fkd.data.crop_sources import CropOrder, StoredCropSource
 from fkd.data.decoders import DecoderChoice, choose_decoder
 from fkd.data.joining import join_store
 from fkd.data.sources import as_source
-from fkd.data.views import StoredViews, ViewOrder
+from fkd.labels.codecs import Codec
+from fkd.labels.targets import SoftTargets
 from fkd.store import LabelStore
-from fkd.targets import SoftTargets
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,7 +37,7 @@ Item = tuple[Tensor, SoftTargets]
 class MultiCropDataset(Dataset[Item]):
     """The images of a label store; an item is m crops of one image and their soft labels.
 
-    Indices count the *labelled* images, in the order of their keys; images that could not be read
+    Indices count the *labeled* images, in the order of their keys; images that could not be read
     when the store was made are left out. The ground-truth classes, as ids of the store (-1 where
     unknown), travel as `targets.labels`.
 
@@ -47,12 +47,12 @@ class MultiCropDataset(Dataset[Item]):
         crops_per_image: m; a pass over the data set is worth m epochs.
         size: side of the crops, pixels.
         interpolation: how crops are resized.
-        mean, std: of the normalised RGB channels, for pixels in [0, 1].
-        output: "float32" normalised, or "uint8" as they are (a quarter of the memory).
+        mean, std: of the normalized RGB channels, for pixels in [0, 1].
+        output: "float32" normalized, or "uint8" as they are (a quarter of the memory).
         seed: picks the order in which stored crops are used.
         order: every crop once per cycle, or an independent draw at every access.
-        codec: how labels are decoded; by default as the store says. `tempered(store.codec, 2.0)`
-            and `weighted(store.codec, [1, 3])` of `fkd.codecs` give others.
+        codec: how labels are decoded; by default as the store says. see also
+            `with_temperature(store.codec, 2.0)`, `with_teacher_weights(store.codec, [1, 3])`.
         student_augment: drawn on top of each crop; the teacher did not see it.
         decoder: who decodes JPEGs, see `fkd.data.decoders.choose_decoder`.
 
@@ -60,7 +60,7 @@ class MultiCropDataset(Dataset[Item]):
         StoreMismatch: the images are not those of the store.
         ConfigError: m is larger than the store's crops per image.
 
-    Items raise ImageError, CropMismatch (not the file that was labelled) and DamagedStore.
+    Items raise ImageError, CropMismatch (not the file that was labeled) and DamagedStore.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class MultiCropDataset(Dataset[Item]):
         std: Sequence[float] = IMAGENET_STD,
         output: Literal["float32", "uint8"] = "float32",
         seed: int = 0,
-        order: ViewOrder = "epoch_permutation",
+        order: CropOrder = "epoch_permutation",
         codec: Codec | None = None,
         student_augment: AugmentConfig = NO_AUGMENT,
         decoder: DecoderChoice = "auto",
     ) -> None:
         source = as_source(images)
         join = join_store(source, store)
-        views = StoredViews(
+        views = StoredCropSource(
             source,
             store,
             join.rows,
@@ -101,7 +101,7 @@ class MultiCropDataset(Dataset[Item]):
             decoder=choose_decoder(source, decoder).decoder,
         )
         self._store = store
-        self._labelled = join.labelled
+        self._labeled = join.labeled
         self._crops_per_image = crops_per_image
         self._output = output
         self._mean, self._std = tuple(mean), tuple(std)
@@ -110,7 +110,7 @@ class MultiCropDataset(Dataset[Item]):
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
-        return len(self._labelled)
+        return len(self._labeled)
 
     def __repr__(self) -> str:
         left_out = self._store.num_images - len(self)
@@ -128,7 +128,7 @@ class MultiCropDataset(Dataset[Item]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """Several items, whose labels are read in one go; called by torch's DataLoader."""
-        images = self._labelled[list(indices)].tolist()
+        images = self._labeled[list(indices)].tolist()
         m = self._crops_per_image
         batch = self._cutter.cut(images, start=int(self._epoch) * m, count=m)
         return [self._item(batch, slice(j * m, (j + 1) * m)) for j in range(len(images))]
@@ -137,7 +137,7 @@ class MultiCropDataset(Dataset[Item]):
         assert batch.targets is not None
         crops = batch.crops[0][rows]
         if self._output == "float32":
-            crops = _normalise(crops, self._mean, self._std)
+            crops = _normalize(crops, self._mean, self._std)
         return crops, batch.targets[rows]
 
 
@@ -158,7 +158,7 @@ def _cat(parts: Sequence[SoftTargets]) -> SoftTargets:
     )
 
 
-def _normalise(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def _normalize(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x / 255 - mean) / std, float32."""
     scale = torch.tensor([1.0 / (255.0 * s) for s in std])[:, None, None]
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])[:, None, None]

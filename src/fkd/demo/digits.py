@@ -51,14 +51,14 @@ class DigitsResult:
     Attributes:
         num_train, num_test: digits.
         teacher_accuracy: top-1 of the teacher on the held-out digits, percent.
-        labelling_seconds: the teacher's one run over all stored crops.
+        labeling_seconds: the teacher's one run over all stored crops.
         rows: one a way, plain training first.
     """
 
     num_train: int
     num_test: int
     teacher_accuracy: float
-    labelling_seconds: float
+    labeling_seconds: float
     rows: list[StudentRow]
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fkd.errors import ConfigError
 
-# Photographs of scikit-image and scikit-learn; both packages document their origin and licences.
+# Photographs of scikit-image and scikit-learn; both packages document their origin and licenses.
 PHOTOGRAPHS = {
     "skimage.data": (
         "astronaut.png",

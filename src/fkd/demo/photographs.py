@@ -37,7 +37,7 @@ class Photograph:
 
 @dataclass(frozen=True)
 class PhotographsResult:
-    """The labelled photographs.
+    """The labeled photographs.
 
     Attributes:
         photographs: one entry an image.

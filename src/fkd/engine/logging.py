@@ -1,6 +1,6 @@
 """What a run tells: metrics.jsonl for programs, TensorBoard for eyes, a progress bar for patience.
 
-Every line of metrics.jsonl has "step" (optimiser steps done) and "epoch"; training lines add "lr",
+Every line of metrics.jsonl has "step" (optimizer steps done) and "epoch"; training lines add "lr",
 "loss" and "train_top1", evaluation lines "val_top1" and "val_top5". Only "seconds" and
 "crops_per_second" depend on the clock: apart from them, a run that was killed and went on writes
 the very file of one that was not.

@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fkd.data.batches import Batch
-from fkd.data.views import ViewRequest
-from fkd.engine.learner import Learner
+from fkd.data.crop_sources import CropRequest
 from fkd.engine.logging import Metrics
 from fkd.engine.optim import set_learning_rate
-from fkd.engine.order import Chunk, Order, Place, step_seed
+from fkd.engine.order import Chunk, Order, StepInfo, step_seed
 from fkd.engine.recorder import Recorder, count_crops
 from fkd.engine.signals import StopSignals
+from fkd.engine.state import TrainState
 
 _AGREE_EVERY = 10  # steps between two questions whether another process was told to stop
 
@@ -36,13 +36,13 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LoopConfig:
     """What happens in a run.
 
     Attributes:
         order: which images when.
         load: lists of view requests to their batches, in order.
-        normalise: uint8 crops to the student's input.
+        normalize: uint8 crops to the student's input.
         mix: (step, batch) to the batch with its crops mixed, or the batch itself.
         method: gives targets and loss.
         learning_rate: of the place of a step.
@@ -53,18 +53,18 @@ class Plan:
     """
 
     order: Order
-    load: Callable[[Iterable[Sequence[ViewRequest]]], Iterator[Batch]]
-    normalise: Callable[[Tensor], Tensor]
+    load: Callable[[Iterable[Sequence[CropRequest]]], Iterator[Batch]]
+    normalize: Callable[[Tensor], Tensor]
     mix: Callable[[int, Batch], Batch]
     method: Method
-    learning_rate: Callable[[Place], float]
+    learning_rate: Callable[[StepInfo], float]
     evaluate: Callable[[nn.Module], Metrics] | None
     evaluate_every: int
     clip_grad: float | None
     seed: int
 
 
-def run(plan: Plan, learner: Learner, recorder: Recorder) -> None:
+def run(plan: LoopConfig, learner: TrainState, recorder: Recorder) -> None:
     """Train from the learner's step to the end.
 
     Raises:
@@ -101,20 +101,20 @@ def run(plan: Plan, learner: Learner, recorder: Recorder) -> None:
                 signals.leave()
 
 
-def _is_due(plan: Plan, place: Place) -> bool:
+def _is_due(plan: LoopConfig, place: StepInfo) -> bool:
     """Whether the student is evaluated after a step."""
     ends = place.number == len(plan.order.passes) - 1
     return place.ends_pass and (ends or (place.number + 1) % plan.evaluate_every == 0)
 
 
-def _learn(plan: Plan, learner: Learner, chunk: Chunk, batch: Batch) -> Tensor:
+def _learn(plan: LoopConfig, learner: TrainState, chunk: Chunk, batch: Batch) -> Tensor:
     """Forward and backward of one chunk; what it counted, zeros for a filler.
 
     Processes exchange gradients in the last part of a step only.
     """
     torch.manual_seed(step_seed(plan.seed, learner.step, chunk.number))
     batch = plan.mix(learner.step, batch)
-    images, targets = plan.normalise(batch.crops[0]), plan.method.targets(batch)
+    images, targets = plan.normalize(batch.crops[0]), plan.method.targets(batch)
     accelerator = learner.accelerator
     with nullcontext() if chunk.last else accelerator.no_sync(learner.student):
         outputs = learner.student(images)

@@ -1,4 +1,4 @@
-"""Optimisers by name, through timm's factory."""
+"""Optimizers by name, through timm's factory."""
 
 import difflib
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from fkd.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimiser of the student.
+    """The optimizer of the student.
 
     Attributes:
-        name: sgd, adamw, or another optimiser of timm (`timm.optim.list_optimizers()`).
+        name: sgd, adamw, or another optimizer of timm (`timm.optim.list_optimizers()`).
         lr: peak learning rate; by default 0.1 for sgd, 0.002 for others (the paper's at 1,024 crops
             per step). It is not scaled by batch_size or crops_per_image.
         momentum: of sgd and its relatives.
         nesterov: look ahead along the momentum (sgd).
         weight_decay: by default 1e-4 for sgd, 0.05 for others.
-        decay_all: also decay biases and normalisation layers, as the paper's SGD recipe does.
+        decay_all: also decay biases and normalization layers, as the paper's SGD recipe does.
     """
 
     name: str = "sgd"
@@ -50,7 +50,7 @@ class OptimizerConfig:
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of a model's parameters.
+    """The optimizer of a model's parameters.
 
     Raises:
         ConfigError: timm cannot build it here, e.g. it needs another package.

@@ -1,6 +1,6 @@
 """Which images meet in which step, on which process: a pure function of (seed, epoch, step).
 
-One *global batch* per optimiser step holds ceil(batch_size / m) images, whatever the number of
+One *global batch* per optimizer step holds ceil(batch_size / m) images, whatever the number of
 processes. It is cut into `world_size * accumulate_steps` chunks, which processes take in turn:
 
     global batch  | image 0 1 2 | 3 4 5 | 6 7 | 8 9 |     world_size 2, accumulate_steps 2
@@ -17,13 +17,13 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from fkd.data.views import ViewRequest
+from fkd.data.crop_sources import CropRequest
 from fkd.engine.schedule import Pass
 from fkd.randomness import Purpose, permutations, stream_key, uniforms
 
 
 @dataclass(frozen=True)
-class Place:
+class StepInfo:
     """Where a step lies in its run.
 
     Attributes:
@@ -67,7 +67,7 @@ class Chunk:
         last: whether it is the process's last chunk of the step.
     """
 
-    requests: list[ViewRequest]
+    requests: list[CropRequest]
     weight: float
     number: int
     last: bool
@@ -80,11 +80,11 @@ class Order:
     Attributes:
         images: positions of the images to train on, int64.
         passes: from `plan_passes`.
-        batch_size: crops per optimiser step, over all processes.
+        batch_size: crops per optimizer step, over all processes.
         seed: picks the order.
         world_size: processes.
         rank: this process.
-        accumulate_steps: forward passes of a process per optimiser step.
+        accumulate_steps: forward passes of a process per optimizer step.
     """
 
     images: np.ndarray
@@ -97,15 +97,15 @@ class Order:
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps of the run."""
+        """Optimizer steps of the run."""
         return int(self._ends[-1])
 
-    def place(self, step: int) -> Place:
+    def place(self, step: int) -> StepInfo:
         """Where step `step` lies."""
         ends = self._ends
         number = int(np.searchsorted(ends, step, side="right"))
         first = int(ends[number - 1]) if number else 0
-        return Place(number, self.passes[number], step - first, int(ends[number]) - first)
+        return StepInfo(number, self.passes[number], step - first, int(ends[number]) - first)
 
     def global_batch(self, step: int) -> np.ndarray:
         """Positions of the images of a step, int64, the same for every process."""
@@ -123,7 +123,7 @@ class Order:
         own = np.array_split(images, self.world_size * self.accumulate_steps)[number]
         weight = self.world_size * len(own) / len(images)
         shown = own if len(own) else images[:1]
-        requests = [ViewRequest(image, view.epoch, view.crops) for image in shown.tolist()]
+        requests = [CropRequest(image, view.epoch, view.crops) for image in shown.tolist()]
         return Chunk(requests, weight, number, last=part == self.accumulate_steps - 1)
 
     def chunks(self, first_step: int) -> Iterator[Chunk]:

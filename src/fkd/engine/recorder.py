@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fkd.data.batches import Batch
 from fkd.engine.checkpoint import Checkpoints, State
-from fkd.engine.learner import Learner
 from fkd.engine.logging import Metrics, MetricsLog, Progress
-from fkd.engine.order import Place
+from fkd.engine.order import StepInfo
+from fkd.engine.state import TrainState
 from fkd.errors import RunError
 
 
@@ -38,7 +38,7 @@ class Recorder:
 
     Args:
         learner: whose records these are.
-        log_every: optimiser steps between two lines of metrics.jsonl.
+        log_every: optimizer steps between two lines of metrics.jsonl.
         checkpoint_seconds: time between two checkpoints inside a pass.
         log: metrics.jsonl; on the main process.
         checkpoints: on the main process.
@@ -48,7 +48,7 @@ class Recorder:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: TrainState,
         *,
         log_every: int,
         checkpoint_seconds: float,
@@ -74,7 +74,7 @@ class Recorder:
         """Training time of the run so far, without what a kill has undone."""
         return self._seconds_before + time.monotonic() - self._began
 
-    def trained(self, place: Place, lr: float, counted: Tensor) -> None:
+    def trained(self, place: StepInfo, lr: float, counted: Tensor) -> None:
         """A step is done; `counted` is the sum of `count_crops` over all processes.
 
         Raises:
@@ -86,7 +86,7 @@ class Recorder:
         if self._progress is not None:
             self._progress.advance(self._learner.step, self._metrics)
 
-    def evaluated(self, place: Place, metrics: Metrics) -> None:
+    def evaluated(self, place: StepInfo, metrics: Metrics) -> None:
         """The student was evaluated."""
         where = {"step": self._learner.step, "epoch": place.epoch_after}
         line = {**where, **metrics, "seconds": self.seconds}
@@ -112,7 +112,7 @@ class Recorder:
         self._checkpoints.save(self._learner.step, state)
         self._saved = time.monotonic()
 
-    def _write_training_line(self, place: Place, lr: float) -> None:
+    def _write_training_line(self, place: StepInfo, lr: float) -> None:
         loss, hits, known, crops = self._counted.tolist()
         self._require_finite(loss)
         now = time.monotonic()

@@ -1,5 +1,5 @@
 """How good a classifier is."""
 
-from fkd.evaluation.accuracy import Accuracy, LabelledImages, measure_accuracy
+from fkd.evaluation.accuracy import Accuracy, LabeledImages, measure_accuracy
 
-__all__ = ["Accuracy", "LabelledImages", "measure_accuracy"]
+__all__ = ["Accuracy", "LabeledImages", "measure_accuracy"]

@@ -1,7 +1,7 @@
-"""Top-1 and top-5 accuracy of a classifier on labelled images.
+"""Top-1 and top-5 accuracy of a classifier on labeled images.
 
-Images are decoded as in labelling and training, their shorter side is resized to size / crop_pct,
-and the centre is cut out: timm's evaluation transform. Class folders are matched with the model's
+Images are decoded as in labeling and training, their shorter side is resized to size / crop_pct,
+and the center is cut out: timm's evaluation transform. Class folders are matched with the model's
 classes by name, never by position.
 """
 
@@ -16,7 +16,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from fkd.crops import resize
+from fkd.crops.replay import resize
 from fkd.data.ahead import look_ahead, single_threaded_pool
 from fkd.data.joining import map_classes
 from fkd.data.sources import ImageSource, load
@@ -42,7 +42,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledImages:
+class LabeledImages:
     """The images of a source that a model can be judged on.
 
     Attributes:
@@ -56,7 +56,7 @@ class LabelledImages:
     labels: np.ndarray
 
     @staticmethod
-    def match(source: ImageSource, class_names: Sequence[str]) -> "LabelledImages":
+    def match(source: ImageSource, class_names: Sequence[str]) -> "LabeledImages":
         """Pair the images with the classes of a model, by name.
 
         Raises:
@@ -73,7 +73,7 @@ class LabelledImages:
                 f"none of the classes of {source.root} ({_some(source.class_names)}) is known to "
                 f"the model ({_some(class_names)}); rename the class folders"
             )
-        return LabelledImages(source=source, chosen=chosen, labels=labels[chosen])
+        return LabeledImages(source=source, chosen=chosen, labels=labels[chosen])
 
     @property
     def num_skipped(self) -> int:
@@ -84,7 +84,7 @@ class LabelledImages:
 @torch.inference_mode()
 def measure_accuracy(
     model: nn.Module,
-    images: LabelledImages,
+    images: LabeledImages,
     preprocessing: Preprocessing,
     *,
     device: torch.device,
@@ -103,7 +103,7 @@ def measure_accuracy(
     hits = torch.zeros(2, dtype=torch.int64)
     for crops, labels in _load(images, preprocessing, batch_size, num_workers):
         with autocast or nullcontext():
-            logits = model(preprocessing.normalise(crops.to(device, non_blocking=True)))
+            logits = model(preprocessing.normalize(crops.to(device, non_blocking=True)))
         hits += _count_hits(logits.float(), labels.to(device)).cpu()
     if _distributed():
         hits = hits.to(device)
@@ -112,8 +112,8 @@ def measure_accuracy(
     return Accuracy(top1, top5, len(images.chosen), images.num_skipped)
 
 
-def centre_crop(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """The centre of an image uint8 (3, H, W) as a model wants it, uint8 (3, S, S)."""
+def center_crop(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The center of an image uint8 (3, H, W) as a model wants it, uint8 (3, S, S)."""
     size = preprocessing.input_size
     shorter = int(size / preprocessing.crop_pct)
     short = min(image.shape[1:])
@@ -131,7 +131,7 @@ def _count_hits(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _load(
-    images: LabelledImages, preprocessing: Preprocessing, batch_size: int, num_workers: int
+    images: LabeledImages, preprocessing: Preprocessing, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the crops (B, 3, S, S) and their labels (B,), built ahead."""
     rank, world_size = (
@@ -150,11 +150,11 @@ def _load(
 
 
 def _build_batch(
-    images: LabelledImages, preprocessing: Preprocessing, part: Sequence[int]
+    images: LabeledImages, preprocessing: Preprocessing, part: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Centre crops (B, 3, S, S), channels-last, and labels (B,) of some of the chosen images."""
+    """Center crops (B, 3, S, S), channels-last, and labels (B,) of some of the chosen images."""
     loaded = [load(images.source, int(images.chosen[index])).image for index in part]
-    crops = torch.stack([centre_crop(image, preprocessing) for image in loaded])
+    crops = torch.stack([center_crop(image, preprocessing) for image in loaded])
     labels = torch.tensor([int(images.labels[index]) for index in part])
     return crops.contiguous(memory_format=torch.channels_last), labels
 

@@ -1,5 +1,6 @@
 """The teacher's side: run it once over random crops of all images and store its soft labels."""
 
+from fkd.labeling.accuracy_check import TeacherAccuracy, measure_accuracy
 from fkd.labeling.audit import ProbeReport, audit_probes, require_agreement
 from fkd.labeling.check import (
     audit_store,
@@ -8,24 +9,23 @@ from fkd.labeling.check import (
     load_teachers_of,
 )
 from fkd.labeling.config import LabelConfig, build_store_config
-from fkd.labeling.gate import GateReport, measure_accuracy
-from fkd.labeling.generate import LabelResult, Progress, RunStart, label
+from fkd.labeling.estimate import CostEstimate, plan
 from fkd.labeling.import_maps import ImportMapsConfig, import_maps
 from fkd.labeling.maps import LabelMapsConfig, label_maps
-from fkd.labeling.plan import Plan, plan
-from fkd.labeling.shift import ShiftReport
+from fkd.labeling.precision_impact import PrecisionImpact
+from fkd.labeling.run import LabelResult, Progress, RunStart, label
 
 __all__ = [
-    "GateReport",
+    "CostEstimate",
     "ImportMapsConfig",
     "LabelConfig",
     "LabelMapsConfig",
     "LabelResult",
-    "Plan",
+    "PrecisionImpact",
     "ProbeReport",
     "Progress",
     "RunStart",
-    "ShiftReport",
+    "TeacherAccuracy",
     "audit_probes",
     "audit_store",
     "build_store_config",

@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.codecs import Encoded, decode
-from fkd.crops import whole_image
-from fkd.data.canary import load_labelled, load_partners, sample_places
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import whole_image
+from fkd.data.canary import load_labeled, load_partners, sample_places
 from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
-from fkd.labeling.labels import Labeller
-from fkd.labeling.pipeline import ImageRow, Pace, PreparedImage, run_stages
+from fkd.labeling.labels import TeacherLabeler
+from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
+from fkd.labels.codecs import Encoded, decode
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
-from fkd.records import CropRecords
-from fkd.store import LABELLED, LabelStore
+from fkd.store import LABELED, LabelStore
 
 _SMALLEST = 1e-12  # probabilities are clamped to this before a logarithm
 _LEAST_AGREEMENT = 0.9
@@ -44,7 +44,7 @@ class ProbeReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.num} crops labelled anew: top-1 agreement {self.top1_agreement:.1%}, "
+            f"{self.num} crops labeled anew: top-1 agreement {self.top1_agreement:.1%}, "
             f"KL mean {self.mean_kl:.1e} max {self.max_kl:.1e}, "
             f"largest difference of a probability {self.max_abs_diff:.1e}"
         )
@@ -58,25 +58,25 @@ def audit_probes(
     seed: int = 0,
     *,
     autocast: Autocast | None = None,
-    pace: Pace = Pace(),  # noqa: B008 - frozen
+    parallelism: Parallelism = Parallelism(),  # noqa: B008 - frozen
 ) -> ProbeReport:
     """Decode, crop, flip and label some crops (or cells of label maps) once more, and compare.
 
     Args:
         store: the labels and records.
-        source: the images that were labelled.
-        teachers: the models that labelled them.
+        source: the images that were labeled.
+        teachers: the models that labeled them.
         probes: crops to compare, spread over all images; unreadable images are left out.
         seed: picks the crops.
-        autocast: as in labelling.
-        pace: batches may be of another size than in labelling.
+        autocast: as in labeling.
+        parallelism: batches may be of another size than in labeling.
 
     Raises:
-        CropMismatch: an image was changed since it was labelled.
+        CropMismatch: an image was changed since it was labeled.
         StoreMismatch: the images are not those of the store.
     """
     rows, crops = sample_places(seed, "audit", probes, store.num_images, store.num_crops)
-    readable = store.images(rows).status == LABELLED
+    readable = store.images(rows).status == LABELED
     rows, crops = rows[readable], crops[readable]
     if not len(rows):
         return ProbeReport(0, 1.0, 0.0, 0.0, 0.0)
@@ -84,16 +84,16 @@ def audit_probes(
 
     def prepare(probe: int) -> PreparedImage:
         row = int(rows[probe])
-        image = load_labelled(store, source, row)
+        image = load_labeled(store, source, row)
         records = stored.records[probe]
         if store.grid is not None:
             records = whole_image((image.shape[1], image.shape[2]))
         partners = load_partners(store, source, records, crops[probe : probe + 1])
         return replace(_prepare(image, source, row, records), partners=partners)
 
-    labeller = Labeller.of(store, teachers, autocast)
-    batches = list(run_stages(range(len(rows)), prepare, teachers.views, labeller, pace))
-    cells = labeller.labels_per_crop
+    labeler = TeacherLabeler.of(store, teachers, autocast)
+    batches = list(run_stages(range(len(rows)), prepare, teachers.views, labeler, parallelism))
+    cells = labeler.labels_per_crop
     wanted = np.arange(len(rows)) * cells + (crops if cells > 1 else 0)
     return _compare(
         _decode(

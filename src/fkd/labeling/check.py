@@ -12,9 +12,9 @@ from fkd.errors import CropMismatch, ImageError, StoreMismatch
 from fkd.labeling.audit import ProbeReport, audit_probes
 from fkd.labeling.config import resolve_device
 from fkd.labeling.numerics import exact_numerics
-from fkd.labeling.pipeline import Pace
+from fkd.labeling.pipeline import Parallelism
 from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
-from fkd.store import LABELLED, LabelStore
+from fkd.store import LABELED, LabelStore
 from fkd.store.canonical import differences
 
 _SHOWN = 3
@@ -35,7 +35,7 @@ def check_images(
 
     Raises:
         StoreMismatch: images are missing, extra or renamed.
-        CropMismatch: files were changed since they were labelled, or cannot be read any more.
+        CropMismatch: files were changed since they were labeled, or cannot be read any more.
     """
     join_store(source, store)  # both are in the order of their keys, so rows are positions now
     changed: list[str] = []
@@ -44,12 +44,12 @@ def check_images(
         facts = store.images(np.array(rows))
         stored = zip(facts.crc32.tolist(), facts.num_bytes.tolist(), strict=True)
         for i, fingerprint, status in zip(rows, stored, facts.status.tolist(), strict=True):
-            if status == LABELLED and _fingerprint(source, i) != fingerprint:
+            if status == LABELED and _fingerprint(source, i) != fingerprint:
                 changed.append(source.name(i))
         progress(len(rows))
     if changed:
         raise CropMismatch(
-            f"{len(changed)} of {len(source)} image files are not those that were labelled, the "
+            f"{len(changed)} of {len(source)} image files are not those that were labeled, the "
             f"first: {', '.join(changed[:_SHOWN])}; restore the originals, or label again"
         )
 
@@ -57,7 +57,7 @@ def check_images(
 def load_teachers_of(
     store: LabelStore, configs: Sequence[TeacherConfig], device: str | None = None
 ) -> TeacherEnsemble:
-    """The teachers of a configuration, if they are those that labelled a store.
+    """The teachers of a configuration, if they are those that labeled a store.
 
     Raises:
         StoreMismatch: they are others; names the fields.
@@ -69,7 +69,7 @@ def load_teachers_of(
     identity = [member.identity() for member in members]
     found = list(differences(store.config["teachers"], identity, "teachers"))
     if found:
-        raise StoreMismatch(f"{store.path} was labelled by another teacher: {'; '.join(found)}")
+        raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(found)}")
     return TeacherEnsemble(members, store.class_names).to(resolve_device(device))
 
 
@@ -80,7 +80,7 @@ def audit_store(
     probes: int = 64,
     seed: int = 0,
 ) -> ProbeReport:
-    """The probe audit of a finished store, computed as exactly as it was labelled."""
+    """The probe audit of a finished store, computed as exactly as it was labeled."""
     with exact_numerics() as passes:
         return audit_probes(
             store,
@@ -89,7 +89,7 @@ def audit_store(
             probes,
             seed,
             autocast=store.config["numerics"]["autocast"],
-            pace=Pace(passes=passes),
+            parallelism=Parallelism(passes=passes),
         )
 
 

@@ -1,4 +1,4 @@
-"""The settings of a labelling run, and the part of them that makes a label store what it is."""
+"""The settings of a labeling run, and the part of them that makes a label store what it is."""
 
 import json
 import platform
@@ -10,16 +10,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from fkd.augment import NO_AUGMENT, AugmentConfig
-from fkd.codecs import Codec, Separate, TopLogits, check_codec, parse_codec
+from fkd.crops.augment import NO_AUGMENT, AugmentConfig
+from fkd.crops.partners import StoredMixingConfig, mix_columns, mixes
+from fkd.crops.sampling import GENERATOR, CropConfig
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImagesConfig, ImageSource
 from fkd.errors import ConfigError
+from fkd.labels.codecs import Codec, PerTeacher, TopKLogits, check_codec, parse_codec
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
-from fkd.partners import StoredMixingConfig, mix_columns, mixes
-from fkd.sampling import GENERATOR, CropConfig
 from fkd.store import compact_members, keys_digest
 from fkd.store.config import Form
 
@@ -66,7 +66,7 @@ class LabelConfig:
         batch_size: crops in a forward pass; by default 16 on a CPU (larger ones are no faster),
             256 on a GPU. It changes the last bits of a label and is part of the store's identity.
         numerics: exact computes in full float32; fast in half precision, which moves labels. How
-            far, and how fast it is here, is measured and said before labelling starts.
+            far, and how fast it is here, is measured and said before labeling starts.
         autocast: the half precision of fast numerics: bf16 (default), or fp16, which is closer but
             overflows with some models.
         device: where the teacher runs; by default a GPU if there is one.
@@ -74,7 +74,7 @@ class LabelConfig:
         min_accuracy: refuse a teacher whose top-1 on a sample of the images is lower, 0 to 1.
         gate_images: images in that sample; 0 skips it.
         max_unreadable: images that may be unreadable in a finished store.
-        probes: crops that are labelled anew and compared at the end; 0 skips it.
+        probes: crops that are labeled anew and compared at the end; 0 skips it.
     """
 
     images: ImagesConfig
@@ -144,11 +144,11 @@ class LabelConfig:
             raise ConfigError(
                 f"autocast: {self.autocast} is not exact; add --numerics fast, or leave it out"
             )
-        if isinstance(parse_codec(self.codec), TopLogits):
+        if isinstance(parse_codec(self.codec), TopKLogits):
             raise ConfigError(
                 f"codec: {self.codec} is for label maps (`fkd label-maps`); use ms:K for crops"
             )
-        if isinstance(parse_codec(self.codec), Separate):
+        if isinstance(parse_codec(self.codec), PerTeacher):
             raise ConfigError(f"codec: write --codec {self.codec.partition('*')[0]} --separate")
         if self.separate and (len(self.teachers) < 2 or parse_codec(self.codec).name == "logits"):
             raise ConfigError(
@@ -164,7 +164,7 @@ class LabelConfig:
 def label_codec(config: LabelConfig) -> Codec:
     """How labels are compressed."""
     codec = parse_codec(config.codec)
-    return Separate(codec, len(config.teachers)) if config.separate else codec
+    return PerTeacher(codec, len(config.teachers)) if config.separate else codec
 
 
 def crop_config(config: LabelConfig) -> CropConfig:

@@ -9,7 +9,7 @@ before, and the shape of what comes out is looked at before its numbers are.
 
 Maps are joined to images by folder and stem, which is all that they know. What the store then says
 of the images (checksums, sizes) is of the files as they are now; nobody can tell any more whether
-these are the images that were labelled. The share of images whose map agrees with their folder
+these are the images that were labeled. The share of images whose map agrees with their folder
 shows a wrong order of classes.
 
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021) and its released maps; the layout is described
@@ -27,7 +27,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from fkd.codecs import TopLogits
+from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
@@ -35,9 +35,9 @@ from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
 from fkd.labeling.config import describe_environment
 from fkd.labeling.maps import MapDtype, map_identity
 from fkd.labeling.pipeline import ImageRow
+from fkd.labels.codecs import TopKLogits
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
-from fkd.records import CropRecords
-from fkd.store import LABELLED, LabelStore, ShardContent, StoreWriter
+from fkd.store import LABELED, LabelStore, ShardContent, StoreWriter
 from fkd.store.geometry import grid_boxes
 from fkd.store.keys import printable
 
@@ -53,7 +53,7 @@ class ImportMapsConfig:
     """Import label maps: released ReLabel maps become a store of label maps.
 
     Attributes:
-        images: the images that were labelled.
+        images: the images that were labeled.
         maps: folder of the maps, FOLDER/STEM.pt for an image FOLDER/STEM.EXTENSION.
         classes: names of the class ids: imagenet, or a file (JSON list, or one name a line).
         out: folder of the store; one that was begun is continued.
@@ -133,7 +133,7 @@ def import_maps(
     paths = _find_maps(source, config.maps)
     names = _class_names(config.classes)
     first = read_map(paths[0], len(names), config.value_dtype)
-    codec = TopLogits(first.index.shape[1])
+    codec = TopKLogits(first.index.shape[1])
     identity = map_identity(
         source, names, first.grid, codec, config.value_dtype, config.images_per_shard
     ) | {"provenance": "imported", "teachers": [{"name": "released label maps"}]}
@@ -315,7 +315,7 @@ def _content(pairs: Sequence[tuple[ImageRow, ForeignMap]]) -> ShardContent:
         crc32=np.array([image.crc32 for image in images], np.uint32),
         num_bytes=np.array([image.num_bytes for image in images], np.uint64),
         size=sizes,
-        status=np.full(len(pairs), LABELLED, np.uint8),
+        status=np.full(len(pairs), LABELED, np.uint8),
         records=CropRecords(boxes, np.zeros(boxes.shape[:2], bool)),
         index=np.stack([own.index for own in maps]),
         value=np.stack([own.value for own in maps]),

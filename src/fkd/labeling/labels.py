@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.codecs import Codec, Separate
+from fkd.crops.records import CropRecords
 from fkd.errors import TeacherError
 from fkd.labeling.pipeline import ImageRow, TeacherInput
+from fkd.labels.codecs import Codec, PerTeacher
 from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import NotFinite, TeacherEnsemble
-from fkd.records import CropRecords
-from fkd.store import LABELLED, UNREADABLE, LabelStore, ShardContent
+from fkd.store import LABELED, UNREADABLE, LabelStore, ShardContent
 from fkd.store.geometry import grid_boxes
 
 _LARGEST_F16 = 65504.0
@@ -22,7 +22,7 @@ _ABOVE_ONE = 1e-5  # a softmax in float32 may exceed 1 by rounding
 
 
 @dataclass(frozen=True)
-class LabelledBatch:
+class LabeledBatch:
     """The compressed labels of one batch of crops.
 
     Attributes:
@@ -41,7 +41,7 @@ class LabelledBatch:
 
 
 @dataclass(frozen=True)
-class Labeller:
+class TeacherLabeler:
     """Labels batches of crops; safe to call from many threads.
 
     Attributes:
@@ -59,17 +59,19 @@ class Labeller:
     maps: DenseTeacher | None = None
 
     @staticmethod
-    def of(store: LabelStore, teachers: TeacherEnsemble, autocast: Autocast | None) -> "Labeller":
+    def of(
+        store: LabelStore, teachers: TeacherEnsemble, autocast: Autocast | None
+    ) -> "TeacherLabeler":
         """The one that makes labels as those of a store."""
         maps = None if store.grid is None else DenseTeacher(teachers.teachers[0])
-        return Labeller(teachers, store.codec, store.config["value_dtype"], autocast, maps)
+        return TeacherLabeler(teachers, store.codec, store.config["value_dtype"], autocast, maps)
 
     @property
     def labels_per_crop(self) -> int:
         """One, or the cells of a map."""
         return 1 if self.maps is None else self.maps.grid[0] * self.maps.grid[1]
 
-    def __call__(self, batch: TeacherInput) -> LabelledBatch:
+    def __call__(self, batch: TeacherInput) -> LabeledBatch:
         """The labels of a batch.
 
         Raises:
@@ -78,7 +80,7 @@ class Labeller:
         """
         num_crops = len(batch.crops)
         if num_crops == 0:  # unreadable images only
-            return LabelledBatch(batch.shard, batch.starting, 0, None, None)
+            return LabeledBatch(batch.shard, batch.starting, 0, None, None)
         try:
             outputs = self.outputs(batch.views)[: num_crops * self.labels_per_crop]
         except NotFinite as error:
@@ -86,7 +88,7 @@ class Labeller:
             raise TeacherError(f"{error}; it is {place}") from error
         self._check(outputs, batch)
         encoded = self.codec.encode(outputs)
-        return LabelledBatch(
+        return LabeledBatch(
             batch.shard,
             batch.starting,
             num_crops,
@@ -101,7 +103,7 @@ class Labeller:
         if self.maps is not None:
             return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
         ask = self.teachers
-        if isinstance(self.codec, Separate):
+        if isinstance(self.codec, PerTeacher):
             return ask.each(list(views), autocast=self.autocast)
         function = ask.logits if self.codec.encodes == "logits" else ask.probabilities
         return function(list(views), autocast=self.autocast)
@@ -165,7 +167,7 @@ class ShardShape:
         return CropRecords(np.zeros((m, 4), np.int64), np.zeros(m, bool), extra)
 
 
-def assemble_shard(batches: Sequence[LabelledBatch], shape: ShardShape) -> ShardContent:
+def assemble_shard(batches: Sequence[LabeledBatch], shape: ShardShape) -> ShardContent:
     """The content of a shard from all its batches, in order."""
     rows = [row for batch in batches for row in batch.starting]
     readable = np.array([row.records is not None for row in rows])
@@ -178,7 +180,7 @@ def assemble_shard(batches: Sequence[LabelledBatch], shape: ShardShape) -> Shard
         crc32=np.array([row.crc32 for row in rows], np.uint32),
         num_bytes=np.array([row.num_bytes for row in rows], np.uint64),
         size=np.array([row.size for row in rows], np.uint32),
-        status=np.where(readable, LABELLED, UNREADABLE).astype(np.uint8),
+        status=np.where(readable, LABELED, UNREADABLE).astype(np.uint8),
         records=_records(rows, shape),
         index=index if shape.num_index else None,
         value=value if shape.num_values else None,

@@ -1,8 +1,8 @@
 """Label maps: one pass of a teacher over each whole image, its largest logits kept cell by cell.
 
 The image is resized to the teacher's input without regard to its aspect ratio, so that the cells of
-the map cover all of it. Everything else is as in labelling crops: the same pipeline, store, resume,
-gate and audit. Labels of crops are pooled from the maps in training (`fkd.pooling`).
+the map cover all of it. Everything else is as in labeling crops: the same pipeline, store, resume,
+gate and audit. Labels of crops are pooled from the maps in training (`fkd.labels.pooling`).
 
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021), Sec. 3.1; the authors keep the 5 largest.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from fkd.codecs import TopLogits
-from fkd.crops import whole_image
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import whole_image
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError
 from fkd.labeling.config import (
@@ -23,12 +23,12 @@ from fkd.labeling.config import (
     describe_numerics,
     resolve_device,
 )
-from fkd.labeling.generate import LabelResult, Progress, run_labelling
-from fkd.labeling.labels import Labeller, ShardShape
-from fkd.labeling.session import Session, resolve_pace
+from fkd.labeling.labels import ShardShape, TeacherLabeler
+from fkd.labeling.run import LabelResult, Progress, run_labeling
+from fkd.labeling.setup import LabelSetup, resolve_parallelism
+from fkd.labels.codecs import TopKLogits
 from fkd.models.dense import DenseTeacher
 from fkd.models.teacher import TeacherConfig, load_teachers
-from fkd.records import CropRecords
 
 MAP_VERSION = 3
 MapDtype = Literal["f16", "f32"]
@@ -55,7 +55,7 @@ class LabelMapsConfig:
         min_accuracy: refuse a teacher whose top-1 on a sample of the images is lower, 0 to 1.
         gate_images: images in that sample; 0 skips it.
         max_unreadable: images that may be unreadable in a finished store.
-        probes: images that are labelled anew and compared, in one cell, at the end; 0 skips it.
+        probes: images that are labeled anew and compared, in one cell, at the end; 0 skips it.
         seed: picks these.
     """
 
@@ -98,34 +98,34 @@ def label_maps(config: LabelMapsConfig, progress: Progress | None = None) -> Lab
         TeacherError: the teacher's classifier is no linear function of mean features; and whatever
             `fkd.labeling.label` raises.
     """
-    return run_labelling(partial(open_map_session, config), config, progress)
+    return run_labeling(partial(open_map_session, config), config, progress)
 
 
-def open_map_session(config: LabelMapsConfig, passes: int, local_rank: int = 0) -> Session:
+def open_map_session(config: LabelMapsConfig, passes: int, local_rank: int = 0) -> LabelSetup:
     """Open the images and load the teacher of a run; raises like `label_maps`."""
     source = open_source(config.images)
     device = resolve_device(config.device, local_rank)
     names = source.class_names if config.classes == "dataset" else None
     teachers = load_teachers([config.teacher], class_names=names, device=device)
     dense = DenseTeacher(teachers.teachers[0])
-    pace = resolve_pace(config.batch_size, config.num_workers, passes, device)
-    codec = TopLogits(config.top_k)
+    parallelism = resolve_parallelism(config.batch_size, config.num_workers, passes, device)
+    codec = TopKLogits(config.top_k)
     identity = map_identity(
         source, teachers.class_names, dense.grid, codec, config.value_dtype, config.images_per_shard
     ) | {
         "teachers": teachers.identity(),
-        "numerics": describe_numerics(teachers, pace.batch_size, None),
+        "numerics": describe_numerics(teachers, parallelism.batch_size, None),
     }
-    return Session(
+    return LabelSetup(
         config=config,
         source=source,
         teachers=teachers,
         device=device,
-        pace=pace,
+        parallelism=parallelism,
         store_config=json.loads(json.dumps(identity)),  # tuples become lists, as in a file
         crops_per_image=1,
         draw=_draw,
-        labeller=Labeller(teachers, codec, config.value_dtype, None, dense),
+        labeler=TeacherLabeler(teachers, codec, config.value_dtype, None, dense),
         shape=ShardShape(dense.grid[0] * dense.grid[1], config.top_k, config.top_k, {}, dense.grid),
     )
 
@@ -134,7 +134,7 @@ def map_identity(
     source: ImageSource,
     class_names: list[str],
     grid: tuple[int, int],
-    codec: TopLogits,
+    codec: TopKLogits,
     value_dtype: str,
     images_per_shard: int | None,
 ) -> dict[str, Any]:

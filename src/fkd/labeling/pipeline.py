@@ -1,4 +1,4 @@
-"""From image files to labelled batches of crops, a stream in which every stage works ahead.
+"""From image files to labeled batches of crops, a stream in which every stage works ahead.
 
     images --decode, draw records--> cut into batches --replay--> teacher --encode--> labels
       |         (threads)            (inside a shard)  (threads)  (threads)              |
@@ -19,18 +19,18 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from fkd.crops import Interpolation, replay
+from fkd.crops.partners import Partner, Partners
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import Interpolation, replay
 from fkd.data.ahead import look_ahead
-from fkd.partners import Partner, Partners
-from fkd.records import CropRecords
 
 T = TypeVar("T")
 R = TypeVar("R")
-View = tuple[int, str]  # side in pixels and interpolation of a teacher's input
+InputSpec = tuple[int, str]  # side in pixels and interpolation of a teacher's input
 
 
 @dataclass(frozen=True)
-class Pace:
+class Parallelism:
     """How much work is done side by side.
 
     Attributes:
@@ -81,7 +81,7 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class Piece:
-    """Neighbouring crops of one image: numbers `first` to `stop` - 1."""
+    """Neighboring crops of one image: numbers `first` to `stop` - 1."""
 
     image: PreparedImage
     first: int
@@ -126,9 +126,9 @@ class TeacherInput:
 def run_stages(
     items: Iterable[T],
     prepare: Callable[[T], PreparedImage],
-    views: Sequence[View],
+    views: Sequence[InputSpec],
     teach: Callable[[TeacherInput], R],
-    pace: Pace,
+    parallelism: Parallelism,
 ) -> Generator[R, None, None]:
     """What `teach` makes of each batch of crops, in order; all stages work at the same time.
 
@@ -136,16 +136,22 @@ def run_stages(
         items: stand for images, shard after shard.
         prepare: decodes one and says which crops to cut; called from many threads.
         views: side and interpolation of every teacher input.
-        teach: called from `pace.passes` threads.
-        pace: sizes of batches and of the look-ahead.
+        teach: called from `parallelism.passes` threads.
+        parallelism: sizes of batches and of the look-ahead.
     """
-    crop = partial(replay_batch, views=views, batch_size=pace.batch_size)
-    with ThreadPoolExecutor(pace.workers) as helpers, ThreadPoolExecutor(pace.passes) as teachers:
-        images = look_ahead(helpers, prepare, items, 2 * pace.workers)
+    crop = partial(replay_batch, views=views, batch_size=parallelism.batch_size)
+    with (
+        ThreadPoolExecutor(parallelism.workers) as helpers,
+        ThreadPoolExecutor(parallelism.passes) as teachers,
+    ):
+        images = look_ahead(helpers, prepare, items, 2 * parallelism.workers)
         inputs = look_ahead(
-            helpers, crop, cut_batches(images, pace.batch_size), pace.workers + pace.passes
+            helpers,
+            crop,
+            cut_batches(images, parallelism.batch_size),
+            parallelism.workers + parallelism.passes,
         )
-        yield from look_ahead(teachers, teach, inputs, pace.passes)
+        yield from look_ahead(teachers, teach, inputs, parallelism.passes)
 
 
 def cut_batches(images: Iterable[PreparedImage], batch_size: int) -> Iterator[CropBatch]:
@@ -170,7 +176,7 @@ def _cut_shard(shard: int, images: Iterable[PreparedImage], batch_size: int) -> 
         yield batch
 
 
-def replay_batch(batch: CropBatch, views: Sequence[View], batch_size: int) -> TeacherInput:
+def replay_batch(batch: CropBatch, views: Sequence[InputSpec], batch_size: int) -> TeacherInput:
     """Cut the crops of a batch, once for every view, and let go of the images."""
     return TeacherInput(
         batch.shard,
@@ -184,7 +190,7 @@ def replay_batch(batch: CropBatch, views: Sequence[View], batch_size: int) -> Te
     )
 
 
-def _replay_view(batch: CropBatch, view: View, batch_size: int) -> Tensor:
+def _replay_view(batch: CropBatch, view: InputSpec, batch_size: int) -> Tensor:
     size, interpolation = view[0], cast(Interpolation, view[1])
     parts = [_replay_piece(piece, size, interpolation) for piece in batch.pieces]
     missing = batch_size - len(batch)

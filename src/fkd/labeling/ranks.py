@@ -1,4 +1,4 @@
-"""Which of several labelling processes this one is, and the few words they exchange.
+"""Which of several labeling processes this one is, and the few words they exchange.
 
 `torchrun` starts the processes and says in the environment who is who. They share nothing but the
 store's folder while they work; they talk only before the first shard and after the last, over gloo,
@@ -54,7 +54,7 @@ class World:
             dist.all_gather_object(values, value, group=self._group)
         except RuntimeError as error:
             raise RunError(
-                "another labelling process ended early; its own message says why, and the same "
+                "another labeling process ended early; its own message says why, and the same "
                 "command goes on with the shards that are missing"
             ) from error
         return values
@@ -77,7 +77,7 @@ def join_world() -> Iterator[World]:
             dist.init_process_group("gloo", timeout=_PATIENCE)
         group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"the {size} labelling processes cannot find each other: {error}") from error
+        raise RunError(f"the {size} labeling processes cannot find each other: {error}") from error
     try:
         yield World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")), group)
     finally:

@@ -19,8 +19,8 @@ from fkd.methods.fkd import FKD
 from fkd.methods.funmatch import FunMatch
 from fkd.methods.kd import KD
 from fkd.methods.mealv2 import MealV2, MealV2FKD
-from fkd.methods.method import Ingredients, Method, ViewKind
-from fkd.methods.options import DeitConfig, MealConfig
+from fkd.methods.method import CropSourceKind, Method, MethodInputs
+from fkd.methods.options import DeitConfig, MealV2Config
 from fkd.methods.relabel import ReLabel
 from fkd.methods.vanilla import Vanilla
 
@@ -37,11 +37,11 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "METHODS",
+    "CropSourceKind",
     "DeitConfig",
-    "Ingredients",
-    "MealConfig",
+    "MealV2Config",
     "Method",
-    "ViewKind",
+    "MethodInputs",
     "find_method",
 ]
 

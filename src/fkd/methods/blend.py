@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from fkd.data.batches import Batch
-from fkd.methods.method import Ingredients, true_labels
-from fkd.targets import SoftTargets
+from fkd.labels.targets import SoftTargets
+from fkd.methods.method import MethodInputs, true_labels
 
 
 class Blend(NamedTuple):
@@ -19,8 +19,8 @@ class Blend(NamedTuple):
     truth: SoftTargets | None
 
 
-def blend(ingredients: Ingredients, batch: Batch, soft: SoftTargets) -> Blend:
+def blend(inputs: MethodInputs, batch: Batch, soft: SoftTargets) -> Blend:
     """The teacher's labels of a batch beside its true ones."""
-    if ingredients.soft_weight == 1.0:
+    if inputs.soft_weight == 1.0:
         return Blend(soft, None)
-    return Blend(soft, true_labels(batch, ingredients.num_classes, ingredients.label_smoothing))
+    return Blend(soft, true_labels(batch, inputs.num_classes, inputs.label_smoothing))

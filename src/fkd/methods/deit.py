@@ -17,10 +17,17 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from fkd.data.batches import Batch
-from fkd.losses import kl_divergence, soft_cross_entropy
-from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits, true_labels
+from fkd.labels.losses import kl_divergence, soft_cross_entropy
+from fkd.labels.targets import SoftTargets
+from fkd.methods.method import (
+    CropSourceKind,
+    Method,
+    MethodInputs,
+    Outputs,
+    class_logits,
+    true_labels,
+)
 from fkd.methods.online import OnlineTeacher
-from fkd.targets import SoftTargets
 
 
 class DeitTargets(NamedTuple):
@@ -34,18 +41,18 @@ class Deit(Method):
     """True classes for the class token, the teacher for the distillation token."""
 
     summary: ClassVar[str] = "DeiT: true classes and a teacher, hard or soft, token by token"
-    views: ClassVar[ViewKind] = "fresh"
+    views: ClassVar[CropSourceKind] = "fresh"
     asks_teacher: ClassVar[bool] = True
     uses: ClassVar[frozenset[str]] = frozenset({"temperature", "label_smoothing", "deit"})
     needs_classes = True
 
-    def __init__(self, ingredients: Ingredients) -> None:
-        self._teacher = OnlineTeacher(ingredients)
+    def __init__(self, inputs: MethodInputs) -> None:
+        self._teacher = OnlineTeacher(inputs)
         self.formats = self._teacher.formats
-        self._num_classes = ingredients.num_classes
-        self._smoothing = ingredients.label_smoothing
-        self._temperature = ingredients.temperature
-        self._options = ingredients.deit
+        self._num_classes = inputs.num_classes
+        self._smoothing = inputs.label_smoothing
+        self._temperature = inputs.temperature
+        self._options = inputs.deit
 
     def begin(self, student: nn.Module) -> None:
         """Have both tokens answer while training; timm's networks average them otherwise."""

@@ -8,14 +8,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from fkd.data.batches import Batch, CropFormat
-from fkd.losses import SoftTargetLoss
+from fkd.labels.losses import SoftTargetLoss
 from fkd.methods.blend import Blend, blend
 from fkd.methods.method import (
     OF_STORED_LABELS,
-    Ingredients,
+    CropSourceKind,
     Method,
+    MethodInputs,
     Outputs,
-    ViewKind,
     class_logits,
 )
 
@@ -24,18 +24,18 @@ class FKD(Method):
     """Replay the teacher's crops against the labels it gave them."""
 
     summary: ClassVar[str] = "crops and soft labels from a label store; the teacher rests"
-    views: ClassVar[ViewKind] = "stored"
+    views: ClassVar[CropSourceKind] = "stored"
     uses: ClassVar[frozenset[str]] = OF_STORED_LABELS | {
         "temperature",
         "soft_weight",
         "label_smoothing",
     }
 
-    def __init__(self, ingredients: Ingredients) -> None:
-        self.formats: tuple[CropFormat, ...] = (ingredients.student,)
-        self.needs_classes = ingredients.soft_weight < 1.0
-        self._ingredients = ingredients
-        self._loss = SoftTargetLoss(ingredients.temperature, ingredients.soft_weight)
+    def __init__(self, inputs: MethodInputs) -> None:
+        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.needs_classes = inputs.soft_weight < 1.0
+        self._ingredients = inputs
+        self._loss = SoftTargetLoss(inputs.temperature, inputs.soft_weight)
 
     def targets(self, batch: Batch) -> Blend:
         """What the teacher said when the store was made."""

@@ -6,7 +6,7 @@ MixUp blends it before either sees it, true classes play no part, and training i
     x~ = a x + (1 - a) x_partner        L = t^2 KL(softmax(T(x~) / t) || softmax(S(x~) / t))
 
 Source: Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022.
-Differs: partners by a random permutation instead of the neighbour in the batch, and a in (0, 1)
+Differs: partners by a random permutation instead of the neighbor in the batch, and a in (0, 1)
 instead of (1/2, 1), which is the same mixture with the pair exchanged. Several teachers are
 averaged instead of summed, which only scales the loss.
 """
@@ -16,25 +16,25 @@ from typing import ClassVar
 from torch import Tensor
 
 from fkd.data.batches import Batch
-from fkd.losses import kl_divergence
-from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits
+from fkd.labels.losses import kl_divergence
+from fkd.labels.targets import SoftTargets
+from fkd.methods.method import CropSourceKind, Method, MethodInputs, Outputs, class_logits
 from fkd.methods.online import OnlineTeacher
-from fkd.targets import SoftTargets
 
 
 class FunMatch(Method):
     """One mixed view for both networks, KL, no labels."""
 
     summary: ClassVar[str] = "one mixed view for teacher and student alike, KL, no true classes"
-    views: ClassVar[ViewKind] = "fresh"
+    views: ClassVar[CropSourceKind] = "fresh"
     asks_teacher: ClassVar[bool] = True
     uses: ClassVar[frozenset[str]] = frozenset({"temperature"})
     needs_mixing: ClassVar[bool] = True
 
-    def __init__(self, ingredients: Ingredients) -> None:
-        self._teacher = OnlineTeacher(ingredients, shares_view=True)
+    def __init__(self, inputs: MethodInputs) -> None:
+        self._teacher = OnlineTeacher(inputs, shares_view=True)
         self.formats = self._teacher.formats
-        self._temperature = ingredients.temperature
+        self._temperature = inputs.temperature
 
     def targets(self, batch: Batch) -> SoftTargets:
         """What the teacher says about the mixed crops of the student."""

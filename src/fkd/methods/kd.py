@@ -11,28 +11,28 @@ from typing import ClassVar
 from torch import Tensor
 
 from fkd.data.batches import Batch
-from fkd.losses import SoftTargetLoss
+from fkd.labels.losses import SoftTargetLoss
+from fkd.labels.targets import SoftTargets
 from fkd.methods.blend import Blend, blend
-from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits
+from fkd.methods.method import CropSourceKind, Method, MethodInputs, Outputs, class_logits
 from fkd.methods.online import OnlineTeacher
-from fkd.targets import SoftTargets
 
 
 class KD(Method):
     """Ask the teacher about every crop, every time."""
 
     summary: ClassVar[str] = "fresh random crops against a teacher that is asked online"
-    views: ClassVar[ViewKind] = "fresh"
+    views: ClassVar[CropSourceKind] = "fresh"
     asks_teacher: ClassVar[bool] = True
     uses: ClassVar[frozenset[str]] = frozenset({"temperature", "soft_weight", "label_smoothing"})
 
-    def __init__(self, ingredients: Ingredients) -> None:
-        self._teacher = OnlineTeacher(ingredients)
+    def __init__(self, inputs: MethodInputs) -> None:
+        self._teacher = OnlineTeacher(inputs)
         self.formats = self._teacher.formats
-        self.needs_classes = ingredients.soft_weight < 1.0
-        self._ingredients = ingredients
-        t = ingredients.temperature
-        self._loss = SoftTargetLoss(t, ingredients.soft_weight, soft_scale=t * t)
+        self.needs_classes = inputs.soft_weight < 1.0
+        self._ingredients = inputs
+        t = inputs.temperature
+        self._loss = SoftTargetLoss(t, inputs.soft_weight, soft_scale=t * t)
 
     def targets(self, batch: Batch) -> Blend:
         """What the teacher says now."""

@@ -6,9 +6,9 @@ L_D is what a small network D pays for telling the student's answers from the te
 
     rows of [S(x); mean of T_i(x)] -> D -> two outputs, binary cross-entropy with [1, 0] and [0, 1]
 
-In the authors' code the student *lowers* L_D like D itself does, which they call a regulariser
+In the authors' code the student *lowers* L_D like D itself does, which they call a regularizer
 ("official"); with the gradient reversed it is the adversary that the name promises ("reversed").
-D learns with the student's optimiser and learning rate, as it does there.
+D learns with the student's optimizer and learning rate, as it does there.
 
 With FKD the stored labels take the teachers' place, and D compares probabilities, not logits.
 
@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fkd.data.batches import Batch, CropFormat
-from fkd.losses import SoftTargetLoss
+from fkd.labels.losses import SoftTargetLoss
+from fkd.labels.targets import SoftTargets
 from fkd.methods.method import (
     OF_STORED_LABELS,
-    Ingredients,
+    CropSourceKind,
     Method,
+    MethodInputs,
     Outputs,
-    ViewKind,
     class_logits,
 )
 from fkd.methods.online import OnlineTeacher
-from fkd.targets import SoftTargets
 
 
 class MealTargets(NamedTuple):
@@ -50,9 +50,9 @@ class _Meal(Method):
 
     uses: ClassVar[frozenset[str]] = frozenset({"mealv2"})
 
-    def __init__(self, ingredients: Ingredients, shows: Callable[[Tensor], Tensor]) -> None:
-        kind = ingredients.mealv2.discriminator
-        self.companion = None if kind == "off" else build_discriminator(ingredients.num_classes)
+    def __init__(self, inputs: MethodInputs, shows: Callable[[Tensor], Tensor]) -> None:
+        kind = inputs.mealv2.discriminator
+        self.auxiliary_model = None if kind == "off" else build_discriminator(inputs.num_classes)
         self._reversed = kind == "reversed"
         self._shows = shows  # what the discriminator knows the student by
         self._loss = SoftTargetLoss()
@@ -61,22 +61,22 @@ class _Meal(Method):
         """Soft cross-entropy and the discriminator's loss."""
         logits = class_logits(outputs)
         loss: Tensor = self._loss(logits, targets.soft)
-        if self.companion is None or targets.shown is None:
+        if self.auxiliary_model is None or targets.shown is None:
             return loss
         student = self._shows(reverse_gradient(logits) if self._reversed else logits)
-        return loss + discriminator_loss(self.companion, student, targets.shown)
+        return loss + discriminator_loss(self.auxiliary_model, student, targets.shown)
 
 
 class MealV2(_Meal):
     """Teachers asked online; the discriminator compares logits."""
 
     summary: ClassVar[str] = "MEAL V2: an ensemble asked online, and a discriminator"
-    views: ClassVar[ViewKind] = "fresh"
+    views: ClassVar[CropSourceKind] = "fresh"
     asks_teacher: ClassVar[bool] = True
 
-    def __init__(self, ingredients: Ingredients) -> None:
-        super().__init__(ingredients, shows=torch.Tensor.float)
-        self._teacher = OnlineTeacher(ingredients)
+    def __init__(self, inputs: MethodInputs) -> None:
+        super().__init__(inputs, shows=torch.Tensor.float)
+        self._teacher = OnlineTeacher(inputs)
         self.formats = self._teacher.formats
 
     def targets(self, batch: Batch) -> MealTargets:
@@ -89,18 +89,18 @@ class MealV2FKD(_Meal):
     """Stored labels in the teachers' place; the discriminator compares probabilities."""
 
     summary: ClassVar[str] = "MEAL V2 with FKD: labels from a store, and a discriminator"
-    views: ClassVar[ViewKind] = "stored"
+    views: ClassVar[CropSourceKind] = "stored"
     uses: ClassVar[frozenset[str]] = _Meal.uses | OF_STORED_LABELS
 
-    def __init__(self, ingredients: Ingredients) -> None:
-        super().__init__(ingredients, shows=lambda logits: torch.softmax(logits.float(), dim=1))
-        self.formats: tuple[CropFormat, ...] = (ingredients.student,)
+    def __init__(self, inputs: MethodInputs) -> None:
+        super().__init__(inputs, shows=lambda logits: torch.softmax(logits.float(), dim=1))
+        self.formats: tuple[CropFormat, ...] = (inputs.student,)
 
     def targets(self, batch: Batch) -> MealTargets:
         """What the teachers said when the store was made."""
         assert batch.targets is not None
         soft = batch.label_mixed(batch.targets)
-        return MealTargets(soft, None if self.companion is None else soft.dense())
+        return MealTargets(soft, None if self.auxiliary_model is None else soft.dense())
 
 
 def build_discriminator(num_classes: int) -> nn.Sequential:

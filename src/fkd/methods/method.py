@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from torch import Tensor, nn
 
 from fkd.data.batches import Batch, CropFormat
-from fkd.methods.options import DeitConfig, MealConfig
+from fkd.labels.pooling import PoolingConfig
+from fkd.labels.targets import SoftTargets
+from fkd.methods.options import DeitConfig, MealV2Config
 from fkd.models.teacher import TeacherEnsemble
-from fkd.pooling import PoolingConfig
-from fkd.targets import SoftTargets
 
-ViewKind = Literal["stored", "fresh"]
+CropSourceKind = Literal["stored", "fresh"]
 OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights", "calibration"})
 """Settings of a run that say how stored labels are decoded, and which are trusted."""
 Outputs: TypeAlias = Tensor | tuple[Tensor, Tensor]
@@ -19,7 +19,7 @@ Outputs: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ingredients:
+class MethodInputs:
     """What a method may be made of.
 
     Attributes:
@@ -41,12 +41,12 @@ class Ingredients:
     label_smoothing: float = 0.0
     teacher: TeacherEnsemble | None = None
     deit: DeitConfig = field(default_factory=DeitConfig)
-    mealv2: MealConfig = field(default_factory=MealConfig)
+    mealv2: MealV2Config = field(default_factory=MealV2Config)
     relabel: PoolingConfig = field(default_factory=PoolingConfig)
 
 
 class Method(Protocol):
-    """Views, targets, loss; methods inherit what is said here unless they say otherwise.
+    """CropSource, targets, loss; methods inherit what is said here unless they say otherwise.
 
     Attributes:
         summary: one line for --help.
@@ -57,20 +57,20 @@ class Method(Protocol):
         needs_mixing: whether it is this method only with mixed crops.
         needs_classes: whether every image must have a true class.
         formats: how crops are cut for it, the student's first.
-        companion: a network of its own that learns beside the student.
+        auxiliary_model: a network of its own that learns beside the student.
     """
 
     summary: ClassVar[str]
-    views: ClassVar[ViewKind]
+    views: ClassVar[CropSourceKind]
     asks_teacher: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
     uses: ClassVar[frozenset[str]] = frozenset()
     needs_mixing: ClassVar[bool] = False
     needs_classes: bool = False
     formats: tuple[CropFormat, ...]
-    companion: nn.Module | None = None
+    auxiliary_model: nn.Module | None = None
 
-    def __init__(self, ingredients: Ingredients) -> None: ...
+    def __init__(self, inputs: MethodInputs) -> None: ...
 
     def begin(self, student: nn.Module) -> None:
         """Told once, before training, which network will learn; most methods need not know."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fkd.crops import Interpolation
+from fkd.crops.replay import Interpolation
 from fkd.data.batches import CropFormat
-from fkd.methods.method import Ingredients
+from fkd.methods.method import MethodInputs
 from fkd.models.teacher import Answer, TeacherEnsemble
 
 # Crops that a CPU passes through a teacher at a time, so that its layers stay in the cache. Crops a
@@ -26,14 +26,14 @@ class OnlineTeacher:
         formats: how crops must be cut for student and teacher, the student's first.
 
     Args:
-        ingredients: name the student's format and the teacher.
+        inputs: name the student's format and the teacher.
         shares_view: show the teacher the student's tensor.
     """
 
-    def __init__(self, ingredients: Ingredients, *, shares_view: bool = False) -> None:
-        assert ingredients.teacher is not None
-        self._teacher: TeacherEnsemble = ingredients.teacher
-        student, views = ingredients.student, self._teacher.views
+    def __init__(self, inputs: MethodInputs, *, shares_view: bool = False) -> None:
+        assert inputs.teacher is not None
+        self._teacher: TeacherEnsemble = inputs.teacher
+        student, views = inputs.student, self._teacher.views
         wanted = [CropFormat(size, _known(how)) for size, how in views]
         if shares_view:
             wanted = [student] * len(views)

@@ -30,12 +30,12 @@ class DeitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MealConfig:
+class MealV2Config:
     """MEAL V2.
 
     Attributes:
         discriminator: official (the student lowers the discriminator's loss, as the authors' code
-            has it, a regulariser), reversed (the student raises it, as an adversary would), or off.
+            has it, a regularizer), reversed (the student raises it, as an adversary would), or off.
     """
 
     discriminator: Literal["official", "reversed", "off"] = "official"

@@ -1,7 +1,7 @@
 """ReLabel: fresh crops against labels that are pooled from one map of labels of each image.
 
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021); the baseline of FKD (Shen and Xing, ECCV
-2022), Table 3. Pooling is done where batches are loaded: `fkd.data.maps`, `fkd.pooling`.
+2022), Table 3. Pooling is done where batches are loaded: `fkd.data.maps`, `fkd.labels.pooling`.
 """
 
 from typing import ClassVar
@@ -9,27 +9,27 @@ from typing import ClassVar
 from torch import Tensor
 
 from fkd.data.batches import Batch, CropFormat
-from fkd.losses import SoftTargetLoss
+from fkd.labels.losses import SoftTargetLoss
+from fkd.labels.pooling import fall_back
 from fkd.methods.blend import Blend, blend
-from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits
-from fkd.pooling import fall_back
+from fkd.methods.method import CropSourceKind, Method, MethodInputs, Outputs, class_logits
 
 
 class ReLabel(Method):
     """Any crop against what the map says of its place."""
 
     summary: ClassVar[str] = "fresh random crops against label maps of the whole images"
-    views: ClassVar[ViewKind] = "fresh"
+    views: ClassVar[CropSourceKind] = "fresh"
     reads_maps: ClassVar[bool] = True
     uses: ClassVar[frozenset[str]] = frozenset(
         {"temperature", "soft_weight", "label_smoothing", "relabel"}
     )
 
-    def __init__(self, ingredients: Ingredients) -> None:
-        self.formats: tuple[CropFormat, ...] = (ingredients.student,)
-        self.needs_classes = ingredients.soft_weight < 1.0 or ingredients.relabel.fallback > 0.0
-        self._ingredients = ingredients
-        self._loss = SoftTargetLoss(ingredients.temperature, ingredients.soft_weight)
+    def __init__(self, inputs: MethodInputs) -> None:
+        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.needs_classes = inputs.soft_weight < 1.0 or inputs.relabel.fallback > 0.0
+        self._ingredients = inputs
+        self._loss = SoftTargetLoss(inputs.temperature, inputs.soft_weight)
 
     def targets(self, batch: Batch) -> Blend:
         """What the map says; the true class where it is in doubt, if asked for."""

@@ -9,23 +9,30 @@ from typing import ClassVar
 from torch import Tensor
 
 from fkd.data.batches import Batch, CropFormat
-from fkd.losses import SoftTargetLoss
-from fkd.methods.method import Ingredients, Method, Outputs, ViewKind, class_logits, true_labels
-from fkd.targets import SoftTargets
+from fkd.labels.losses import SoftTargetLoss
+from fkd.labels.targets import SoftTargets
+from fkd.methods.method import (
+    CropSourceKind,
+    Method,
+    MethodInputs,
+    Outputs,
+    class_logits,
+    true_labels,
+)
 
 
 class Vanilla(Method):
     """Fresh crops against one-hot classes."""
 
     summary: ClassVar[str] = "fresh random crops against the ground truth; no teacher"
-    views: ClassVar[ViewKind] = "fresh"
+    views: ClassVar[CropSourceKind] = "fresh"
     uses: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     needs_classes = True
 
-    def __init__(self, ingredients: Ingredients) -> None:
-        self.formats: tuple[CropFormat, ...] = (ingredients.student,)
-        self._num_classes = ingredients.num_classes
-        self._smoothing = ingredients.label_smoothing
+    def __init__(self, inputs: MethodInputs) -> None:
+        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self._num_classes = inputs.num_classes
+        self._smoothing = inputs.label_smoothing
         self._loss = SoftTargetLoss()
 
     def targets(self, batch: Batch) -> SoftTargets:

@@ -151,10 +151,10 @@ def _described(name: str) -> str:
 
 
 def _words(name: str) -> list[str]:
-    return [_normalise(word) for word in _lemmas(name) or [name]]
+    return [_normalize(word) for word in _lemmas(name) or [name]]
 
 
-def _normalise(word: str) -> str:
+def _normalize(word: str) -> str:
     return " ".join(word.replace("_", " ").casefold().split())
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fkd.errors import TeacherError
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import Teacher, View
+from fkd.models.teacher import InputSpec, Teacher
 
 _TOLERANCE = 1e-4  # between the mean of the cells and the logits, relative to the largest logit
 _SUITABLE = "resnet50, regnety_040, tf_efficientnet_lite0 or torchvision/resnet50"
@@ -46,7 +46,7 @@ class DenseTeacher:
         self.grid = self._check()
 
     @property
-    def view(self) -> View:
+    def view(self) -> InputSpec:
         """What pictures must be made for: whole, at the teacher's input size."""
         return self.teacher.view
 
@@ -85,8 +85,8 @@ def _blocks(size: int) -> Tensor:
     """Pictures of few large squares, uint8 (2, 3, size, size): their cells differ, as in noise they
     would not, so that a classifier that is not linear shows."""
     generator = torch.Generator().manual_seed(0)
-    colours = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8, generator=generator)
-    return nn.functional.interpolate(colours, (size, size), mode="nearest")
+    colors = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    return nn.functional.interpolate(colors, (size, size), mode="nearest")
 
 
 def _without_pooling(teacher: Teacher) -> Network:

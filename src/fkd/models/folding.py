@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolution before it: one pass over memory less a layer.
+"""Batch normalization folded into the convolution before it: one pass over memory less a layer.
 
 With running mean m and variance v, a batch norm of weight g and bias b after a convolution of
 weights W and bias a computes
@@ -74,7 +74,7 @@ class _Observer:
         self._calls[conv] += 1
         self._last = conv, output, output._version
 
-    def normalised(self, norm: nn.Module, args: Any, output: Tensor) -> None:
+    def normalized(self, norm: nn.Module, args: Any, output: Tensor) -> None:
         """After a norm."""
         self._calls[norm] += 1
         if self._last is None:
@@ -96,7 +96,7 @@ def _attached(observer: _Observer, model: nn.Module) -> Iterator[None]:
         if type(module) in _CONVOLUTIONS and not module._forward_pre_hooks:  # e.g. weight_norm
             handles.append(module.register_forward_hook(observer.convolved))
         elif type(module) in _NORMS and _is_foldable(module):
-            handles.append(module.register_forward_hook(observer.normalised))
+            handles.append(module.register_forward_hook(observer.normalized))
     try:
         yield
     finally:
@@ -105,7 +105,7 @@ def _attached(observer: _Observer, model: nn.Module) -> Iterator[None]:
 
 
 def _is_foldable(norm: Any) -> bool:
-    """Whether it normalises by fixed statistics and does nothing else that would be lost."""
+    """Whether it normalizes by fixed statistics and does nothing else that would be lost."""
     plain = not isinstance(norm, BatchNormAct2d) or isinstance(norm.drop, nn.Identity)
     return plain and norm.running_mean is not None
 

@@ -9,7 +9,7 @@ import torchvision
 from timm.models import _registry
 
 from fkd.errors import ConfigError
-from fkd.models import sret as _sret  # noqa: F401  # makes its networks known to timm
+from fkd.models.architectures import sret as _sret  # noqa: F401  # makes its networks known to timm
 
 _TORCHVISION = "torchvision/"
 _TIMM = "timm/"  # how the Hugging Face hub writes timm's names

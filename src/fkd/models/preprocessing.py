@@ -1,6 +1,6 @@
-"""What a network expects of its input: size, interpolation, mean and deviation of the colours.
+"""What a network expects of its input: size, interpolation, mean and deviation of the colors.
 
-The figures come from the network's own configuration, never from a person: a wrong normalisation
+The figures come from the network's own configuration, never from a person: a wrong normalization
 costs ten points of accuracy and nothing crashes.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from fkd.crops import Interpolation
+from fkd.crops.replay import Interpolation
 from fkd.errors import ConfigError
 from fkd.models.names import ModelName
 
@@ -49,12 +49,12 @@ class Preprocessing:
         if not 0.0 < self.crop_pct <= 1.0:
             raise ConfigError(f"crop_pct must lie in (0, 1], got {self.crop_pct}")
 
-    def normalise(self, crops: Tensor) -> Tensor:
+    def normalize(self, crops: Tensor) -> Tensor:
         """From uint8 (B, 3, S, S) to float32 of mean 0 and deviation 1, in channels-last memory.
 
         The operations and their order are those of torchvision's ToTensor and Normalize, so the
         result is the same to the last bit. Whole rows are one axis, because an innermost axis of
-        three colours is slow: 0.14 instead of 0.40 ms for a crop of 224 pixels.
+        three colors is slow: 0.14 instead of 0.40 ms for a crop of 224 pixels.
         """
         num_crops, channels, height, width = crops.shape
         mean = torch.tensor(self.mean, device=crops.device).repeat(width)

@@ -24,7 +24,7 @@ from fkd.models.numerics import Autocast, precision
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.zoo import load_model
 
-View = tuple[int, str]
+InputSpec = tuple[int, str]
 """What crops are made for: input size in pixels, and interpolation."""
 
 
@@ -114,7 +114,7 @@ class Teacher:
         return self._model
 
     @property
-    def view(self) -> View:
+    def view(self) -> InputSpec:
         """What its crops must be made for."""
         return self.preprocessing.input_size, self.preprocessing.interpolation
 
@@ -160,14 +160,14 @@ class Teacher:
         """Answers of another form of the same network, float32 (B, C, ...); raises like `logits`.
 
         Args:
-            network: from normalised crops to answers about all outputs of the head (B, head, ...).
+            network: from normalized crops to answers about all outputs of the head (B, head, ...).
             crops: uint8 (B, 3, S, S), of its view.
             autocast: compute in half precision.
         """
         self._refuse_unsuitable(crops)
         device = next(self._model.parameters()).device
         with torch.inference_mode(), precision(device, autocast):
-            logits = network(self.preprocessing.normalise(crops.to(device))).to(torch.float32)
+            logits = network(self.preprocessing.normalize(crops.to(device))).to(torch.float32)
             if self._columns is not None:
                 logits = logits[:, self._columns.to(device)]
             self._refuse_not_finite(logits, autocast)
@@ -196,7 +196,7 @@ class Teacher:
         size = self.preprocessing.input_size
         generator = torch.Generator().manual_seed(0)
         crop = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
-        return self.preprocessing.normalise(crop.to(next(self._model.parameters()).device))
+        return self.preprocessing.normalize(crop.to(next(self._model.parameters()).device))
 
     def _refuse_unsuitable(self, crops: Tensor) -> None:
         if any(module.training for module in self._model.modules()):
@@ -256,7 +256,7 @@ class TeacherEnsemble:
         self.class_names = list(teachers[0].class_names if class_names is None else class_names)
         refuse_duplicates(self.class_names, "the data set")
         self.teachers = [teacher.with_classes(self.class_names) for teacher in teachers]
-        self.views: list[View] = list(dict.fromkeys(teacher.view for teacher in self.teachers))
+        self.views: list[InputSpec] = list(dict.fromkeys(teacher.view for teacher in self.teachers))
 
     def __repr__(self) -> str:
         names = " + ".join(teacher.name for teacher in self.teachers)

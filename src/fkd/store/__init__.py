@@ -1,7 +1,7 @@
 """The label store: a folder of crops and their soft labels that can be trusted. See README.md."""
 
 from fkd.store.agreement import Agreement
-from fkd.store.content import LABELLED, UNREADABLE, ShardContent
+from fkd.store.content import LABELED, UNREADABLE, ShardContent
 from fkd.store.convert import Conversion, compact_members, convert_store
 from fkd.store.join import JoinReport
 from fkd.store.keys import keys_digest
@@ -12,7 +12,7 @@ from fkd.store.verify import Problem, repair_store, verify_store
 from fkd.store.writer import StoreWriter
 
 __all__ = [
-    "LABELLED",
+    "LABELED",
     "UNREADABLE",
     "Agreement",
     "Conversion",

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.codecs import Encoded
+from fkd.labels.codecs import Encoded
+from fkd.labels.targets import SoftTargets
 from fkd.store.reader import LabelStore
-from fkd.targets import SoftTargets
 
 _CROPS_AT_ONCE = 1 << 14
 _PROBABILITIES_AT_ONCE = 1 << 22
@@ -51,9 +51,9 @@ def compare_labels(
     """
     num, same, total, largest = 0, 0, 0.0, 0.0
     for rows in row_chunks(before, _at_once(before, after)):
-        labelled = rows[before.labelled(rows)]
-        crops = np.broadcast_to(np.arange(after.num_crops), (len(labelled), after.num_crops))
-        pair = (_targets(store, labelled, crops) for store in (before, after))
+        labeled = rows[before.labeled(rows)]
+        crops = np.broadcast_to(np.arange(after.num_crops), (len(labeled), after.num_crops))
+        pair = (_targets(store, labeled, crops) for store in (before, after))
         divergence, agrees = _compare(*pair)
         num, same = num + len(agrees), same + int(agrees.sum())
         total += float(divergence.sum())

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fkd.codecs import VALUE_DTYPES, MarginalRenorm, dequantise, quantise
 from fkd.errors import FormatError
+from fkd.labels.codecs import VALUE_DTYPES, MarginalRenorm, dequantize, quantize
 from fkd.store.bits import MAX_WIDTH, take_numbers, to_bits, to_bytes, widths_of
 from fkd.store.config import StoreConfig
 from fkd.store.roots import decode_roots, encode_roots
@@ -191,7 +191,7 @@ def _index_classes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _value_numbers(config: StoreConfig, value: np.ndarray) -> np.ndarray:
     if config.levels is None:
-        return _as_words(quantise(value, config.value_dtype))
+        return _as_words(quantize(value, config.value_dtype))
     return encode_roots(value, config.levels, _num_others(config))
 
 
@@ -211,7 +211,7 @@ def _from_numbers(config: StoreConfig, field: Field, numbers: np.ndarray) -> np.
     if field.column == "label.value":
         if config.levels is not None:
             return decode_roots(numbers, config.levels)
-        return dequantise(_from_words(numbers, field.dtype), config.value_dtype)
+        return dequantize(_from_words(numbers, field.dtype), config.value_dtype)
     (extra,) = (e for e in config.extras if field.column == f"crop.extra.{e.name}")
     array = _from_words(numbers, extra.dtype).reshape(*numbers.shape[:2], *extra.shape)
     native: np.ndarray = array.astype(extra.dtype.newbyteorder("="))

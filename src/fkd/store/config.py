@@ -11,17 +11,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fkd.codecs import (
+from fkd.crops.sampling import GENERATOR, CropConfig
+from fkd.errors import ConfigError, FormatError, NewerFormat
+from fkd.labels.codecs import (
     VALUE_DTYPES,
     Codec,
-    Separate,
-    TemperedTop,
-    TopLogits,
+    PerTeacher,
+    TopKLogits,
+    TopKLogProbs,
     check_codec,
     parse_codec,
 )
-from fkd.errors import ConfigError, FormatError, NewerFormat
-from fkd.sampling import GENERATOR, CropConfig
 from fkd.store import canonical
 from fkd.store.canonical import Fields
 
@@ -188,12 +188,12 @@ def _parse_label(fields: Fields, num_classes: int, file: str) -> tuple[Codec, st
         raise FormatError(f"{file}: {error}") from error
     if codec.stores == "logits" and value_dtype == "u16":
         raise FormatError(f"{file}: u16 holds probabilities only; store logits as f16 or f32")
-    if isinstance(codec, Separate):
+    if isinstance(codec, PerTeacher):
         codec = _parse_weights(fields, codec, file)
     return codec, value_dtype
 
 
-def _parse_weights(fields: Fields, codec: Separate, file: str) -> Separate:
+def _parse_weights(fields: Fields, codec: PerTeacher, file: str) -> PerTeacher:
     """The codec with the weights of the teachers, in the order of their labels."""
     teachers = [Fields(teacher, f"{file}: teachers") for teacher in fields.items("teachers")]
     try:
@@ -205,7 +205,7 @@ def _parse_weights(fields: Fields, codec: Separate, file: str) -> Separate:
 def _parse_grid(fields: Fields, num_crops: int, codec: Codec, file: str) -> tuple[int, int] | None:
     """Rows and columns of a label map, None for crops; maps have largest logits and no extras."""
     is_map = fields.integer("format_version", 1, NEWEST_VERSION) == 3
-    if is_map != isinstance(codec, TopLogits):
+    if is_map != isinstance(codec, TopKLogits):
         raise FormatError(f"{file}: the codec {codec.name} and the form of the store do not agree")
     if not is_map:
         return None
@@ -236,7 +236,7 @@ def _is_compact(fields: Fields, codec: Codec, file: str) -> bool:
 
 def is_packable(codec: Codec) -> bool:
     """Whether there is a compact form: not of top logits, nor of teachers side by side."""
-    return not isinstance(codec, Separate | TemperedTop | TopLogits)
+    return not isinstance(codec, PerTeacher | TopKLogProbs | TopKLogits)
 
 
 def _parse_geometry(fields: Fields, num_crops: int, file: str) -> CropConfig | None:

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from fkd.codecs import quantise
-from fkd.records import CropRecords
+from fkd.crops.records import CropRecords
+from fkd.labels.codecs import quantize
 from fkd.store.canonical import sha256
 from fkd.store.compact import pack_record
 from fkd.store.config import StoreConfig
@@ -15,7 +15,7 @@ from fkd.store.keys import MAX_KEY_BYTES
 from fkd.store.layout import Placed, build_header, columns_of, metadata_of, place
 from fkd.store.rows import Rows
 
-LABELLED, UNREADABLE = 0, 1
+LABELED, UNREADABLE = 0, 1
 _MAX_U16 = 65535
 
 
@@ -28,7 +28,7 @@ class ShardContent:
         crc32: uint32 (n,), of the image file.
         num_bytes: uint64 (n,), length of the image file.
         size: uint32 (n, 2), height and width after decoding.
-        status: uint8 (n,), 0 labelled, 1 unreadable; the rest of an unreadable image's row is
+        status: uint8 (n,), 0 labeled, 1 unreadable; the rest of an unreadable image's row is
             stored as zeros, whatever is given here.
         records: (n, M); of label maps, the cells of the grid (`fkd.store.geometry.grid_boxes`).
         index: int64 (n, M, K) class ids, or None where the codec has none.
@@ -93,7 +93,7 @@ def _arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.ndarray]
         "image.size": content.size,
     }
     crops = _crop_arrays(config, content)
-    unreadable = content.status != LABELLED
+    unreadable = content.status != LABELED
     if unreadable.any():
         facts, crops = _zeroed(facts, unreadable), _zeroed(crops, unreadable)
     packed = _packed(config, crops, ~unreadable) if config.compact else _columns(config, crops)
@@ -135,19 +135,19 @@ def _columns(config: StoreConfig, crops: dict[str, np.ndarray]) -> dict[str, np.
     if "crop.flip" in crops:
         columns["crop.flip"] = np.packbits(crops["crop.flip"], axis=1, bitorder="little")
     if "label.value" in crops:
-        columns["label.value"] = quantise(crops["label.value"], config.value_dtype)
+        columns["label.value"] = quantize(crops["label.value"], config.value_dtype)
     return columns
 
 
 def _packed(
-    config: StoreConfig, crops: dict[str, np.ndarray], labelled: np.ndarray
+    config: StoreConfig, crops: dict[str, np.ndarray], labeled: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The columns of a compact store; an unreadable image has an empty record."""
     records = [
         pack_record(config, {name: array[row] for name, array in crops.items()})
         if has_label
         else b""
-        for row, has_label in enumerate(labelled.tolist())
+        for row, has_label in enumerate(labeled.tolist())
     ]
     columns = {
         "record.offset": np.cumsum([0, *map(len, records)]),
@@ -155,7 +155,7 @@ def _packed(
     }
     if config.crops is not None:
         checksums = geometry_crc32(crops["crop.box"], crops["crop.flip"])
-        columns["geometry.crc32"] = np.where(labelled, checksums, 0)
+        columns["geometry.crc32"] = np.where(labeled, checksums, 0)
     return columns
 
 
@@ -167,12 +167,12 @@ def check_content(config: StoreConfig, content: ShardContent) -> None:
     """
     _check_shapes(config, content)
     _check_keys(content.keys)
-    labelled = content.status == LABELLED
+    labeled = content.status == LABELED
     _require(
-        bool(np.isin(content.status, (LABELLED, UNREADABLE)).all()), "status is neither 0 nor 1"
+        bool(np.isin(content.status, (LABELED, UNREADABLE)).all()), "status is neither 0 nor 1"
     )
-    box = content.records.box[labelled]
-    height, width = (content.size[labelled, side, None].astype(np.int64) for side in (0, 1))
+    box = content.records.box[labeled]
+    height, width = (content.size[labeled, side, None].astype(np.int64) for side in (0, 1))
     inside = (
         (box >= 0).all()
         and (box[..., 2:] > 0).all()
@@ -181,35 +181,35 @@ def check_content(config: StoreConfig, content: ShardContent) -> None:
     )
     _require(bool(inside), "a crop box leaves its image or is empty")
     if content.index is not None:
-        ids = content.index[labelled]
+        ids = content.index[labeled]
         _require(
             bool(((ids >= 0) & (ids < config.num_classes)).all()), "a class id is out of range"
         )
     if content.value is not None:
-        value = content.value[labelled]
+        value = content.value[labeled]
         _require(bool(np.isfinite(value).all()), "a label value is NaN or infinite")
         probabilities = config.codec.stores == "probabilities"
         _require(not probabilities or bool((value >= 0).all()), "a probability is below 0")
     if config.compact:
-        _check_packable(config, content, labelled)
+        _check_packable(config, content, labeled)
     if config.grid is not None:
-        same = np.array_equal(box, grid_boxes(config.grid, content.size[labelled]))
-        same = same and not content.records.flip[labelled].any()
+        same = np.array_equal(box, grid_boxes(config.grid, content.size[labeled]))
+        same = same and not content.records.flip[labeled].any()
         _require(same, "boxes are not the cells of the grid, unflipped")
 
 
-def _check_packable(config: StoreConfig, content: ShardContent, labelled: np.ndarray) -> None:
+def _check_packable(config: StoreConfig, content: ShardContent, labeled: np.ndarray) -> None:
     """What the compact form takes for granted."""
     if config.levels is not None and content.value is not None:
-        p = content.value[labelled]
+        p = content.value[labeled]
         _require(bool((p[..., 1:] <= p[..., :-1]).all()), "probabilities are not in falling order")
         _require(bool((p[..., 0] > 0).all()), "a label has no probability above 0")
     if config.crops is not None:
-        keys = [content.keys[row] for row in np.flatnonzero(labelled)]
+        keys = [content.keys[row] for row in np.flatnonzero(labeled)]
         numbers = np.broadcast_to(np.arange(config.num_crops), (len(keys), config.num_crops))
-        box, flip = draw_geometry(config.crops, keys, content.size[labelled], numbers)
-        same = np.array_equal(box, content.records.box[labelled])
-        same = same and np.array_equal(flip, content.records.flip[labelled])
+        box, flip = draw_geometry(config.crops, keys, content.size[labeled], numbers)
+        same = np.array_equal(box, content.records.box[labeled])
+        same = same and np.array_equal(flip, content.records.flip[labeled])
         _require(same, "boxes or flips are not those that the config draws; store them")
 
 

@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from fkd.codecs import (
+from fkd.crops.records import CropRecords
+from fkd.errors import ConfigError, FormatError
+from fkd.labels.codecs import (
     Codec,
     Encoded,
     Full,
     Hard,
     MarginalRenorm,
     MarginalSmoothing,
-    Separate,
-    TemperedTop,
+    PerTeacher,
+    TopKLogProbs,
     check_codec,
     parse_codec,
 )
-from fkd.errors import ConfigError, FormatError
-from fkd.records import CropRecords
 from fkd.store.agreement import Agreement, compare_labels, row_chunks
 from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, is_packable, parse_crops
-from fkd.store.content import LABELLED, ShardContent
+from fkd.store.content import LABELED, ShardContent
 from fkd.store.geometry import draw_geometry
 from fkd.store.reader import LabelStore
 from fkd.store.roots import default_levels
@@ -138,8 +138,8 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
         return
     fewer = new.num_index(num_classes) <= old.num_index(num_classes)
     simpler = isinstance(old, MarginalSmoothing) and isinstance(new, Hard | MarginalSmoothing)
-    simpler |= isinstance(old, TemperedTop) and isinstance(
-        new, Hard | MarginalSmoothing | TemperedTop
+    simpler |= isinstance(old, TopKLogProbs) and isinstance(
+        new, Hard | MarginalSmoothing | TopKLogProbs
     )
     # What mr labels leave out may have been scaled away.
     restored = isinstance(old, MarginalRenorm) and not isinstance(new, Hard | MarginalRenorm)
@@ -151,7 +151,7 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
 
 def _has_one_label(codec: Codec) -> bool:
     """Whether a codec can be made from one label of probabilities."""
-    return codec.encodes == "probabilities" and not isinstance(codec, Separate)
+    return codec.encodes == "probabilities" and not isinstance(codec, PerTeacher)
 
 
 def _new_config(
@@ -187,10 +187,10 @@ def _can_recompute(store: LabelStore, num_crops: int, progress: Progress) -> boo
         return False
     progress.begins("comparing boxes", store.num_images)
     for rows in row_chunks(store, max(1, _CROPS_AT_ONCE // store.num_crops)):
-        labelled = rows[store.labelled(rows)]
-        numbers = _first_crops(len(labelled), num_crops)
-        read = store.read(labelled, numbers)
-        box, flip = draw_geometry(crops, store.keys(labelled), read.images.size, numbers)
+        labeled = rows[store.labeled(rows)]
+        numbers = _first_crops(len(labeled), num_crops)
+        read = store.read(labeled, numbers)
+        box, flip = draw_geometry(crops, store.keys(labeled), read.images.size, numbers)
         same = np.array_equal(box, read.records.box) and np.array_equal(flip, read.records.flip)
         if not same:
             return False
@@ -202,13 +202,13 @@ def _content(store: LabelStore, config: StoreConfig, first: int, stop: int) -> S
     """The images from `first` up to `stop` as the new store holds them."""
     rows = np.arange(first, stop)
     facts = store.images(rows)
-    labelled = np.flatnonzero(facts.status == LABELLED)
-    read = store.read(rows[labelled], _first_crops(len(labelled), config.num_crops))
+    labeled = np.flatnonzero(facts.status == LABELED)
+    read = store.read(rows[labeled], _first_crops(len(labeled), config.num_crops))
     index, value = _derive(store, config.codec, read.index, read.value)
 
     def spread(array: np.ndarray) -> np.ndarray:
         whole = np.zeros((len(rows), *array.shape[1:]), array.dtype)
-        whole[labelled] = array
+        whole[labeled] = array
         return whole
 
     extra = {name: spread(array) for name, array in read.records.extra.items()}
@@ -234,7 +234,7 @@ def _derive(
     """Class ids (n, M, K) and values (n, M, V) of a codec from those that the store has."""
     if codec == store.codec:
         return index, value
-    if index is None or isinstance(store.codec, TemperedTop):
+    if index is None or isinstance(store.codec, TopKLogProbs):
         assert value is not None
         return _encode(store, codec, index, value)
     k = codec.num_index(store.num_classes)

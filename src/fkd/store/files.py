@@ -3,7 +3,7 @@
 Reading never writes, never follows a symbolic link below the store's folder, and opens plain files
 only. Writing goes through `publish`: temporary file, fsync, link to the final name without ever
 replacing anything, fsync of the folder. A file is therefore complete or not there, after a kill and
-(where fsync is honoured) after a power cut. Operating system errors become `StoreError`s here.
+(where fsync is honored) after a power cut. Operating system errors become `StoreError`s here.
 
 Names are relative to the store's folder: "manifest.json" or "shards/00000.safetensors".
 """

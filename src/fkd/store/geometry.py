@@ -10,8 +10,8 @@ from zlib import crc32
 
 import numpy as np
 
+from fkd.crops.sampling import CropConfig, sample_boxes
 from fkd.randomness import stream_keys
-from fkd.sampling import CropConfig, sample_boxes
 
 
 def draw_geometry(

@@ -44,15 +44,15 @@ class JoinReport:
                 f"{len(self.renamed)} renamed (first: {printable(old)} is now {printable(new)})"
             )
         for keys, word in (
-            (self.missing, "labelled but not there"),
-            (self.extra, "there but not labelled"),
+            (self.missing, "labeled but not there"),
+            (self.extra, "there but not labeled"),
             (self.replaced, "replaced by other files"),
         ):
             if keys:
                 parts.append(f"{len(keys)} {word} (first: {printable(keys[0])})")
         if not parts:
             return f"all {len(self.rows)} images fit"
-        return ", ".join(parts) + "; use the images that were labelled, or label these"
+        return ", ".join(parts) + "; use the images that were labeled, or label these"
 
     @property
     def found_rows(self) -> np.ndarray:
@@ -80,7 +80,7 @@ def compare_keys(
         stored: the store's keys, by row.
         keys: the source's keys.
         facts_of: what the store knows of rows.
-        fingerprint: checksum and length of a file of the source; without it nothing is recognised
+        fingerprint: checksum and length of a file of the source; without it nothing is recognized
             as renamed.
     """
     row_of = {key: row for row, key in enumerate(stored)}

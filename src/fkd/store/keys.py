@@ -1,7 +1,7 @@
 """Image keys as bytes: how they are written in JSON, shown to people, and fingerprinted.
 
 A key is the identity of an image in its source, usually its relative path: 1 to 4,096 bytes of any
-kind. Nothing is stripped or normalised, so "a.jpg", "A.jpg" and two spellings of one accent differ.
+kind. Nothing is stripped or normalized, so "a.jpg", "A.jpg" and two spellings of one accent differ.
 """
 
 import hashlib

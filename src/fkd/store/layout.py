@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fkd.codecs import VALUE_DTYPES
 from fkd.errors import FormatError
+from fkd.labels.codecs import VALUE_DTYPES
 from fkd.store.canonical import Fields
 from fkd.store.config import FORMAT, StoreConfig
 

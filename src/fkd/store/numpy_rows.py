@@ -6,7 +6,7 @@ from zlib import crc32
 
 import numpy as np
 
-from fkd.codecs import dequantise
+from fkd.labels.codecs import dequantize
 from fkd.store.memory import Memory
 from fkd.store.row_layout import AS_INT64, RowLayout
 from fkd.store.stored import Buffers
@@ -45,7 +45,7 @@ def gather(
             steps[width] = crops[:, :, None] * width + np.arange(width)
         taken = _take(memory, layout, number, first + steps[width])
         is_value = column.name == "label.value"
-        buffers[column.name] = dequantise(taken, value_dtype) if is_value else taken
+        buffers[column.name] = dequantize(taken, value_dtype) if is_value else taken
     return buffers
 
 
@@ -85,7 +85,7 @@ def checksums(memory: Memory, layout: RowLayout, at: np.ndarray, ends: np.ndarra
 def _side_by_side(
     memory: Memory, at: np.ndarray, columns: Sequence[tuple[int, int]]
 ) -> list[memoryview]:
-    """Short neighbouring columns of each row: (number, bytes of a row) each."""
+    """Short neighboring columns of each row: (number, bytes of a row) each."""
     numbers, lengths = zip(*columns, strict=True)
     offset = np.concatenate([np.arange(length) for length in lengths])
     small = memory.items(1)[at[np.repeat(numbers, lengths)].T + offset]

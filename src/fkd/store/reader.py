@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fkd.codecs import Codec
 from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
+from fkd.labels.codecs import Codec
 from fkd.store import files
 from fkd.store.config import StoreConfig
-from fkd.store.content import LABELLED
+from fkd.store.content import LABELED
 from fkd.store.folder import read_commits, read_config, read_manifest
 from fkd.store.join import Fingerprint, JoinReport, compare_keys
 from fkd.store.keys import keys_digest, printable
@@ -198,16 +198,16 @@ class LabelStore:
         """What the store knows of the image files of these rows."""
         return self._images(self._in_range(rows), self._check_reads)
 
-    def labelled(self, rows: ArrayLike) -> np.ndarray:
+    def labeled(self, rows: ArrayLike) -> np.ndarray:
         """Whether each of these rows has labels, bool; False for images that could not be read.
 
         Quick for whole stores: only the rows without labels are compared with their checksums. A
-        row that is damaged into seeming labelled is found when its labels are read.
+        row that is damaged into seeming labeled is found when its labels are read.
         """
         wanted = self._in_range(rows)
-        labelled: np.ndarray = self._images(wanted, check=False).status == LABELLED
-        self.images(wanted[~labelled])
-        return labelled
+        labeled: np.ndarray = self._images(wanted, check=False).status == LABELED
+        self.images(wanted[~labeled])
+        return labeled
 
     def _images(self, rows: np.ndarray, check: bool) -> ImageFacts:
         return image_facts(self._gather(rows, None, check))
@@ -287,10 +287,10 @@ class LabelStore:
     def _require_labels(self, rows: np.ndarray, read: StoredCrops) -> None:
         """Refuse unreadable images, and ids that would let a decoder leave its arrays."""
         if read.images.status.any():
-            unlabelled = np.flatnonzero(read.images.status != LABELLED)
+            unlabeled = np.flatnonzero(read.images.status != LABELED)
             raise MissingLabel(
-                f"{self.path} has no labels for {len(unlabelled)} of these images, because they "
-                f"could not be read; the first is {printable(self.keys(rows[unlabelled[0]])[0])}"
+                f"{self.path} has no labels for {len(unlabeled)} of these images, because they "
+                f"could not be read; the first is {printable(self.keys(rows[unlabeled[0]])[0])}"
             )
         if read.index is not None and _beyond(read.index, self.num_classes):
             raise FormatError(f"{self.path} holds a class id above {self.num_classes - 1}")
@@ -319,7 +319,7 @@ class LabelStore:
     def _map(self, number: int) -> Shard:
         if number not in self._entries:
             raise MissingLabel(
-                f"shard {number} of {self.path} is not labelled yet; run the label command again"
+                f"shard {number} of {self.path} is not labeled yet; run the label command again"
             )
         entry = self._entries[number]
         commit = files.read(self.path, commit_name(number), MAX_COMMIT_BYTES)
@@ -386,7 +386,7 @@ def _open_partial(folder: Path, partial: bool, check_reads: bool) -> LabelStore:
     if not partial:
         verb = "label" if config.grid is None else "label-maps"
         raise MissingLabel(
-            f"{folder} is not finished: {len(shards)} of {config.num_shards} shards are labelled; "
+            f"{folder} is not finished: {len(shards)} of {config.num_shards} shards are labeled; "
             f"run the same `fkd {verb}` command again"
         )
     return LabelStore(folder, config, shards, check_reads)

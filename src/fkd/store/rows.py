@@ -2,8 +2,7 @@
 
 A shard stores columns, so the bytes of one image's row lie apart. `Rows` knows where each column of
 each shard begins in one block of memory: reading a batch costs one pass over its cells by a kernel
-(`native_rows`), or where there is none a few indexed reads of numpy (`numpy_rows`), and nothing per
-crop in Python.
+(`numpy_rows`), and nothing per crop in Python.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fkd.store import native_rows, numpy_rows
+from fkd.store import numpy_rows
 from fkd.store.compact import PackedRecords, unpack_records
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import draw_geometry, grid_boxes
@@ -57,7 +56,7 @@ class Rows:
         self._any_wide = False
         self._starts = np.zeros((len(self._layouts[0].columns), num_places), np.int64)
         self._ends = np.zeros((len(VARIABLE), num_places), np.int64)
-        self._work = native_rows if native_rows.available() else numpy_rows
+        self._work = numpy_rows
 
     def add(self, place: int, start: int, placed: Mapping[str, Placed]) -> None:
         """Announce the shard at `place`, whose columns begin at byte `start` of the memory."""
@@ -143,8 +142,8 @@ class Rows:
 
     def _unpack(self, rows: Located, images: Buffers, crops: np.ndarray) -> Buffers:
         """Crops and labels from the packed records of these rows."""
-        labelled = np.flatnonzero(images["image.status"] == 0)
-        at, ends, chosen = rows.at[:, labelled], rows.ends[:, labelled], crops[labelled]
+        labeled = np.flatnonzero(images["image.status"] == 0)
+        at, ends, chosen = rows.at[:, labeled], rows.ends[:, labeled], crops[labeled]
         start, stop = numpy_rows.ranges(self._memory, rows.layout, at, ends, RECORDS)
         records = PackedRecords(self._memory.items(1), start, stop - start)
         found = unpack_records(self._config, records, chosen)
@@ -152,12 +151,12 @@ class Rows:
             starts, stops = numpy_rows.ranges(self._memory, rows.layout, at, ends, KEYS)
             ranges = zip(starts.tolist(), stops.tolist(), strict=True)
             keys = [bytes(self._memory.data[first:last]) for first, last in ranges]
-            sizes = images["image.size"][labelled]
+            sizes = images["image.size"][labeled]
             box, flip = draw_geometry(self._config.crops, keys, sizes, chosen)
             found |= {"crop.box": box, "crop.flip": flip}
-        if len(labelled) == len(crops):
+        if len(labeled) == len(crops):
             return found
-        return {name: _spread(array, labelled, len(crops)) for name, array in found.items()}
+        return {name: _spread(array, labeled, len(crops)) for name, array in found.items()}
 
 
 def _spread(array: np.ndarray, rows: np.ndarray, num_rows: int) -> np.ndarray:

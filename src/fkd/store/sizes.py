@@ -1,10 +1,10 @@
-"""How large a finished store will be, before anything is labelled."""
+"""How large a finished store will be, before anything is labeled."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from fkd.codecs import VALUE_DTYPES
+from fkd.labels.codecs import VALUE_DTYPES
 from fkd.store import canonical
 from fkd.store.compact import fields_of
 from fkd.store.config import StoreConfig

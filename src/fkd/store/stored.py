@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.codecs import Codec, Encoded, decode
-from fkd.records import CropRecords
+from fkd.crops.records import CropRecords
+from fkd.labels.codecs import Codec, Encoded, decode
 from fkd.store.config import StoreConfig
 
 Buffers: TypeAlias = dict[str, np.ndarray]  # by the name of the column in a shard
@@ -22,7 +22,7 @@ class ImageFacts:
         crc32: uint32 (B,), zlib's CRC-32 of the file.
         num_bytes: int64 (B,), length of the file.
         size: int64 (B, 2), height and width after decoding.
-        status: uint8 (B,), 0 labelled, 1 unreadable (all else is 0 then).
+        status: uint8 (B,), 0 labeled, 1 unreadable (all else is 0 then).
     """
 
     crc32: np.ndarray

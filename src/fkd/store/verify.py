@@ -20,7 +20,7 @@ from fkd.errors import DamagedStore, FormatError, NewerFormat, StoreError
 from fkd.store import canonical, files
 from fkd.store.canonical import sha256
 from fkd.store.config import StoreConfig
-from fkd.store.content import LABELLED, ShardContent, check_content
+from fkd.store.content import LABELED, ShardContent, check_content
 from fkd.store.folder import read_commit, read_config
 from fkd.store.geometry import geometry_crc32
 from fkd.store.keys import keys_digest, printable
@@ -247,11 +247,11 @@ def _check_geometry(shard: Shard, content: ShardContent, rows: np.ndarray) -> No
     written = shard.geometry_crc32(rows)
     if written is None:
         return
-    labelled = content.status == LABELLED
-    drawn = geometry_crc32(content.records.box[labelled], content.records.flip[labelled])
-    if not np.array_equal(drawn, written[labelled]):
+    labeled = content.status == LABELED
+    drawn = geometry_crc32(content.records.box[labeled], content.records.flip[labeled])
+    if not np.array_equal(drawn, written[labeled]):
         raise FormatError(
-            f"{shard.path}: crops drawn on this machine are not those that were labelled; "
+            f"{shard.path}: crops drawn on this machine are not those that were labeled; "
             "convert the store to the plain form where it was made"
         )
 

@@ -6,21 +6,21 @@ from typing import Literal
 
 import torch
 
-from fkd.augment import NO_AUGMENT, AugmentConfig
-from fkd.calibration import CalibrationConfig
-from fkd.crops import Interpolation
+from fkd.crops.augment import NO_AUGMENT, AugmentConfig
+from fkd.crops.replay import Interpolation
+from fkd.crops.sampling import CropConfig
 from fkd.data.batches import Workers
+from fkd.data.crop_sources import CropOrder
 from fkd.data.decoders import DecoderChoice
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
-from fkd.data.views import ViewOrder
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
-from fkd.methods import METHODS, DeitConfig, MealConfig, Method, ViewKind, find_method
+from fkd.labels.calibration import CalibrationConfig
+from fkd.labels.pooling import PoolingConfig
+from fkd.methods import METHODS, CropSourceKind, DeitConfig, MealV2Config, Method, find_method
 from fkd.models.teacher import TeacherConfig
-from fkd.pooling import PoolingConfig
-from fkd.sampling import CropConfig
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
 _MOST_THREADS = 4  # beyond, Python's lock holds them up
@@ -33,7 +33,7 @@ _OF_SOME_METHODS: dict[str, object] = {
     "soft_weight": 1.0,
     "label_smoothing": 0.0,
     "deit": DeitConfig(),
-    "mealv2": MealConfig(),
+    "mealv2": MealV2Config(),
     "relabel": PoolingConfig(),
 }
 """Settings that not every method looks at, with their defaults."""
@@ -58,7 +58,7 @@ class StudentConfig:
         new_head: start a new head where the checkpoint has other classes.
         input_size: side of its crops, pixels; by default that of the published weights.
         interpolation: how its crops are resized; the paper's students use bilinear.
-        normalisation: mean and deviation of its colours: those of its own weights, or ImageNet's
+        normalization: mean and deviation of its colors: those of its own weights, or ImageNet's
             whatever its weights were made with, as MEAL V2 has it.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth; the paper's transformers use 0.1.
@@ -70,7 +70,7 @@ class StudentConfig:
     new_head: bool = False
     input_size: int | None = None
     interpolation: Interpolation = "bilinear"
-    normalisation: Literal["own", "imagenet"] = "own"
+    normalization: Literal["own", "imagenet"] = "own"
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
@@ -88,7 +88,7 @@ class TrainConfig:
 
     Attributes:
         out: folder of the run.
-        images: the images to train on; for stored views, those that were labelled.
+        images: the images to train on; for stored views, those that were labeled.
         student: the network to train.
         method: what the student is trained against; see the list above.
         store: the label store; needed by methods with stored crops, and by relabel, whose store
@@ -97,7 +97,7 @@ class TrainConfig:
         val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
-        batch_size: crops per optimiser step, over all processes and accumulated parts.
+        batch_size: crops per optimizer step, over all processes and accumulated parts.
         optimizer: what moves the weights.
         schedule: how the learning rate falls, warm-up, single-crop ending.
         mixing: MixUp and CutMix; a teacher that is asked online sees the mixed crops.
@@ -133,7 +133,7 @@ class TrainConfig:
         ema_decay: keep a moving average of the weights, e.g. 0.9999; it is then what is evaluated
             and saved.
         clip_grad: largest norm of the gradient.
-        accumulate_steps: forward passes per optimiser step; each sees a part of batch_size.
+        accumulate_steps: forward passes per optimizer step; each sees a part of batch_size.
         amp: compute in bf16 or fp16 instead of float32.
         device: cpu or cuda; by default a GPU if there is one.
         seed: of weights, order, crops, mixing and dropout.
@@ -145,7 +145,7 @@ class TrainConfig:
             (for many: threads share Python's lock), or auto: threads up to 4. On a CPU, threads
             load a batch each and rest while the student learns; processes always work ahead, which
             is better where storage is slow.
-        log_every: optimiser steps between two lines of metrics.jsonl; a pass ends with one anyway.
+        log_every: optimizer steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
     """
 
@@ -163,8 +163,8 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
     student_augment: AugmentConfig = NO_AUGMENT
-    views: ViewKind | None = None
-    order: ViewOrder = "epoch_permutation"
+    views: CropSourceKind | None = None
+    order: CropOrder = "epoch_permutation"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5
@@ -176,7 +176,7 @@ class TrainConfig:
     soft_weight: float = 1.0
     label_smoothing: float = 0.0
     deit: DeitConfig = field(default_factory=DeitConfig)
-    mealv2: MealConfig = field(default_factory=MealConfig)
+    mealv2: MealV2Config = field(default_factory=MealV2Config)
     relabel: PoolingConfig = field(default_factory=PoolingConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
@@ -204,7 +204,7 @@ class TrainConfig:
 
     def _check_method(self) -> None:
         method = find_method(self.method)
-        if view_kind(self) == "stored" and self.store is None:
+        if crop_source_kind(self) == "stored" and self.store is None:
             raise ConfigError(
                 f"method {self.method} with stored views needs a label store: --store FOLDER "
                 "(`fkd label` makes one)"
@@ -273,7 +273,7 @@ class TrainConfig:
 # Functions, not properties: the parser of the command line takes public properties for subcommands.
 
 
-def view_kind(config: TrainConfig) -> ViewKind:
+def crop_source_kind(config: TrainConfig) -> CropSourceKind:
     """Where crops come from."""
     return config.views or find_method(config.method).views
 

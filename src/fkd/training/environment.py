@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from fkd.native import describe_kernels
-
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow", "accelerate")
 
 
@@ -28,7 +26,6 @@ def describe_environment(
             "processes": num_processes,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
-            "kernels": describe_kernels(),
         },
         "data": data,
     }

@@ -1,7 +1,7 @@
 """One self-contained HTML page: photographs, their crop boxes, and what the teacher saw in each.
 
 The page opens from disk, loads nothing and needs no server. Pixels come from the same decode and
-replay as labelling, so what is shown is what the teacher saw.
+replay as labeling, so what is shown is what the teacher saw.
 """
 
 import base64
@@ -16,16 +16,16 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-from fkd.crops import replay, resize
+from fkd.crops.partners import Partner, Partners, partner_rows
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import replay, resize
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError, StoreMismatch
-from fkd.partners import Partner, Partners, partner_rows
-from fkd.records import CropRecords
 from fkd.store import LabelStore
 from fkd.store.keys import printable
-from fkd.viewing.summary import TopClasses, sample_labelled_rows, summarise, top_classes
+from fkd.viewing.summary import TopClasses, sample_labeled_rows, summarize, top_classes
 
-# Eight colours that stay apart on light and dark photographs and for most colour-blind readers.
+# Eight colors that stay apart on light and dark photographs and for most color-blind readers.
 _COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
 
 
@@ -64,19 +64,19 @@ def render_page(store: LabelStore, images: ImageSource, config: PageConfig | Non
     """
     config = config or PageConfig()
     place = {images.key(i): i for i in range(len(images))}
-    rows = sample_labelled_rows(store, config.num_images, config.seed)
+    rows = sample_labeled_rows(store, config.num_images, config.seed)
     rows = np.array([row for row in rows if store.keys([row])[0] in place], dtype=np.int64)
     if len(rows) == 0:
         raise StoreMismatch(
             f"none of the images of {store.path} is in {images.root}; "
-            "give --images.root the folder that was labelled"
+            "give --images.root the folder that was labeled"
         )
     cards = [_card(store, images, int(row), place, config) for row in rows]
     template = files("fkd.viewing").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
         title=store.path.name,
-        summary=summarise(store, num_samples=0),
+        summary=summarize(store, num_samples=0),
         cards=cards,
         config=config,
     )
@@ -120,7 +120,7 @@ def _load_partners(
         if key not in place:
             raise StoreMismatch(
                 f"crops are mixed with crops of {printable(key)}, which is not in {images.root}; "
-                "give --images.root the whole folder that was labelled"
+                "give --images.root the whole folder that was labeled"
             )
         theirs = store.read([row], numbers[None]).records[0]
         partners[row] = Partner(load(images, place[key]).image, theirs)
@@ -133,7 +133,7 @@ def _crop(
     top, left, height, width = records.box[i].tolist()
     return {
         "number": number,
-        "colour": _COLOURS[i % len(_COLOURS)],
+        "color": _COLOURS[i % len(_COLOURS)],
         "top": top,
         "left": left,
         "height": height,

@@ -48,10 +48,10 @@ class StoreSummary:
     samples: list[tuple[str, int, TopClasses]]
 
 
-def summarise(store: LabelStore, *, num_samples: int = 8, seed: int = 0) -> StoreSummary:
+def summarize(store: LabelStore, *, num_samples: int = 8, seed: int = 0) -> StoreSummary:
     """Numbers and `num_samples` sample labels of a store; statistics over up to 64 images."""
     num_bytes = store_bytes(store.path)
-    rows = sample_labelled_rows(store, 64, seed)
+    rows = sample_labeled_rows(store, 64, seed)
     confidence, entropy = _statistics(store, rows)
     samples = [
         (printable(store.keys([row])[0]), crop, top_classes(store, int(row), 5)[crop])
@@ -81,7 +81,7 @@ def top_classes(store: LabelStore, row: int, k: int) -> list[TopClasses]:
     ]
 
 
-def sample_labelled_rows(store: LabelStore, count: int, seed: int) -> np.ndarray:
+def sample_labeled_rows(store: LabelStore, count: int, seed: int) -> np.ndarray:
     """Up to `count` distinct random rows that have labels, ascending, int64 (n,)."""
     draws = uniforms(stream_key(seed), Purpose.PROBE, np.arange(8 * count), 1)[:, 0]
     rows = np.unique(np.floor(draws * store.num_images).astype(np.int64))

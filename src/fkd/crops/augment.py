@@ -1,0 +1,285 @@
+"""Augmentations beyond crop and flip whose parameters can be drawn, stored and replayed.
+
+`sample_augment` draws parameters, `apply_augment` applies them; nothing random happens in between,
+so the teacher and any student can see the same pixels. Parameters do not depend on the crop's size:
+lengths are fractions of the side, blur is given for a 224-pixel crop.
+
+An augmentation is *replayed* when the teacher saw it (its parameters are stored with the label) or
+*student-only* when it is drawn afresh on top of the stored crop.
+
+Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1. Parameters: torchvision's ColorJitter,
+RandomGrayscale, GaussianBlur, RandAugment (Cubuk et al. 2020), RandomErasing (Zhong et al. 2020),
+lighting by the principal components of ImageNet's colors (Krizhevsky et al. 2012).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as TF
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from fkd.errors import ConfigError
+from fkd.randomness import Purpose, uniforms
+
+_ORDERS = list(permutations(range(4)))  # brightness, contrast, saturation, hue
+_BLUR_SIDE = 224.0  # blur sigma is stored in pixels of a crop of this side
+_ERASED = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]  # ImageNet's mean color
+_RAND_AUGMENT_BINS = 30.0
+# Eigenvalues, and eigenvectors in columns, of the covariance of ImageNet's colors, white being 1.
+_COLOUR_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
+_PRINCIPAL_COLOURS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Which augmentations to draw, and how strong; the default draws none.
+
+    Attributes:
+        color_jitter: strength of brightness, contrast, saturation and hue (hue at most 0.5).
+        color_jitter_prob: share of the crops that are jittered.
+        lighting: deviation of the noise along the principal colors; the paper's full recipe and
+            ReLabel use 0.1.
+        grayscale_prob: share of the crops turned gray.
+        blur_prob: share of the crops blurred.
+        blur_sigma: smallest and largest Gaussian sigma, pixels of a 224-pixel crop.
+        rand_augment_ops: RandAugment operations per crop.
+        rand_augment_magnitude: strength of each, 0 .. 30.
+        erase_prob: share of the crops with an erased rectangle.
+        erase_scale: smallest and largest erased share of the area.
+    """
+
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    color_jitter_prob: float = 1.0
+    lighting: float = 0.0
+    grayscale_prob: float = 0.0
+    blur_prob: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    rand_augment_ops: int = 0
+    rand_augment_magnitude: float = 9.0
+    erase_prob: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+
+    def __post_init__(self) -> None:
+        for name in ("color_jitter_prob", "grayscale_prob", "blur_prob", "erase_prob"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
+            raise ConfigError(f"color_jitter needs strengths >= 0, hue <= 0.5: {self.color_jitter}")
+        if not 0.0 <= self.rand_augment_magnitude <= _RAND_AUGMENT_BINS:
+            raise ConfigError(
+                f"rand_augment_magnitude must lie in [0, 30], got {self.rand_augment_magnitude}"
+            )
+        if self.lighting < 0:
+            raise ConfigError(f"lighting must be at least 0, got {self.lighting}")
+        if self.rand_augment_ops < 0:
+            raise ConfigError(f"rand_augment_ops must be at least 0, got {self.rand_augment_ops}")
+
+    @property
+    def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name to (dtype, shape per crop) of the parameters that these settings draw."""
+        ops = (self.rand_augment_ops,)
+        wanted: list[tuple[bool, dict[str, tuple[str, tuple[int, ...]]]]] = [
+            (max(self.color_jitter) > 0, {"jitter": ("<f4", (4,)), "jitter_order": ("|u1", ())}),
+            (self.lighting > 0, {"lighting": ("<f4", (3,))}),
+            (self.grayscale_prob > 0, {"gray": ("|u1", ())}),
+            (self.blur_prob > 0, {"blur": ("<f4", ())}),
+            (ops[0] > 0, {"rand_op": ("|u1", ops), "rand_magnitude": ("<f4", ops)}),
+            (self.erase_prob > 0, {"erase": ("<f4", (4,))}),
+        ]
+        return {name: spec for on, specs in wanted if on for name, spec in specs.items()}
+
+
+NO_AUGMENT = AugmentConfig()
+
+
+def sample_augment(
+    config: AugmentConfig,
+    stream: int,
+    numbers: ArrayLike,
+    purpose: Purpose = Purpose.AUGMENT,
+) -> dict[str, np.ndarray]:
+    """Parameters of the crops `numbers` (n,), each (n, *shape) as `config.columns` says.
+
+    Adding one augmentation does not change the parameters of another: each owns fixed draws.
+    """
+    if not config.columns:
+        return {}
+    draws = uniforms(stream, purpose, numbers, 24 + 2 * config.rand_augment_ops)
+    sampled: dict[str, np.ndarray] = {}
+    if "jitter" in config.columns:
+        sampled |= _sample_jitter(config, draws[:, 0:6])
+    if "gray" in config.columns:
+        sampled["gray"] = draws[:, 6] < config.grayscale_prob
+    if "blur" in config.columns:
+        sigma = _between(config.blur_sigma, draws[:, 8])
+        sampled["blur"] = np.where(draws[:, 7] < config.blur_prob, sigma, 0.0)
+    if "lighting" in config.columns:
+        sampled["lighting"] = _sample_lighting(config, draws[:, 14:18])
+    if "erase" in config.columns:
+        sampled["erase"] = _sample_erase(config, draws[:, 9:14])
+    if "rand_op" in config.columns:
+        sampled |= _sample_rand_augment(config, draws[:, 24:])
+    return {
+        name: sampled[name].astype(np.dtype(dtype)) for name, (dtype, _) in config.columns.items()
+    }
+
+
+def _sample_jitter(config: AugmentConfig, draws: np.ndarray) -> dict[str, np.ndarray]:
+    strength = np.array(config.color_jitter)
+    low = np.maximum(np.array([1.0, 1.0, 1.0, 0.0]) - strength, [0.0, 0.0, 0.0, -0.5])
+    high = np.array([1.0, 1.0, 1.0, 0.0]) + strength
+    factors = low + (high - low) * draws[:, :4]
+    applied = draws[:, 5:6] < config.color_jitter_prob
+    return {
+        "jitter": np.where(applied, factors, [1.0, 1.0, 1.0, 0.0]),
+        "jitter_order": np.floor(draws[:, 4] * len(_ORDERS)),
+    }
+
+
+def _sample_lighting(config: AugmentConfig, draws: np.ndarray) -> np.ndarray:
+    """What is added to red, green and blue, where white is 1: normal steps along each component.
+
+    Normal numbers by Box and Muller, from two pairs of even ones.
+    """
+    radius = np.sqrt(-2.0 * np.log1p(-draws[:, 0::2]))
+    angle = 2.0 * np.pi * draws[:, 1::2]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :3]
+    added: np.ndarray = (config.lighting * normal * _COLOUR_DEVIATIONS) @ _PRINCIPAL_COLOURS.T
+    return added
+
+
+def _sample_erase(config: AugmentConfig, draws: np.ndarray) -> np.ndarray:
+    """Top, left, height, width as fractions of the crop; all 0 where nothing is erased."""
+    area = _between(config.erase_scale, draws[:, 1])
+    aspect = np.exp(_between((math.log(0.3), math.log(1 / 0.3)), draws[:, 2]))
+    height = np.minimum(np.sqrt(area * aspect), 1.0)
+    width = np.minimum(np.sqrt(area / aspect), 1.0)
+    top, left = draws[:, 3] * (1.0 - height), draws[:, 4] * (1.0 - width)
+    applied = draws[:, :1] < config.erase_prob
+    return np.where(applied, np.stack([top, left, height, width], axis=-1), 0.0)
+
+
+def _sample_rand_augment(config: AugmentConfig, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """Operation numbers, and the parameter each operation takes (sign included)."""
+    ops = np.floor(draws[:, 0::2] * len(_RAND_AUGMENT)).astype(np.int64)
+    sign = np.where(draws[:, 1::2] < 0.5, -1.0, 1.0)
+    level = config.rand_augment_magnitude / _RAND_AUGMENT_BINS
+    base, reach, signed = (np.array(c)[ops] for c in zip(*_RAND_AUGMENT_RANGES, strict=True))
+    return {"rand_op": ops, "rand_magnitude": base + reach * level * np.where(signed, sign, 1.0)}
+
+
+def apply_augment(crops: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
+    """Apply the parameters of `extra` (n, ...) to crops uint8 (n, 3, H, W), in place and in a fixed
+    order: color jitter, lighting, gray, blur, RandAugment, erasing; returns the crops."""
+    if not extra:
+        return crops
+    for i in range(len(crops)):
+        crops[i] = _apply_to_one(crops[i], {name: values[i] for name, values in extra.items()})
+    return crops
+
+
+def _apply_to_one(crop: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
+    if "jitter" in extra:
+        crop = _jitter(crop, extra["jitter"].tolist(), int(extra["jitter_order"]))
+    if "lighting" in extra:
+        crop = _light(crop, extra["lighting"].tolist())
+    if extra.get("gray"):
+        crop = TF.rgb_to_grayscale(crop, num_output_channels=3)
+    if "blur" in extra and extra["blur"] > 0:
+        crop = _blur(crop, float(extra["blur"]))
+    if "rand_op" in extra:
+        for op, magnitude in zip(extra["rand_op"], extra["rand_magnitude"], strict=True):
+            crop = _RAND_AUGMENT[op](crop, float(magnitude))
+    if "erase" in extra:
+        crop = _erase(crop, extra["erase"].tolist())
+    return crop
+
+
+def _jitter(crop: Tensor, factors: list[float], order: int) -> Tensor:
+    adjust = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+    for which in _ORDERS[order]:
+        if factors[which] != (0.0 if which == 3 else 1.0):
+            crop = adjust[which](crop, factors[which])
+    return crop
+
+
+def _light(crop: Tensor, added: list[float]) -> Tensor:
+    shift = torch.tensor(added)[:, None, None] * 255.0
+    return (crop + shift).round_().clamp_(0.0, 255.0).to(torch.uint8)
+
+
+def _blur(crop: Tensor, sigma: float) -> Tensor:
+    sigma *= crop.shape[-1] / _BLUR_SIDE
+    kernel = min(2 * math.ceil(2 * sigma) + 1, 2 * ((min(crop.shape[-2:]) - 1) // 2) + 1)
+    blurred: Tensor = TF.gaussian_blur(crop, [kernel, kernel], [sigma, sigma])
+    return blurred
+
+
+def _erase(crop: Tensor, fractions: list[float]) -> Tensor:
+    height, width = crop.shape[-2:]
+    top, left = round(fractions[0] * height), round(fractions[1] * width)
+    bottom, right = top + round(fractions[2] * height), left + round(fractions[3] * width)
+    crop = crop.clone()
+    crop[:, top:bottom, left:right] = _ERASED
+    return crop
+
+
+def _between(limits: tuple[float, float], draws: np.ndarray) -> np.ndarray:
+    return limits[0] + (limits[1] - limits[0]) * draws
+
+
+def _affine(
+    crop: Tensor,
+    *,
+    angle: float = 0.0,
+    translate: tuple[float, float] = (0.0, 0.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> Tensor:
+    """Nearest-neighbor affine map; translations are fractions of the sides, angles degrees."""
+    height, width = crop.shape[-2:]
+    pixels = [round(translate[0] * width), round(translate[1] * height)]
+    moved: Tensor = TF.affine(crop, angle=angle, translate=pixels, scale=1.0, shear=list(shear))
+    return moved
+
+
+# Operations of RandAugment with the space of torchvision: how the parameter enters ...
+_RAND_AUGMENT: list[Callable[[Tensor, float], Tensor]] = [
+    lambda crop, _: crop,
+    lambda crop, m: _affine(crop, shear=(math.degrees(math.atan(m)), 0.0)),
+    lambda crop, m: _affine(crop, shear=(0.0, math.degrees(math.atan(m)))),
+    lambda crop, m: _affine(crop, translate=(m, 0.0)),
+    lambda crop, m: _affine(crop, translate=(0.0, m)),
+    lambda crop, m: _affine(crop, angle=m),
+    lambda crop, m: TF.adjust_brightness(crop, m),
+    lambda crop, m: TF.adjust_saturation(crop, m),
+    lambda crop, m: TF.adjust_contrast(crop, m),
+    lambda crop, m: TF.adjust_sharpness(crop, m),
+    lambda crop, m: TF.posterize(crop, round(m)),
+    lambda crop, m: TF.solarize(crop, m),
+    lambda crop, _: TF.autocontrast(crop),
+    lambda crop, _: TF.equalize(crop),
+]
+# ... and its value: base + reach * magnitude / 30, the reach with a random sign or not.
+_RAND_AUGMENT_RANGES: list[tuple[float, float, bool]] = [
+    (0.0, 0.0, False),
+    (0.0, 0.3, True),
+    (0.0, 0.3, True),
+    (0.0, 150.0 / 331.0, True),
+    (0.0, 150.0 / 331.0, True),
+    (0.0, 30.0, True),
+    (1.0, 0.9, True),
+    (1.0, 0.9, True),
+    (1.0, 0.9, True),
+    (1.0, 0.9, True),
+    (8.0, -4.0, False),
+    (255.0, -255.0, False),
+    (0.0, 0.0, False),
+    (0.0, 0.0, False),
+]

@@ -1,0 +1,121 @@
+"""How the record of a crop is drawn, and how it becomes pixels again.
+
+`sample_crops` draws records (boxes and flips as `fkd.crops.sampling` does, further augmentations
+as `fkd.crops.augment` does); `replay` turns a decoded image and records into crops of any size.
+Labeling and training call the same `replay`, so a student sees exactly the region that the teacher
+labeled.
+
+Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fkd.crops.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
+from fkd.crops.partners import Partners, blend, mixed_crops, partner_rows, without_mixes
+from fkd.crops.records import CropRecords
+from fkd.crops.sampling import CropConfig, draw_crops, place_crops
+from fkd.randomness import stream_key
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+def sample_crops(
+    config: CropConfig,
+    key: bytes,
+    size: tuple[int, int],
+    numbers: np.ndarray,
+    augment: AugmentConfig = NO_AUGMENT,
+) -> CropRecords:
+    """The records of the crops `numbers` (n,) of one image, a pure function of the arguments.
+
+    Args:
+        config: how crops are drawn.
+        key: the image's key; together with `config.seed` it picks the random stream.
+        size: height and width of the decoded image, pixels.
+        numbers: crop numbers; the store holds 0 .. M-1, fresh views may go on for ever.
+        augment: further augmentations to draw parameters for.
+    """
+    stream = stream_key(config.seed, key)
+    box, flip = place_crops(config, draw_crops(stream, numbers), size)
+    return CropRecords(box, flip, sample_augment(augment, stream, numbers))
+
+
+def whole_image(size: tuple[int, int]) -> CropRecords:
+    """One record: all of an image of this height and width, unflipped."""
+    return CropRecords(np.array([[0, 0, *size]], np.int64), np.zeros(1, bool))
+
+
+def replay(
+    image: Tensor,
+    records: CropRecords,
+    size: int | tuple[int, int],
+    interpolation: Interpolation,
+    out: Tensor | None = None,
+    partners: Partners | None = None,
+) -> Tensor:
+    """The crops that `records` describe, uint8 (n, 3, height, width), channels-last.
+
+    Crop, antialiased resize, flip, then the further augmentations of the records, last their
+    mixing with crops of other images, which are made in the same way.
+
+    Args:
+        image: uint8 (3, H, W); fastest when its memory is channels-last, as `decode_image` gives.
+        records: n records whose boxes lie inside the image.
+        size: side of the square crops, or (height, width), pixels.
+        interpolation: how they are resized.
+        out: where to put the crops, of their shape; by default new memory.
+        partners: the other images of mixed crops; needed if there are any.
+
+    Raises:
+        ValueError: one of them is missing.
+
+    Differs: torch's antialiased uint8 resize instead of Pillow's; at most 2 gray levels apart.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if out is None:
+        out = torch.empty((len(records), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    batch = _batch_of_one(image)
+    boxes, flips = records.box.tolist(), records.flip.tolist()
+    for crop, (top, left, h, w), flip in zip(out, boxes, flips, strict=True):
+        cut = batch[:, :, top : top + h, left : left + w]
+        resized = F.interpolate(cut, (height, width), mode=interpolation, antialias=True)[0]
+        crop.copy_(resized.flip(-1) if flip else resized)
+    apply_augment(out, records.extra)
+    return _mix(out, records, interpolation, partners or {})
+
+
+def _mix(
+    crops: Tensor, records: CropRecords, interpolation: Interpolation, partners: Partners
+) -> Tensor:
+    """Mix those crops that their records call mixed, in place; returns the crops."""
+    mixed = mixed_crops(records)
+    size = (crops.shape[-2], crops.shape[-1])
+    for row in partner_rows(records):
+        if row not in partners:
+            raise ValueError(f"crops are mixed with image {row}: give it in `partners`")
+        chosen = np.flatnonzero(mixed & (records.extra["mix_row"] == row))
+        theirs = without_mixes(partners[row].records[chosen])
+        pictures = replay(partners[row].image, theirs, size, interpolation)
+        for i, picture in zip(chosen.tolist(), pictures, strict=True):
+            share, box = int(records.extra["mix_share"][i]), records.extra["mix_box"][i].tolist()
+            blend(crops[i], picture, share, box)
+    return crops
+
+
+def resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    """A uint8 image (3, H, W) at another size, antialiased."""
+    return F.interpolate(_batch_of_one(image), size, mode=interpolation, antialias=True)[0]
+
+
+def _batch_of_one(image: Tensor) -> Tensor:
+    """An image (3, H, W) as a batch (1, 3, H, W), of which torch sees that it is channels-last.
+
+    With `image[None]` the stride of the batch axis is that of one pixel; torch then takes cuts for
+    ordinary memory, and resizes them at half the speed.
+    """
+    return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)

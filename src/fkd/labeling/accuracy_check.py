@@ -1,0 +1,120 @@
+"""Does the teacher know these images? Its accuracy on a sample, before it labels anything.
+
+A wrong normalization or class order costs accuracy and raises no error, so it is measured wherever
+the images have true classes that the teacher's classes match by name.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fkd.crops.records import CropRecords
+from fkd.data.sources import ImageSource, load
+from fkd.errors import ConfigError, ImageError, TeacherError
+from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
+from fkd.models.classes import match_classes
+from fkd.models.numerics import Autocast
+from fkd.models.teacher import TeacherEnsemble
+
+
+@dataclass(frozen=True)
+class TeacherAccuracy:
+    """The teacher's accuracy on a sample of the images.
+
+    Attributes:
+        num: images in the sample; 0 if nothing could be measured.
+        top1: share of them whose most probable class is the true one, among all classes of the
+            teacher.
+        reason: why nothing was measured.
+    """
+
+    num: int
+    top1: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.num == 0:
+            return f"not measured: {self.reason}"
+        return f"top-1 {self.top1:.1%} on {self.num} of these images (center crop)"
+
+
+def measure_accuracy(
+    source: ImageSource,
+    teachers: TeacherEnsemble,
+    num_images: int = 256,
+    *,
+    autocast: Autocast | None = None,
+    parallelism: Parallelism = Parallelism(),  # noqa: B008 - frozen
+) -> TeacherAccuracy:
+    """Top-1 of the teachers on images spread evenly over the source, center crop.
+
+    The crop is the share of the image that the first teacher was evaluated with (its crop_pct).
+    Images that cannot be read or have no class are left out.
+    """
+    if num_images == 0:
+        return TeacherAccuracy(0, 0.0, "gate_images is 0")
+    if source.class_names is None:
+        return TeacherAccuracy(0, 0.0, "the images have no classes")
+    try:
+        output_of = match_classes(source.class_names, teachers.class_names)
+    except ConfigError as error:
+        return TeacherAccuracy(0, 0.0, str(error))
+    places = _sample(source, num_images)
+    labels = {source.key(i): source.label(i) for i in places}
+
+    def prepare(i: int) -> PreparedImage:
+        return _center(source, i, teachers.teachers[0].preprocessing.crop_pct)
+
+    def judge(batch: TeacherInput) -> list[bool]:
+        truths = [labels[row.key] for row in batch.starting if row.records is not None]
+        outputs = teachers.probabilities(batch.views, autocast=autocast)
+        predicted = outputs[: len(truths)].argmax(dim=1).tolist()
+        return [output_of[t] == p for t, p in zip(truths, predicted, strict=True)]
+
+    batches = run_stages(places, prepare, teachers.views, judge, parallelism)
+    right = [verdict for batch in batches for verdict in batch]
+    if not right:
+        return TeacherAccuracy(0, 0.0, "none of the sampled images can be read")
+    return TeacherAccuracy(len(right), float(np.mean(right)))
+
+
+def require_accuracy(report: TeacherAccuracy, minimum: float | None) -> None:
+    """Refuse a teacher below the floor that the user set.
+
+    Raises:
+        TeacherError: the accuracy is lower.
+        ConfigError: there is a floor, but nothing to measure by.
+    """
+    if minimum is None:
+        return
+    if report.num == 0:
+        raise ConfigError(
+            f"min_accuracy: the accuracy cannot be measured ({report.reason}); leave it out"
+        )
+    if report.top1 < minimum:
+        raise TeacherError(
+            f"the teacher is right on {report.top1:.1%} of {report.num} of these images, less than "
+            f"min_accuracy {minimum:.1%}. Likely causes: another normalization or input size than "
+            "in training (teacher.mean, teacher.std, teacher.input_size), classes in another order "
+            "(teacher.class_names), or other weights (teacher.checkpoint)"
+        )
+
+
+def _sample(source: ImageSource, count: int) -> list[int]:
+    """Images with a class, spread evenly over the source."""
+    places = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
+    return [i for i in places.tolist() if source.label(i) >= 0]
+
+
+def _center(source: ImageSource, i: int, crop_pct: float) -> PreparedImage:
+    """The center square of an image as a record, as in evaluation but cut before it is resized."""
+    key, name = source.key(i), source.name(i)
+    try:
+        image = load(source, i).image
+    except ImageError as error:
+        return PreparedImage(0, ImageRow(key, name, reason=str(error)), None)
+    height, width = image.shape[1], image.shape[2]
+    side = max(1, round(min(height, width) * crop_pct))
+    box = np.array([[(height - side) // 2, (width - side) // 2, side, side]])
+    records = CropRecords(box, np.zeros(1, bool))
+    return PreparedImage(0, ImageRow(key, name, size=(height, width), records=records), image)

@@ -1,0 +1,200 @@
+"""Soft cross-entropy straight from sparse targets, with its own backward.
+
+For logits z, student temperature t and u = z / t, a target
+q_c = tail + sum_k weight_k [c = index_k] has total mass s and
+
+    L(z, q)  = - sum_c q_c log softmax(u)_c
+             = sum_k weight_k (LSE(u) - u_k) + tail * sum_c (LSE(u) - u_c)
+    dL/dz_c  = (s * softmax(u)_c - q_c) / t
+
+so no (B, C) target is ever formed: O(C) for the log-sum-exp, O(K) for the rest. On a CPU a large
+(B, C) is worked off in blocks of rows, whose intermediate results stay in its cache. Memory is that
+of one (B, C) instead of three; for times see docs/performance.md.
+
+Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3 and Eq. 1.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from fkd.errors import ConfigError
+from fkd.labels.targets import SoftTargets
+
+# Logits in a block, 4 MB. Blocks of 1 MB are 2 % faster alone, and take twice as long beside a busy
+# process: each operation on each block waits for all threads.
+_BLOCK = 1 << 20
+_SMALLEST_SPLIT = 1 << 22  # logits; fewer are not worth the further calls
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    """Per-crop soft cross-entropy; `index` None means that `weight` covers all classes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        index: Tensor | None,
+        weight: Tensor,
+        tail: Tensor,
+        temperature: float,
+    ) -> Tensor:
+        ctx.temperature = temperature
+        parts = [_lse_and_sum(_scale(logits[rows], temperature)) for rows in _blocks(logits)]
+        lse, total = (torch.cat(column) for column in zip(*parts, strict=True))
+        weight, tail = weight.to(lse.dtype), tail.to(lse.dtype)
+        named = _scale(logits if index is None else logits.gather(1, index), temperature)
+        loss = (weight * (lse[:, None] - named)).sum(1)
+        of_tail = tail * (logits.shape[1] * lse - total)
+        loss += of_tail.masked_fill(tail == 0.0, 0.0)  # a logit may be -inf
+        ctx.save_for_backward(logits, index, weight, tail, lse)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        logits, index, weight, tail, lse = ctx.saved_tensors
+        scale = grad_loss / ctx.temperature
+        of_softmax = (scale * (weight.sum(1) + logits.shape[1] * tail))[:, None]
+        of_all, of_named = (scale * tail)[:, None], scale[:, None] * weight
+        grad = torch.empty_like(logits)
+        for rows in _blocks(logits):
+            scaled = _scale(logits[rows], ctx.temperature)
+            # One buffer, which is the gradient itself unless that is in half precision.
+            part = grad[rows] if grad.dtype == scaled.dtype else torch.empty_like(scaled)
+            torch.sub(scaled, lse[rows, None], out=part).exp_()
+            part.mul_(of_softmax[rows]).sub_(of_all[rows])
+            if index is None:
+                part.sub_(of_named[rows])
+            else:
+                part.scatter_add_(1, index[rows], -of_named[rows])
+            if part.dtype != grad.dtype:
+                grad[rows] = part
+        return grad, None, None, None, None
+
+
+def _blocks(logits: Tensor) -> list[slice]:
+    """Rows to work off at a time."""
+    if logits.device.type != "cpu" or logits.numel() < _SMALLEST_SPLIT:
+        return [slice(0, len(logits))]
+    size = max(1, _BLOCK // logits.shape[1])
+    return [slice(first, first + size) for first in range(0, len(logits), size)]
+
+
+def _lse_and_sum(scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp and sum of every row, (B,)."""
+    return torch.logsumexp(scaled, dim=1), scaled.sum(1)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    """Half precision loses the log-sum-exp; float64 stays, for tests."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _scale(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature; no copy where there is nothing to do."""
+    logits = _at_least_float32(logits)
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float = 1.0) -> Tensor:
+    """Soft cross-entropy of each crop in nats, (B,), differentiable in `logits` (B, C).
+
+    The target is not tempered and there is no factor t^2: both belong to the stored label.
+    Source: FKD Sec. 3.3. Differs: the paper sums over the batch; callers take the mean, as the
+    authors' code does.
+
+    Raises:
+        ConfigError: `logits` and `targets` differ in the number of classes.
+    """
+    if logits.shape[1] != targets.num_classes:
+        raise ConfigError(
+            f"the student gives {logits.shape[1]} classes but the labels have "
+            f"{targets.num_classes}; build the student with num_classes={targets.num_classes}"
+        )
+    loss: Tensor = _SoftCrossEntropy.apply(
+        logits, targets.index, targets.weight, targets.tail, temperature
+    )
+    return loss
+
+
+class SoftTargetLoss(nn.Module):
+    """Mean soft cross-entropy of a batch, optionally blended with the ground truth.
+
+        L = soft_weight * soft_scale * L_soft(z / temperature, q) + (1 - soft_weight) * CE(z, y)
+
+    Source: FKD Eq. 1; `soft_weight` is its lambda. The default 1 is FKD, which uses no labels.
+    `soft_scale` is temperature^2 where the teacher's logits were divided by the same temperature
+    (Hinton et al. 2015), which keeps the size of the soft gradient.
+
+    Example:
+        >>> targets = SoftTargets.one_hot(torch.tensor([0, 1]), num_classes=2)
+        >>> SoftTargetLoss()(torch.zeros(2, 2), targets).item()
+        0.6931471824645996
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, soft_weight: float = 1.0, soft_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ConfigError(f"temperature must be above 0, got {temperature}")
+        if not 0.0 <= soft_weight <= 1.0:
+            raise ConfigError(f"soft_weight must lie in [0, 1], got {soft_weight}")
+        self.temperature = temperature
+        self.soft_weight = soft_weight
+        self.soft_scale = soft_scale
+
+    def forward(
+        self, logits: Tensor, targets: SoftTargets, truth: SoftTargets | None = None
+    ) -> Tensor:
+        """The mean loss over the crops, a scalar; arguments as `per_crop`."""
+        return self.per_crop(logits, targets, truth).mean()
+
+    def per_crop(
+        self, logits: Tensor, targets: SoftTargets, truth: SoftTargets | None = None
+    ) -> Tensor:
+        """The loss of each crop, (B,).
+
+        Args:
+            logits: of the student, (B, C).
+            targets: the soft labels q.
+            truth: the true classes y, smoothed or mixed if need be; by default the classes in
+                `targets.labels`.
+
+        Raises:
+            ConfigError: the truth is needed and unknown, or the numbers of classes differ.
+        """
+        loss = self.soft_scale * soft_cross_entropy(logits, targets, self.temperature)
+        if self.soft_weight == 1.0:
+            return loss
+        if truth is None:
+            truth = _known_classes(targets)
+        return self.soft_weight * loss + (1.0 - self.soft_weight) * soft_cross_entropy(
+            logits, truth
+        )
+
+    def extra_repr(self) -> str:
+        """Settings shown by `repr`."""
+        scale = "" if self.soft_scale == 1.0 else f", soft_scale={self.soft_scale}"
+        return f"temperature={self.temperature}, soft_weight={self.soft_weight}{scale}"
+
+
+def kl_divergence(logits: Tensor, targets: SoftTargets, temperature: float = 1.0) -> Tensor:
+    """KL(q || softmax(z / temperature)) of each crop in nats, (B,); gradient of the cross-entropy.
+
+    Kept classes of a target must be distinct, as in labels that were not mixed.
+    """
+    return soft_cross_entropy(logits, targets, temperature) - targets.entropy()
+
+
+def _known_classes(targets: SoftTargets) -> SoftTargets:
+    """The true classes that travel with soft labels, as labels of their own."""
+    if targets.labels is None or bool((targets.labels < 0).any()):
+        raise ConfigError(
+            "soft_weight below 1 needs the true class of every crop, which some lack (mixed crops, "
+            "images outside class folders); use images in class folders, or soft_weight=1"
+        )
+    return SoftTargets.one_hot(targets.labels, targets.num_classes)

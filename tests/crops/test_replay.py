@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from fkd.crops.augment import AugmentConfig
+from fkd.crops.records import CropRecords
+from fkd.crops.replay import replay, sample_crops
+from fkd.crops.sampling import CropConfig
+
+
+@pytest.mark.parametrize(
+    ("mode", "pillow"),
+    [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)],
+)
+def test_replayed_pixels_are_pillows_on_a_photograph(mode, pillow):
+    """Mean below 0.25 gray levels, and 99.9 % of the pixels within 2, for every crop."""
+    photo = load_sample_image("china.jpg")
+    image = torch.from_numpy(photo.copy()).permute(2, 0, 1)
+    records = sample_crops(CropConfig(), b"china", photo.shape[:2], np.arange(12))
+    crops = replay(image, records, 224, mode)
+    assert crops.shape == (12, 3, 224, 224)
+    assert crops.is_contiguous(memory_format=torch.channels_last)
+    for crop, (top, left, h, w), flip in zip(crops, records.box, records.flip, strict=True):
+        cut = Image.fromarray(photo[top : top + h, left : left + w])
+        expected = np.asarray(cut.resize((224, 224), pillow)).astype(int)
+        expected = expected[:, ::-1] if flip else expected
+        difference = np.abs(crop.permute(1, 2, 0).numpy().astype(int) - expected)
+        assert difference.mean() < 0.25
+        assert (difference <= 2).mean() > 0.999
+
+
+def test_the_flip_follows_the_crop():
+    """Hazard 10: a box refers to the image before the flip."""
+    image = torch.arange(24, dtype=torch.uint8).reshape(1, 4, 6).repeat(3, 1, 1)
+    records = CropRecords(np.array([[1, 2, 3, 4], [1, 2, 3, 4]]), np.array([False, True]))
+    plain, mirrored = replay(image, records, (3, 4), "bilinear")
+    assert torch.equal(plain, image[:, 1:4, 2:6])
+    assert torch.equal(mirrored, image[:, 1:4, 2:6].flip(-1))
+
+
+def test_memory_layout_does_not_change_pixels():
+    image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    records = sample_crops(CropConfig(), b"k", (50, 70), np.arange(5))
+    channels_last = image.contiguous().permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for mode in ("bilinear", "bicubic"):
+        assert torch.equal(
+            replay(image, records, 32, mode), replay(channels_last, records, 32, mode)
+        )
+
+
+def test_records_reshape_index_and_stack_together():
+    augment = AugmentConfig(color_jitter=(0.4, 0.4, 0.4, 0.1))
+    records = sample_crops(CropConfig(), b"k", (50, 70), np.arange(6), augment)
+    grid = records.reshape(2, 3)
+    assert grid.shape == (2, 3)
+    assert grid.extra["jitter"].shape == (2, 3, 4)
+    again = CropRecords.stack([grid[0], grid[1]]).reshape(6)
+    np.testing.assert_array_equal(again.box, records.box)
+    np.testing.assert_array_equal(again.extra["jitter"], records.extra["jitter"])
