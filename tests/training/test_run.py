@@ -377,17 +377,17 @@ def assert_close_runs(config, reference):
             assert line == other
 
 
-def test_method_and_views_are_composed_as_asked(config, tmp_path):
+def test_method_and_crop_source_are_composed_as_asked(config, tmp_path):
     """kd and vanilla run, with fresh and with stored crops; a run folder is the teacher."""
     train(config)
     teacher = TeacherConfig(checkpoint=config.out)
     for number, options in enumerate(
         [
             {"method": "kd", "teacher": teacher, "store": None},
-            {"method": "kd", "teacher": teacher, "views": "stored"},
+            {"method": "kd", "teacher": teacher, "crop_source": "stored"},
             {"method": "kd", "teachers": [teacher, teacher], "store": None, "classes": "dataset"},
             {"method": "vanilla", "store": None, "label_smoothing": 0.1},
-            {"method": "vanilla", "views": "stored", "mixing": MixingConfig()},
+            {"method": "vanilla", "crop_source": "stored", "mixing": MixingConfig()},
             {"soft_weight": 0.5, "mixing": MixingConfig()},
             {"soft_weight": 0.5, "label_smoothing": 0.1},
             {
@@ -437,10 +437,10 @@ def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_pa
     ("options", "message"),
     [
         ({"method": "fkdd"}, "method 'fkdd' is unknown; use one of fkd, vanilla, kd"),
-        ({"store": None}, "method fkd with stored views needs a label store"),
-        ({"method": "kd"}, "teacher.name: method kd needs a teacher"),
-        ({"teacher": TeacherConfig("test_vit")}, "teacher.name: method fkd asks none"),
-        ({"views": "fresh"}, "method fkd replays stored crops"),
+        ({"store": None}, "method fkd with stored crops needs a label store"),
+        ({"method": "kd"}, "teacher.name: method kd needs one"),
+        ({"teacher": TeacherConfig("test_vit")}, "teacher.name: method fkd has no online teacher"),
+        ({"crop_source": "fresh"}, "method fkd replays stored crops"),
         ({"out": ""}, "out: give the folder"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
@@ -457,11 +457,11 @@ def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_pa
         ),
         (
             {"method": "funmatch", "teacher": TeacherConfig("test_vit"), "mixing": MixingConfig()},
-            "method funmatch is about mixed crops: add --mixing.mixup_alpha 1",
+            "method funmatch needs mixed crops: --mixing.mixup_alpha 1",
         ),
         (
             {"method": "funmatch", "teacher": TeacherConfig("test_vit")},
-            "student_augment: method funmatch shows teacher and student the same picture",
+            "student_augment: method funmatch gives teacher and student the same crops",
         ),
         (
             {"crops_per_image": 1, "mixing": MixingConfig(mixup_alpha=1.0, within_image=True)},
