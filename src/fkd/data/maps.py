@@ -67,9 +67,10 @@ class MapCropSource:
         sizes = stored.images.size[:, None]
         box, flip = place_crops(self._config, draw_crops(streams[:, None], numbers), sizes)
         weights = roi_align_weights(box, sizes, self._grid, swap_xy=self._swap_xy)
-        assert stored.index is not None
-        assert stored.value is not None
-        targets = pool_maps(stored.index, stored.value, weights, self._store.num_classes)
+        ids, values = stored.label.ids, stored.label.values
+        assert ids is not None
+        assert values is not None
+        targets = pool_maps(ids, values, weights, self._store.num_classes)
 
         def records(j: int, loaded: LoadedImage) -> CropRecords:
             check_image(stored, j, loaded, self._images.name(int(images[j])))

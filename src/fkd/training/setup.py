@@ -22,7 +22,7 @@ from fkd.engine.logging import Metrics
 from fkd.errors import ConfigError
 from fkd.evaluation import LabeledImages, measure_accuracy
 from fkd.labels.calibration import calibrates
-from fkd.labels.codecs import with_teacher_weights, with_temperature
+from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.checkpoints import ModelCard
 from fkd.models.names import parse_model_name
