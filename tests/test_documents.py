@@ -1,6 +1,8 @@
 """What can be checked of documents by machine: links, names, tables, words and the example."""
 
+import contextlib
 import importlib
+import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fkd.cli import VERBS
+from fkd.cli import VERBS, main
 from fkd.methods import METHODS
 from fkd.store import LabelStore
 
@@ -25,6 +27,8 @@ FORBIDDEN = re.compile(
     re.IGNORECASE,
 )
 
+OPTION = r"--[a-z]\w*(?:\.\w+)*(?:\.\*)?"  # --crops.scale; --calibration.* for all below it
+
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -35,7 +39,7 @@ def text_of(name: str) -> str:
 
 
 def first_cells(section: str) -> list[str]:
-    """The code spans in the first column of the table of a section, without its head."""
+    """The code spans in the first column of a table, without its head."""
     rows = re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE)[1:]
     return [span for row in rows for span in re.findall(r"`([^`]+)`", row)]
 
@@ -115,6 +119,37 @@ def test_the_readme_lists_every_verb_and_every_method():
     assert sorted(first_cells(section_of("README.md", "Methods"))) == sorted(METHODS)
     table = section_of("docs/architecture.md", "Methods")
     assert set(re.findall(r"^\| ([\w-]+) \|", table, re.MULTILINE)) == {"method", *METHODS}
+
+
+@pytest.fixture(scope="module")
+def options() -> dict[str, set[str]]:
+    """The options of each verb, as its --help lists them."""
+    found = {}
+    for verb in VERBS:
+        page = io.StringIO()
+        with contextlib.redirect_stdout(page), pytest.raises(SystemExit):
+            main([verb, "--help"])
+        found[verb] = {*re.findall(r"--[a-z][\w.]*", page.getvalue()), "--help"}
+    return found
+
+
+def is_known(option: str, known: set[str]) -> bool:
+    """Whether an option is listed; those of a part that may be absent are behind PART.help."""
+    if option.endswith(".*"):
+        return any(other.startswith(option[:-1]) for other in known)
+    return option in known or f"{option.partition('.')[0]}.help" in known
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_option_that_a_document_names_exists(path, options):
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    for verb, rest in re.findall(r"\bfkd ([a-z-]+)([^`\n#]*)", text):
+        for option in re.findall(rf" ({OPTION})", rest):
+            assert is_known(option, options.get(verb, set())), f"fkd {verb} {option}"
+    if "python -m benchmarks" not in text:  # benchmarks have options of their own
+        every = set().union(*options.values())
+        for option in re.findall(rf"`({OPTION})", text):
+            assert is_known(option, every), option
 
 
 def test_recipes_are_linked_each_from_the_row_it_reproduces():
