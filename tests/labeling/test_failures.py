@@ -66,7 +66,7 @@ def test_allowed_unreadable_images_keep_their_rows(config, own_images, tmp_path)
     assert store.images(np.arange(15)).status.nonzero()[0].tolist() == [row]
     others = [i for i in range(15) if i != row]
     assert store.keys() == expected.keys()
-    assert store.read(others).index.tolist() == expected.read(others).index.tolist()
+    assert store.read(others).label.ids.tolist() == expected.read(others).label.ids.tolist()
     assert verify_store(config.out) == []
 
 

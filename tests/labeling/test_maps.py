@@ -68,8 +68,8 @@ def test_maps_are_the_teachers_word_on_whole_images(plain):
             image[None], (96, 96), mode=dense.view[1], antialias=True
         )
         top = dense.logit_maps(picture)[0].topk(3)
-        np.testing.assert_array_equal(stored.index[i], top.indices.numpy())
-        np.testing.assert_allclose(stored.value[i], top.values.numpy(), rtol=1e-3, atol=1e-2)
+        np.testing.assert_array_equal(stored.label.ids[i], top.indices.numpy())
+        np.testing.assert_allclose(stored.label.values[i], top.values.numpy(), rtol=1e-3, atol=1e-2)
     assert stored.records.box[0, 0, :2].tolist() == [0, 0]
     assert not stored.records.flip.any()
 
@@ -126,7 +126,7 @@ def test_an_unreadable_image_keeps_its_row(plain, tmp_path, make_images):
     row = int(store.rows([b"bee/2.png"])[0])
     assert store.images(np.arange(15)).status.nonzero()[0].tolist() == [row]
     others = [i for i in range(15) if i != row]
-    assert store.read(others).index.tolist() == whole.read(others).index.tolist()
+    assert store.read(others).label.ids.tolist() == whole.read(others).label.ids.tolist()
     assert verify_store(config.out) == []
 
 
@@ -179,8 +179,8 @@ def test_classes_of_the_folders_are_kept_alone(plain, tmp_path):
     assert LabelStore.open(config.out).class_names == ("ant", "bee", "cat")
     outputs = np.array([0, 4, 2])
     for cell in range(9):
-        kept = [c for c in whole.index[0, cell].tolist() if c in outputs]
-        found = outputs[few.index[0, cell]].tolist()
+        kept = [c for c in whole.label.ids[0, cell].tolist() if c in outputs]
+        found = outputs[few.label.ids[0, cell]].tolist()
         assert found[: len(kept)] == kept[:2]
 
 

@@ -17,7 +17,8 @@ from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImagesConfig, ImageSource
 from fkd.errors import ConfigError
-from fkd.labels.codecs import Codec, PerTeacher, TopKLogits, check_codec, parse_codec
+from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
+from fkd.labels.codecs import Codec, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
 from fkd.store import compact_members, keys_digest

@@ -13,7 +13,8 @@ from torch import Tensor
 from fkd.labeling.config import ceil_div
 from fkd.labeling.pipeline import PreparedImage, TeacherInput, run_stages
 from fkd.labeling.setup import LabelSetup
-from fkd.labels.codecs import parse_codec, top_k
+from fkd.labels.codec_names import parse_codec
+from fkd.labels.codecs import top_k
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
 
@@ -108,7 +109,7 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
             pairs += [] if pair is None else [pair]
             if time.monotonic() > stop:
                 break
-    kept = parse_codec(setup.store_config["codec"]).num_index(len(setup.teachers.class_names))
+    kept = parse_codec(setup.store_config["codec"]).num_ids(len(setup.teachers.class_names))
     return _summarize(pairs, autocast, kept)
 
 
