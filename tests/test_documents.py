@@ -111,7 +111,7 @@ def test_words_are_plain():
     for path in [*DOCUMENTS, *sorted(others)]:
         text = re.sub(r"[\s#|]+", " ", path.read_text(encoding="utf-8"))  # phrases cross lines
         found += [f"{name_of(path)}: {phrase}" for phrase in FORBIDDEN.findall(text)]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_the_readme_lists_every_verb_and_every_method():
