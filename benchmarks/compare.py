@@ -27,8 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 
 MEASUREMENTS = ("loader", "step", "labeling")
-_IMAGES, _FEW_IMAGES = 16, 4  # that the loader reads and the student sees; that are labeled
-_SIDE, _M, _PASSES = 390, 4, 8
+_IMAGES, _FEW_IMAGES = 16, 8  # that the loader reads and the student sees; that are labeled
+_SIDE, _CROPS, _M, _PASSES = 390, 32, 4, 5
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -178,7 +178,11 @@ def _label(images: Path, store: Path) -> float:
         shutil.rmtree(store, ignore_errors=True)
     teacher = fkd.TeacherConfig(name="tf_efficientnet_lite0")
     config = fkd.LabelConfig(
-        images=fkd.ImagesConfig(root=str(images)), out=str(store), teacher=teacher, device="cpu"
+        images=fkd.ImagesConfig(root=str(images)),
+        out=str(store),
+        teacher=teacher,
+        num_crops=_CROPS,
+        device="cpu",
     )
     result = fkd.label(config)
     return sum(1 for _ in fkd.LabelStore.open(store)) * result.num_crops / result.seconds
