@@ -1,4 +1,4 @@
-"""The accuracy gate: measured where classes match by name, refused below the user's floor."""
+"""The accuracy check: measured where classes match by name, refused below the user's floor."""
 
 from dataclasses import replace
 
@@ -78,11 +78,11 @@ def test_images_without_classes_cannot_be_measured(image_folder):
         require_accuracy(report, 0.5)
 
 
-def test_the_gate_is_passed_before_anything_is_written(make_config, make_teacher, tmp_path):
+def test_the_teacher_is_checked_before_anything_is_written(make_config, make_teacher, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(["ant", "bee", "cat", "dog", "elk", "fly", "gnu"]))
     teacher = make_teacher(tmp_path / "m.safetensors", class_names=str(names))
-    config = make_config(tmp_path / "store", teacher=teacher, gate_images=15, min_accuracy=1.0)
+    config = make_config(tmp_path / "store", teacher=teacher, accuracy_images=15, min_accuracy=1.0)
     with pytest.raises(TeacherError, match=r"right on .*less than min_accuracy 100\.0%"):
         label(config)
     assert not (tmp_path / "store").exists()

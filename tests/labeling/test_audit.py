@@ -51,13 +51,13 @@ def test_probes_are_spread_over_the_images():
 
 
 class WhileLabeling(Progress):
-    """Breaks something until the audit begins."""
+    """Breaks something until the spot checks begin."""
 
     def __init__(self, monkeypatch, *patch):
         self.monkeypatch = monkeypatch
         monkeypatch.setattr(*patch)
 
-    def auditing(self):
+    def checking(self):
         self.monkeypatch.undo()
 
 
@@ -85,7 +85,7 @@ def other_interpolation(image, records, size, interpolation, **options):
 def test_crops_cut_otherwise_than_recorded_are_seen(config, tmp_path, monkeypatch, wrong):
     breaks = WhileLabeling(monkeypatch, pipeline, "replay", wrong)
     with pytest.raises(StoreMismatch, match="does not hold this teacher's labels"):
-        label(replace(config, out=str(tmp_path / "store"), probes=32), breaks)
+        label(replace(config, out=str(tmp_path / "store"), spot_checks=32), breaks)
     assert not (tmp_path / "store" / "manifest.json").exists()
 
 
@@ -135,6 +135,6 @@ def test_unreadable_images_are_left_out(config, tmp_path, image_folder):
         out=str(tmp_path / "store"),
         images=replace(config.images, root=str(images)),
         max_unreadable=5,
-        probes=15,
+        spot_checks=15,
     )
-    assert label(own).audit.num == 10
+    assert label(own).spot_checks.num == 10

@@ -103,7 +103,7 @@ def save_image(path, mode, size=(30, 20), **options):
 )
 def test_unusual_images_are_labeled(config, own_images, name, write):
     write(own_images / "ant" / name)
-    assert label(config).audit.top1_agreement == 1.0
+    assert label(config).spot_checks.top1_agreement == 1.0
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_second_writer_is_refused(config):
 
 
 def test_an_image_that_changes_during_the_run_is_noticed(config, own_images):
-    """Labels of the old picture must not be finished beside the new one; the audit reads again."""
+    """Labels of the old picture must not be finished beside the new one; the spot checks read again."""
     label(replace(config, images_per_shard=15))
     (Path(config.out) / "manifest.json").unlink()
     for path in own_images.rglob("*.png"):

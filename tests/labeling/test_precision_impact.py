@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from fkd.labeling.numerics import exact_numerics
 
 from fkd.crops.replay import replay
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.labeling import Progress, label
-from fkd.labeling.numerics import exact_numerics
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.setup import build_setup
 from fkd.store import LabelStore
@@ -19,7 +19,7 @@ class Listener(Progress):
     """Keeps what a run says at its start."""
 
     def started(self, start):
-        self.shift = start.shift
+        self.impact = start.precision_impact
 
 
 def measure(config, autocast="bf16"):
@@ -103,15 +103,15 @@ def test_images_that_cannot_be_read_are_left_out(make_config, make_images, tmp_p
 def test_fast_labeling_tells_its_shift_at_the_start_and_in_the_result(make_config, tmp_path):
     listener = Listener()
     result = label(make_config(tmp_path / "store", numerics="fast"), listener)
-    assert listener.shift is not None
-    assert listener.shift == result.shift
+    assert listener.impact is not None
+    assert listener.impact == result.precision_impact
     assert LabelStore.open(tmp_path / "store").config["numerics"]["autocast"] == "bf16"
 
 
 def test_exact_labeling_has_none(make_config, tmp_path):
     listener = Listener()
     result = label(make_config(tmp_path / "store"), listener)
-    assert listener.shift is result.shift is None
+    assert listener.impact is result.precision_impact is None
 
 
 def test_a_store_says_how_its_labels_were_computed(make_config, tmp_path):

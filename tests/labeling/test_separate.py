@@ -27,7 +27,9 @@ def teachers(make_teacher, tmp_path_factory):
 def separate(teachers, make_config, tmp_path_factory) -> LabelStore:
     """Labels of two teachers side by side; the audit at the end of labeling has passed."""
     out = tmp_path_factory.mktemp("separate") / "store"
-    assert label(make_config(out, teachers=teachers, separate=True)).audit.top1_agreement == 1.0
+    assert (
+        label(make_config(out, teachers=teachers, separate=True)).spot_checks.top1_agreement == 1.0
+    )
     return LabelStore.open(out)
 
 

@@ -17,7 +17,6 @@ from fkd.data.multicrop import MultiCropDataset
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch
 from fkd.labeling import audit_store, label, plan
-from fkd.labeling.config import crop_config
 from fkd.models.teacher import load_teachers
 from fkd.store import LabelStore, convert_store
 from fkd.viewing import PageConfig, render_page
@@ -28,10 +27,10 @@ MIXING = StoredMixingConfig(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.8, partner
 @pytest.fixture(scope="module")
 def config(make_config, tmp_path_factory):
     out = tmp_path_factory.mktemp("mixed") / "store"
-    config = make_config(out, stored_mixing=MIXING, codec="full", value_dtype="f32", probes=75)
+    config = make_config(out, stored_mixing=MIXING, codec="full", value_dtype="f32", spot_checks=75)
     result = label(config)
-    assert result.audit.num == 75
-    assert result.audit.max_abs_diff < 1e-5  # of labels made anew from what the store says
+    assert result.spot_checks.num == 75
+    assert result.spot_checks.max_abs_diff < 1e-5  # of labels made anew from what the store says
     return config
 
 
@@ -46,7 +45,7 @@ def mix_by_hand(source, config, records, i, crop, view) -> torch.Tensor:
     def cut(position):
         image = load(source, position).image
         size = tuple(image.shape[1:])
-        own = sample_crops(crop_config(config), source.key(position), size, np.array([crop]))
+        own = sample_crops(config.crops, source.key(position), size, np.array([crop]))
         return replay(image, own, *view)[0]
 
     picture = cut(i)

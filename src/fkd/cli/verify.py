@@ -1,11 +1,11 @@
-"""`fkd verify`: is a store whole, does it belong to these images, is it this teacher's word?"""
+"""`fkd verify`: is a store intact, does it belong to these images and to this teacher?"""
 
 from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress as Bar
 
+from fkd.cli.console import make_bar, make_console
 from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError, DamagedStore, FormatError
@@ -45,7 +45,7 @@ def verify(
         device: where the teacher runs; by default a GPU if there is one.
         repair: move damaged shards to quarantine/, so that `fkd label` computes them again.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     models = ([] if teacher is None else [teacher]) + (teachers or [])
     if models and images is None:
         raise ConfigError("images.root: the teacher needs the images that were labeled")
@@ -77,7 +77,7 @@ def _repair(store: Path, console: Console) -> None:
 def _check_bytes(store: Path, console: Console) -> None:
     with suppress(DamagedStore, FormatError):  # everything that is wrong is listed below
         LabelStore.open(store)  # an unfinished store is not damaged, and says what it lacks
-    with _bar(console) as bar:
+    with make_bar(console) as bar:
         task = bar.add_task("checksums", total=None)
         problems = verify_store(
             store, lambda done, total: bar.update(task, completed=done, total=total)
@@ -94,7 +94,7 @@ def _check_bytes(store: Path, console: Console) -> None:
 
 
 def _check_images(store: LabelStore, source: ImageSource, console: Console) -> None:
-    with _bar(console) as bar:
+    with make_bar(console) as bar:
         task = bar.add_task("images", total=len(source))
         check_images(store, source, lambda done: bar.advance(task, done))
     report = check_canaries(store, source)
@@ -118,8 +118,3 @@ def _audit(
             f"warning   images are decoded otherwise than when they were labeled: {change}"
         )
     require_agreement(report, store, same_decoder=not change)
-
-
-def _bar(console: Console) -> Bar:
-    """A progress bar that vanishes; nothing where nobody watches."""
-    return Bar(console=console, transient=True, disable=not console.is_terminal)

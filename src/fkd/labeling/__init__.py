@@ -8,12 +8,11 @@ from fkd.labeling.check import (
     describe_decoder_change,
     load_teachers_of,
 )
-from fkd.labeling.config import LabelConfig, build_store_config
+from fkd.labeling.config import LabelConfig, LabelMapsConfig, LabelRunConfig
 from fkd.labeling.estimate import CostEstimate, plan
 from fkd.labeling.import_maps import ImportMapsConfig, import_maps
-from fkd.labeling.maps import LabelMapsConfig, label_maps
 from fkd.labeling.precision_impact import PrecisionImpact
-from fkd.labeling.run import LabelResult, Progress, RunStart, label
+from fkd.labeling.run import LabelResult, Progress, RunStart, label, label_maps
 
 __all__ = [
     "CostEstimate",
@@ -21,6 +20,7 @@ __all__ = [
     "LabelConfig",
     "LabelMapsConfig",
     "LabelResult",
+    "LabelRunConfig",
     "PrecisionImpact",
     "ProbeReport",
     "Progress",
@@ -28,7 +28,6 @@ __all__ = [
     "TeacherAccuracy",
     "audit_probes",
     "audit_store",
-    "build_store_config",
     "check_images",
     "describe_decoder_change",
     "import_maps",

@@ -52,7 +52,7 @@ def measure_accuracy(
     Images that cannot be read or have no class are left out.
     """
     if num_images == 0:
-        return TeacherAccuracy(0, 0.0, "gate_images is 0")
+        return TeacherAccuracy(0, 0.0, "accuracy_images is 0")
     if source.class_names is None:
         return TeacherAccuracy(0, 0.0, "the images have no classes")
     try:

@@ -11,8 +11,8 @@ from fkd.data.sources import ImageSource
 from fkd.errors import CropMismatch, ImageError, StoreMismatch
 from fkd.labeling.audit import ProbeReport, audit_probes
 from fkd.labeling.config import resolve_device
-from fkd.labeling.numerics import exact_numerics
 from fkd.labeling.pipeline import Parallelism
+from fkd.models.numerics import exact_numerics
 from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
 from fkd.store import LABELED, LabelStore
 from fkd.store.canonical import differences

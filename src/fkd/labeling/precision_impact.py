@@ -13,7 +13,7 @@ from torch import Tensor
 from fkd.labeling.config import ceil_div
 from fkd.labeling.pipeline import PreparedImage, TeacherInput, run_stages
 from fkd.labeling.setup import LabelSetup
-from fkd.labels.codecs import parse_codec, top_k
+from fkd.labels.codecs import top_k
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
 
@@ -61,7 +61,7 @@ class PrecisionImpact:
         )
 
     @property
-    def verdict(self) -> str:
+    def advice(self) -> str:
         """Whether it is worth it, one line."""
         if self.num == 0:
             return ""
@@ -108,7 +108,7 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
             pairs += [] if pair is None else [pair]
             if time.monotonic() > stop:
                 break
-    kept = parse_codec(setup.store_config["codec"]).num_index(len(setup.teachers.class_names))
+    kept = setup.labeler.codec.num_index(len(setup.teachers.class_names))
     return _summarize(pairs, autocast, kept)
 
 
