@@ -11,8 +11,8 @@ from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops
 from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
-from fkd.labels.codecs import parse_codec
-from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest
+from fkd.labels.codec_names import parse_codec
+from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest
 from fkd.store.geometry import grid_boxes
 
 # Threads of several test processes on few cores wait for each other longer than they compute.
@@ -59,12 +59,12 @@ def write_store(
     with StoreWriter.open(path, config) as writer:
         for shard in writer.pending():
             rows = range(*writer.shard_range(shard))
-            writer.commit(shard, _content(source, rows, config, unreadable))
+            writer.commit(shard, *_content(source, rows, config, unreadable))
         writer.finish({}, [])
     return LabelStore.open(path)
 
 
-def _content(source, rows, config, unreadable) -> ShardContent:
+def _content(source, rows, config, unreadable) -> tuple[list[bytes], LabeledCrops]:
     loaded = [load(source, i) for i in rows]
     sizes = [tuple(image.image.shape[1:]) for image in loaded]
     crops = CropConfig()
@@ -73,20 +73,23 @@ def _content(source, rows, config, unreadable) -> ShardContent:
     labels = torch.cat([_probabilities(source, i, config) for i in rows])
     encoded = codec.encode(labels)
     shape = (len(rows), config["num_crops"], -1)
-    return ShardContent(
-        keys=[source.key(i) for i in rows],
+    records = CropRecords.stack(
+        [
+            sample_crops(crops, source.key(i), size, numbers)
+            for i, size in zip(rows, sizes, strict=True)
+        ]
+    )
+    images = _facts(loaded, [i in unreadable for i in rows])
+    label = encoded.map(lambda array: array.reshape(shape))
+    return [source.key(i) for i in rows], LabeledCrops(images, records, label)
+
+
+def _facts(loaded, unreadable) -> ImageFacts:
+    return ImageFacts(
         crc32=np.array([image.crc32 for image in loaded], np.uint32),
         num_bytes=np.array([image.num_bytes for image in loaded], np.uint64),
-        size=np.array(sizes, np.uint32),
-        status=np.array([i in unreadable for i in rows], np.uint8),
-        records=CropRecords.stack(
-            [
-                sample_crops(crops, source.key(i), size, numbers)
-                for i, size in zip(rows, sizes, strict=True)
-            ]
-        ),
-        index=None if encoded.index is None else encoded.index.numpy().reshape(shape),
-        value=None if encoded.value is None else encoded.value.numpy().reshape(shape),
+        size=np.array([tuple(image.image.shape[1:]) for image in loaded], np.uint32),
+        status=np.array(unreadable, np.uint8),
     )
 
 
@@ -118,27 +121,20 @@ def write_maps(
     with StoreWriter.open(path, config) as writer:
         for shard in writer.pending():
             rows = range(*writer.shard_range(shard))
-            writer.commit(shard, _map_content(source, rows, config, unreadable))
+            writer.commit(shard, *_map_content(source, rows, config, unreadable))
         writer.finish({}, [])
     return LabelStore.open(path)
 
 
-def _map_content(source, rows, config, unreadable) -> ShardContent:
+def _map_content(source, rows, config, unreadable) -> tuple[list[bytes], LabeledCrops]:
     loaded = [load(source, i) for i in rows]
-    sizes = np.array([tuple(image.image.shape[1:]) for image in loaded], np.uint32)
     logits = 3 * torch.cat([_probabilities(source, i, config).log() for i in rows]) + 6
     encoded = parse_codec(config["codec"]).encode(logits)
     shape = (len(rows), config["num_crops"])
-    return ShardContent(
-        keys=[source.key(i) for i in rows],
-        crc32=np.array([image.crc32 for image in loaded], np.uint32),
-        num_bytes=np.array([image.num_bytes for image in loaded], np.uint64),
-        size=sizes,
-        status=np.array([i in unreadable for i in rows], np.uint8),
-        records=CropRecords(grid_boxes(tuple(config["grid"]), sizes), np.zeros(shape, bool)),
-        index=encoded.index.numpy().reshape(*shape, -1),
-        value=encoded.value.numpy().reshape(*shape, -1),
-    )
+    images = _facts(loaded, [i in unreadable for i in rows])
+    records = CropRecords(grid_boxes(tuple(config["grid"]), images.size), np.zeros(shape, bool))
+    label = encoded.map(lambda array: array.reshape(*shape, -1))
+    return [source.key(i) for i in rows], LabeledCrops(images, records, label)
 
 
 def _probabilities(source, i, config) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from fkd.cli import main
-from fkd.labels.codecs import parse_codec
+from fkd.labels.codec_names import parse_codec
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "imagenet"
 TRAINING = sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)

@@ -14,15 +14,8 @@ if TYPE_CHECKING:
     from fkd.data import ImagesConfig, MultiCropDataset, collate_crops, open_source
     from fkd.errors import FKDError
     from fkd.labeling import LabelConfig, label
-    from fkd.labels.codecs import (
-        Full,
-        Hard,
-        Logits,
-        MarginalRenorm,
-        MarginalSmoothing,
-        Smoothing,
-        parse_codec,
-    )
+    from fkd.labels.codec_names import parse_codec
+    from fkd.labels.codecs import Full, Hard, Logits, MarginalRenorm, MarginalSmoothing, Smoothing
     from fkd.labels.losses import SoftTargetLoss, soft_cross_entropy
     from fkd.labels.targets import SoftTargets
     from fkd.models import TeacherConfig, load_teachers
@@ -31,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "fkd.crops.augment": ["AugmentConfig"],
+    "fkd.labels.codec_names": ["parse_codec"],
     "fkd.labels.codecs": [
         "Full",
         "Hard",
@@ -38,7 +32,6 @@ _HOMES = {
         "MarginalRenorm",
         "MarginalSmoothing",
         "Smoothing",
-        "parse_codec",
     ],
     "fkd.crops.replay": ["replay", "sample_crops"],
     "fkd.data": ["ImagesConfig", "MultiCropDataset", "collate_crops", "open_source"],

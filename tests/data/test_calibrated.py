@@ -14,7 +14,7 @@ from fkd.data.sources import ImagesConfig, open_source
 from fkd.engine.logging import read_metrics
 from fkd.errors import ConfigError
 from fkd.labels.calibration import CalibrationConfig, Verdict
-from fkd.labels.codecs import Encoded, decode
+from fkd.labels.codecs import decode
 from fkd.training import StudentConfig, TrainConfig, train
 
 CONFIG = CalibrationConfig(low=0.45, mid=0.6, high=0.9)
@@ -23,8 +23,7 @@ CONFIG = CalibrationConfig(low=0.45, mid=0.6, high=0.9)
 def dense_labels(store):
     """Decoded labels of all crops, (N, M, C)."""
     stored = store.read(np.arange(len(store)))
-    flat = [torch.from_numpy(a.reshape(90, 2)) for a in (stored.index, stored.value)]
-    return decode(store.codec, Encoded(*flat), 4).view(15, 6, 4)
+    return decode(store.codec, stored.label, 4).view(15, 6, 4)
 
 
 @pytest.fixture

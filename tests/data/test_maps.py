@@ -31,7 +31,8 @@ def dense_label(store, key, box, size) -> torch.Tensor:
     entry = store[key]
     rows, columns = store.grid
     dense = torch.zeros(rows * columns, store.num_classes, dtype=torch.float64)
-    dense.scatter_(1, torch.from_numpy(entry.index), torch.from_numpy(entry.value).double())
+    ids, values = torch.from_numpy(entry.label.ids), torch.from_numpy(entry.label.values)
+    dense.scatter_(1, ids, values.double())
     top, left, height, width = box.tolist()
     y1, y2 = (rows * (e / size[0]) - 0.5 for e in (top, top + height))
     x1, x2 = (columns * (e / size[1]) - 0.5 for e in (left, left + width))

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fkd.data.sources import ImagesConfig
 from fkd.labeling import LabelConfig
-from fkd.labels.codecs import parse_codec
+from fkd.labels.codec_names import parse_codec
 from fkd.models.teacher import TeacherConfig
 
 

@@ -69,8 +69,8 @@ def test_maps_become_a_store(config, image_source):
         expected = released(i, NAMES.index(os.fsdecode(entry.key).split("/")[0]))
         for y in range(3):
             for x in range(2):
-                assert entry.index[2 * y + x].tolist() == expected[1, :, y, x].tolist()
-                assert entry.value[2 * y + x].tolist() == expected[0, :, y, x].tolist()
+                assert entry.label.ids[2 * y + x].tolist() == expected[1, :, y, x].tolist()
+                assert entry.label.values[2 * y + x].tolist() == expected[0, :, y, x].tolist()
 
 
 def test_an_import_goes_on_to_the_same_bytes(config, tmp_path, files_of):
@@ -173,8 +173,8 @@ def test_cells_come_largest_logit_first(tmp_path, legacy):
     path = saved(shuffled, tmp_path, _use_new_zipfile_serialization=not legacy)
     found = read_map(path, len(NAMES))
     assert found.grid == (3, 2)
-    assert (np.diff(found.value, axis=1) <= 0).all()
-    assert found.index[0].tolist() == released(0)[1, :, 0, 0].tolist()
+    assert (np.diff(found.label.values, axis=1) <= 0).all()
+    assert found.label.ids[0].tolist() == released(0)[1, :, 0, 0].tolist()
 
 
 class Evil:

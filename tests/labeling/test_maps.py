@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from fkd.labeling.maps import default_images_per_shard
 
 from fkd.cli import main
 from fkd.crops.replay import replay, whole_image
@@ -15,6 +14,7 @@ from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch, TeacherError
 from fkd.labeling import LabelMapsConfig, Progress, audit_probes, label_maps, require_agreement
+from fkd.labeling.config import resolve_images_per_shard
 from fkd.labels.codecs import TopKLogits
 from fkd.models.dense import DenseTeacher
 from fkd.models.preprocessing import Preprocessing
@@ -68,8 +68,8 @@ def test_maps_are_the_teachers_word_on_whole_images(plain):
             image[None], (96, 96), mode=dense.view[1], antialias=True
         )
         top = dense.logit_maps(picture)[0].topk(3)
-        np.testing.assert_array_equal(stored.index[i], top.indices.numpy())
-        np.testing.assert_allclose(stored.value[i], top.values.numpy(), rtol=1e-3, atol=1e-2)
+        np.testing.assert_array_equal(stored.label.ids[i], top.indices.numpy())
+        np.testing.assert_allclose(stored.label.values[i], top.values.numpy(), rtol=1e-3, atol=1e-2)
     assert stored.records.box[0, 0, :2].tolist() == [0, 0]
     assert not stored.records.flip.any()
 
@@ -126,7 +126,7 @@ def test_an_unreadable_image_keeps_its_row(plain, tmp_path, make_images):
     row = int(store.rows([b"bee/2.png"])[0])
     assert store.images(np.arange(15)).status.nonzero()[0].tolist() == [row]
     others = [i for i in range(15) if i != row]
-    assert store.read(others).index.tolist() == whole.read(others).index.tolist()
+    assert store.read(others).label.ids.tolist() == whole.read(others).label.ids.tolist()
     assert verify_store(config.out) == []
 
 
@@ -179,8 +179,8 @@ def test_classes_of_the_folders_are_kept_alone(plain, tmp_path):
     assert LabelStore.open(config.out).class_names == ("ant", "bee", "cat")
     outputs = np.array([0, 4, 2])
     for cell in range(9):
-        kept = [c for c in whole.index[0, cell].tolist() if c in outputs]
-        found = outputs[few.index[0, cell]].tolist()
+        kept = [c for c in whole.label.ids[0, cell].tolist() if c in outputs]
+        found = outputs[few.label.ids[0, cell]].tolist()
         assert found[: len(kept)] == kept[:2]
 
 
@@ -219,8 +219,8 @@ def test_unsuitable_teachers_and_settings_are_refused(make_maps, tmp_path):
 
 
 def test_a_shard_of_maps_is_a_thousand_passes():
-    assert default_images_per_shard(1_281_167, 1) == 1252
-    assert default_images_per_shard(500, 1) == 1024
+    assert resolve_images_per_shard(None, 1_281_167, 1) == 1252
+    assert resolve_images_per_shard(None, 500, 1) == 1024
 
 
 def test_the_command_makes_maps_and_verify_believes_them(plain, tmp_path, capsys):

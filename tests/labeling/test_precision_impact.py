@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from fkd.labeling.numerics import exact_numerics
 
 from fkd.crops.replay import replay
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.labeling import Progress, label
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.setup import build_setup
+from fkd.models.numerics import exact_numerics
 from fkd.store import LabelStore
 
 
@@ -97,7 +97,7 @@ def test_images_that_cannot_be_read_are_left_out(make_config, make_images, tmp_p
     report = measure(config)
     assert report.num == 0
     assert "not measured, no sampled image can be read" in str(report)
-    assert report.verdict == ""
+    assert report.advice == ""
 
 
 def test_fast_labeling_tells_its_shift_at_the_start_and_in_the_result(make_config, tmp_path):
@@ -132,9 +132,9 @@ def test_fast_labels_are_the_same_bytes_in_every_run(make_config, tmp_path):
 
 def test_fast_that_is_slow_says_so_with_the_way_out():
     report = PrecisionImpact("bf16", 8, speed=0.814)
-    assert report.verdict == (
+    assert report.advice == (
         "fast runs at 0.81 times the speed of exact on this machine; leave out --numerics fast"
     )
-    assert PrecisionImpact("bf16", 8, speed=1.6).verdict == (
+    assert PrecisionImpact("bf16", 8, speed=1.6).advice == (
         "fast runs at 1.60 times the speed of exact on this machine"
     )

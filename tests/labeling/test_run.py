@@ -14,7 +14,7 @@ from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labeling import Progress, label
 from fkd.labeling.config import resolve_images_per_shard
-from fkd.labels.codecs import Encoded, MarginalSmoothing, decode
+from fkd.labels.codecs import MarginalSmoothing, decode
 from fkd.models.teacher import load_teachers
 from fkd.store import LabelStore
 
@@ -52,11 +52,8 @@ def exact(make_config, tmp_path_factory):
 
 def labels_of(store: LabelStore) -> tuple[np.ndarray, torch.Tensor]:
     """Class ids (images * M, K) and decoded labels (images * M, C)."""
-    crops = store.read(np.arange(len(store)))
-    index, value = (
-        torch.from_numpy(a.reshape(-1, a.shape[-1])) for a in (crops.index, crops.value)
-    )
-    return index.numpy(), decode(store.codec, Encoded(index, value), store.num_classes)
+    label = store.read(np.arange(len(store))).label.flat()
+    return label.ids, decode(store.codec, label, store.num_classes)
 
 
 def test_labels_are_the_teachers_word_on_the_recorded_crops(plain):
@@ -231,7 +228,7 @@ def test_an_ensemble_is_averaged_over_all_classes_on_the_same_crops(
 
 def labels_of_full(path):
     store = LabelStore.open(path)
-    return store.read(np.arange(len(store))).value
+    return store.read(np.arange(len(store))).label.values
 
 
 def test_the_data_sets_classes_can_be_picked_from_the_head(make_config, make_teacher, tmp_path):

@@ -9,7 +9,8 @@ import torch
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.labeling import label
-from fkd.labels.codecs import Encoded, decode, with_teacher_weights, with_temperature
+from fkd.labels.codec_names import with_teacher_weights, with_temperature
+from fkd.labels.codecs import decode
 from fkd.store import LabelStore, convert_store, verify_store
 from fkd.training import StudentConfig, TrainConfig, train
 
@@ -34,12 +35,8 @@ def separate(teachers, make_config, tmp_path_factory) -> LabelStore:
 
 
 def labels_of(store, codec=None):
-    read = store.read(np.arange(store.num_images))
-    index, value = (
-        None if a is None else torch.from_numpy(a.reshape(-1, a.shape[-1]))
-        for a in (read.index, read.value)
-    )
-    return decode(codec or store.codec, Encoded(index, value), store.num_classes)
+    labels = store.read(np.arange(store.num_images)).label
+    return decode(codec or store.codec, labels, store.num_classes)
 
 
 def test_each_teacher_has_its_own_label(separate, teachers, make_config, tmp_path):
@@ -109,7 +106,7 @@ def test_students_choose(separate, make_config, image_folder, tmp_path):
     assert len(losses) == 2  # the first two are the same
     with pytest.raises(ConfigError, match="are of 2 teachers, got 3 weights"):
         train(replace(config, teacher_weights=[1.0, 1.0, 1.0]))
-    with pytest.raises(ConfigError, match="labels of codec ms:3 have theirs for good"):
+    with pytest.raises(ConfigError, match="ms:3 labels is fixed"):
         train(replace(config, label_temperature=2.0))
     label(make_config(tmp_path / "logits", codec="logits:3"))
     cool, warm = (

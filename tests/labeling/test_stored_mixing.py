@@ -65,7 +65,7 @@ def test_labels_are_the_teachers_word_on_the_mixtures(config, store):
         for crop in range(5):
             picture = mix_by_hand(source, config, stored.records, i, crop, teachers.views[0])
             expected = teachers.probabilities([picture[None]])[0].numpy()
-            np.testing.assert_allclose(stored.value[i, crop], expected, atol=1e-5)
+            np.testing.assert_allclose(stored.label.values[i, crop], expected, atol=1e-5)
             apart += mixed[i, crop]
     assert apart > 10
 
@@ -90,7 +90,7 @@ def test_the_data_set_for_other_loops_replays_mixtures(config, store):
     dataset = MultiCropDataset(source, store, crops_per_image=5, size=24, output="uint8", seed=3)
     records = store.read(np.arange(15)).records
     crops, targets = dataset[4]
-    labels = torch.from_numpy(store.read([4]).value[0])
+    labels = torch.from_numpy(store.read([4]).label.values[0])
     for picture, target in zip(crops, targets.dense(), strict=True):
         crop = int((labels - target).abs().sum(1).argmin())
         assert torch.equal(picture, mix_by_hand(source, config, records, 4, crop, (24, "bilinear")))
@@ -105,8 +105,8 @@ def test_without_mixing_nothing_of_the_store_changes(config, make_config, tmp_pa
     ours, theirs = plain.read(np.arange(15)), mixed.read(np.arange(15))
     np.testing.assert_array_equal(ours.records.box, theirs.records.box)
     alone = ~mixed_crops(theirs.records)
-    np.testing.assert_allclose(ours.value[alone], theirs.value[alone], atol=1e-5)
-    assert np.abs(ours.value - theirs.value)[~alone].max() > 0.1
+    np.testing.assert_allclose(ours.label.values[alone], theirs.label.values[alone], atol=1e-5)
+    assert np.abs(ours.label.values - theirs.label.values)[~alone].max() > 0.1
 
 
 def test_bytes_do_not_depend_on_threads(config, tmp_path, files_of):

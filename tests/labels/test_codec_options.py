@@ -7,22 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fkd.errors import ConfigError
-from fkd.labels.codecs import (
-    Encoded,
-    Full,
-    Logits,
-    MarginalSmoothing,
+from fkd.labels.codec_names import (
     PerTeacher,
-    TopKLogProbs,
     check_codec,
-    decode,
-    dequantize,
     parse_codec,
-    quantize,
     with_teacher_weights,
     with_temperature,
 )
+from fkd.labels.codecs import Encoded, Full, Logits, MarginalSmoothing, TopKLogProbs, decode
 from fkd.labels.losses import soft_cross_entropy
+from fkd.labels.quantization import dequantize, quantize
 
 C = 12
 
@@ -73,10 +67,10 @@ def test_stored_values_decode_to_labels(sharpness, k, value_dtype):
     """Also where the rest has no probability left, whose logarithm no half float holds."""
     codec = TopKLogProbs(k)
     encoded = codec.encode(torch.softmax(logits_of(6, sharpness), 1))
-    stored = dequantize(quantize(encoded.value.numpy(), value_dtype), value_dtype)
+    stored = dequantize(quantize(encoded.values, value_dtype), value_dtype)
     assert np.isfinite(stored).all()
     for t in (1.0, 4.0):
-        q = decode(with_temperature(codec, t), Encoded(encoded.index, torch.from_numpy(stored)), C)
+        q = decode(with_temperature(codec, t), Encoded(encoded.ids, stored), C)
         assert q.min() >= 0.0
         torch.testing.assert_close(q.sum(1), torch.ones(6), atol=2e-6, rtol=0)
 
@@ -85,7 +79,7 @@ def test_labels_without_logits_have_no_other_temperature():
     assert with_temperature(MarginalSmoothing(5), 1.0) == MarginalSmoothing(5)
     assert with_temperature(Logits(), 2.0) == Logits(temperature=2.0)
     assert with_temperature(PerTeacher(TopKLogProbs(3), 2), 2.0).codec == TopKLogProbs(3, 2.0)
-    with pytest.raises(ConfigError, match="labels of codec ms:5 have theirs for good"):
+    with pytest.raises(ConfigError, match="ms:5 labels is fixed"):
         with_temperature(MarginalSmoothing(5), 2.0)
     with pytest.raises(ConfigError, match="label_temperature must be above 0"):
         with_temperature(Logits(), 0.0)
@@ -101,8 +95,8 @@ def test_teachers_side_by_side_decode_to_their_weighted_mean(name, weights):
     one, codec = parse_codec(name), with_teacher_weights(parse_codec(f"{name}*3"), weights)
     encoded = codec.encode(outputs)
     for part, width in (
-        (encoded.index, codec.num_index(C)),
-        (encoded.value, codec.num_values(C)),
+        (encoded.ids, codec.num_ids(C)),
+        (encoded.values, codec.num_values(C)),
     ):
         assert (0 if part is None else part.shape[1]) == width
     targets = codec.targets(encoded, C)
@@ -118,7 +112,7 @@ def test_teachers_side_by_side_decode_to_their_weighted_mean(name, weights):
 def test_one_codec_of_several_teachers_is_spelled_with_a_star():
     codec = parse_codec("ms:5*3")
     assert codec == PerTeacher(MarginalSmoothing(5), 3)
-    assert (codec.name, codec.num_index(100), codec.num_values(100)) == ("ms:5*3", 15, 15)
+    assert (codec.name, codec.num_ids(100), codec.num_values(100)) == ("ms:5*3", 15, 15)
     check_codec(parse_codec("ms:5*3"), 5)  # 15 ids of 5 classes, 5 of each teacher
     with pytest.raises(ConfigError, match="ms:6 keeps 6 classes"):
         check_codec(parse_codec("ms:6*3"), 5)

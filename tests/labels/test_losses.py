@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from fkd.errors import ConfigError
-from fkd.labels.codecs import decode, parse_codec
+from fkd.labels.codec_names import parse_codec
+from fkd.labels.codecs import decode
 from fkd.labels.losses import SoftTargetLoss, kl_divergence, soft_cross_entropy
 from fkd.labels.targets import SoftTargets, mix_targets
 

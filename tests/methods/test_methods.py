@@ -55,7 +55,7 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
     for epoch in range(EPOCHS):
         stored, asked = (c.cut([3, 14, 0, 8], start=epoch, count=1) for c in (offline, online))
         assert torch.equal(stored.crops[0], asked.crops[0])
-        known, answer = fkd.labels.targets(stored), kd.targets(asked)
+        known, answer = fkd.targets(stored), kd.targets(asked)
         torch.testing.assert_close(known.soft.dense(), answer.soft.dense(), atol=1e-5, rtol=0)
         torch.testing.assert_close(
             fkd.loss(logits, known), kd.loss(logits, answer), atol=1e-4, rtol=0

@@ -104,7 +104,9 @@ def test_a_run_stopped_twice_ends_in_the_same_weights(config):
 
 @pytest.mark.parametrize("variant", ["localized_single", "global_multi", "global_single"])
 def test_every_variant_trains(config, variant):
-    pooling = PoolingConfig(variant=variant, fill="fifth", fallback=0.3, fallback_smoothing=0.1)
+    pooling = PoolingConfig(
+        variant=variant, fill="smallest_kept", fallback=0.3, fallback_smoothing=0.1
+    )
     result = train(replace(config, relabel=pooling, epochs=2))
     assert np.isfinite(result.loss)
 
@@ -114,7 +116,7 @@ def test_settings_that_cannot_work_are_refused(config, label_store, map_store):
         ({"store": None}, "method relabel needs label maps.*fkd label-maps"),
         ({"views": "stored"}, "method relabel needs label maps.*views fresh"),
         (
-            {"method": "vanilla", "store": None, "relabel": PoolingConfig(fill="fifth")},
+            {"method": "vanilla", "store": None, "relabel": PoolingConfig(fill="smallest_kept")},
             "relabel: method vanilla does not use it; .*relabel",
         ),
     ]:

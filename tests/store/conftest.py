@@ -14,9 +14,10 @@ import pytest
 
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import sample_boxes
-from fkd.labels.codecs import Codec, parse_codec
+from fkd.labels.codec_names import parse_codec
+from fkd.labels.codecs import Codec, Encoded
 from fkd.randomness import stream_keys
-from fkd.store import ShardContent, StoreWriter, keys_digest
+from fkd.store import ImageFacts, LabeledCrops, StoreWriter, keys_digest
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
 from fkd.store.roots import default_levels
@@ -44,8 +45,8 @@ def _form_members(form: str, codec: Codec, num_classes: int) -> dict:
     if form == "map":
         return {"format_version": 3, "geometry": "grid"}
     members: dict = {"format_version": 2, "form": "compact", "geometry": "stored"}
-    if codec.num_index(num_classes) and codec.num_values(num_classes):
-        members["levels"] = default_levels(codec.num_index(num_classes))
+    if codec.num_ids(num_classes) and codec.num_values(num_classes):
+        members["levels"] = default_levels(codec.num_ids(num_classes))
     if form == "recomputed":
         members |= {"geometry": "recomputed", "crops": DRAWN}
     return members
@@ -87,28 +88,33 @@ class LabelJob:
         }
         self.config |= _form_members(form, parse_codec(codec), num_classes)
         if form == "map":  # the cells are the crops, logits are kept, nothing else is replayed
-            k = max(1, parse_codec(codec).num_index(num_classes))
+            k = max(1, parse_codec(codec).num_ids(num_classes))
             dtype = "f16" if value_dtype == "u16" else value_dtype
             grid = [3, num_crops // 3] if num_crops % 3 == 0 else [1, num_crops]
             self.config |= {"grid": grid, "codec": f"top:{k}", "value_dtype": dtype, "extras": {}}
         self.config |= others
         self.parsed = StoreConfig.parse(self.config, "the job")
 
-    def content(self, number: int) -> ShardContent:
+    def shard(self, number: int) -> tuple[list[bytes], LabeledCrops]:
+        """Keys and content of one shard."""
+        first, stop = self.parsed.shard_range(number)
+        return self.keys[first:stop], self.content(number)
+
+    def content(self, number: int) -> LabeledCrops:
         """What the teacher says about one shard."""
         first, stop = self.parsed.shard_range(number)
         image = np.arange(first, stop)
         mixed = image[:, None] * 131 + np.arange(self.parsed.num_crops) * 17
         size = np.stack([60 + image % 50, self.widest - image % 40], 1).astype(np.uint32)
-        return ShardContent(
-            keys=self.keys[first:stop],
-            crc32=(image * 2654435761 % 2**32).astype(np.uint32),
-            num_bytes=(image + 1000).astype(np.uint64),
-            size=size,
-            status=(self.unreadable & (image % 11 == 3)).astype(np.uint8),
-            records=self._records(mixed, self.keys[first:stop], size),
-            index=self._index(mixed),
-            value=self._value(mixed),
+        return LabeledCrops(
+            ImageFacts(
+                crc32=(image * 2654435761 % 2**32).astype(np.uint32),
+                num_bytes=(image + 1000).astype(np.uint64),
+                size=size,
+                status=(self.unreadable & (image % 11 == 3)).astype(np.uint8),
+            ),
+            self._records(mixed, self.keys[first:stop], size),
+            Encoded(self._ids(mixed), self._values(mixed)),
         )
 
     def _records(self, mixed: np.ndarray, keys: list[bytes], size: np.ndarray) -> CropRecords:
@@ -126,11 +132,11 @@ class LabelJob:
             extra[e.name] = spread.astype(e.dtype)
         return CropRecords(box, flip, extra)
 
-    def _index(self, mixed: np.ndarray) -> np.ndarray | None:
-        k = self.parsed.num_index
+    def _ids(self, mixed: np.ndarray) -> np.ndarray | None:
+        k = self.parsed.num_ids
         return (mixed[..., None] + np.arange(k)) % self.parsed.num_classes if k else None
 
-    def _value(self, mixed: np.ndarray) -> np.ndarray | None:
+    def _values(self, mixed: np.ndarray) -> np.ndarray | None:
         v = self.parsed.num_values
         if not v:
             return None
@@ -152,7 +158,7 @@ class LabelJob:
         """Label what is missing; process 0 waits for the others and returns the root hash."""
         with StoreWriter.open(path, self.config, rank=rank, world_size=world_size) as writer:
             for number in writer.pending():
-                writer.commit(number, self.content(number))
+                writer.commit(number, *self.shard(number))
             if rank > 0:
                 return ""
             while writer.pending(0, 1):

@@ -1,19 +1,13 @@
 import numpy as np
 import pytest
-import torch
 
-from fkd.labels.codecs import Encoded, decode
+from fkd.labels.codecs import decode
 from fkd.store import LabelStore
 from fkd.store.agreement import compare_labels
 
 
 def dense(store: LabelStore, rows: np.ndarray) -> np.ndarray:
-    read = store.read(rows)
-    parts = [
-        None if a is None else torch.from_numpy(a.reshape(-1, a.shape[-1]))
-        for a in (read.index, read.value)
-    ]
-    return decode(store.codec, Encoded(*parts), store.num_classes).double().numpy()
+    return decode(store.codec, store.read(rows).label, store.num_classes).double().numpy()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fkd.errors import FormatError
-from fkd.labels.codecs import dequantize, quantize
+from fkd.labels.quantization import dequantize, quantize
 from fkd.store import compact
 from fkd.store.compact import PackedRecords, pack_record, unpack_records
 from fkd.store.config import StoreConfig
@@ -43,8 +43,8 @@ def make_columns(config: StoreConfig, seed: int = 0) -> dict[str, np.ndarray]:
         bits = draw.integers(0, 256, (m, *extra.shape, extra.dtype.itemsize), np.uint8)
         bits = bits & 1 if extra.dtype.kind == "b" else bits
         columns[f"crop.extra.{extra.name}"] = bits.view(extra.dtype).reshape(m, *extra.shape)
-    if config.num_index:
-        columns["label.index"] = draw.integers(0, config.num_classes, (m, config.num_index))
+    if config.num_ids:
+        columns["label.index"] = draw.integers(0, config.num_classes, (m, config.num_ids))
     if config.num_values:
         columns["label.value"] = p[:, : config.num_values].astype(np.float32)
     return columns

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fkd.errors import ConfigError, StoreMismatch
+from fkd.labels.codecs import decode
 from fkd.store import LabelStore, convert_store, files, repair_store, verify_store
 
 
@@ -149,28 +150,20 @@ def test_smaller_codecs_are_derived(lab, tmp_path, old, new, form):
     assert after.codec.name == new
     rows = np.arange(3)
     ours, theirs = before.read(rows), after.read(rows)
-    k = after.codec.num_index(10)
-    if ours.index is None:
-        label = before.codec.targets(encoded(ours), 10).dense().numpy()
+    k = after.codec.num_ids(10)
+    if ours.label.ids is None:
+        label = decode(before.codec, ours.label, 10).numpy()
         order = np.argsort(-label, axis=1, kind="stable")[:, :k].reshape(3, 3, k)
         p = np.take_along_axis(label.reshape(3, 3, 10), order, axis=2)
     else:
-        order, p = ours.index[..., :k], ours.value[..., :k]
-    np.testing.assert_array_equal(theirs.index, order)
+        order, p = ours.label.ids[..., :k], ours.label.values[..., :k]
+    np.testing.assert_array_equal(theirs.label.ids, order)
     if new == "hard":
-        assert theirs.value is None
+        assert theirs.label.values is None
     else:
         if form == "compact" and new.startswith("mr"):
             p = p / p.sum(axis=2, keepdims=True)
-        np.testing.assert_allclose(theirs.value, p, atol=1e-6 if form == "plain" else 4e-3)
-
-
-def encoded(read):
-    import torch
-
-    from fkd.labels.codecs import Encoded
-
-    return Encoded(None, torch.from_numpy(read.value.reshape(-1, read.value.shape[-1])))
+        np.testing.assert_allclose(theirs.label.values, p, atol=1e-6 if form == "plain" else 4e-3)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +198,8 @@ def test_labels_of_all_classes_are_kept_as_they_are(lab, tmp_path, codec, value_
     make(lab, tmp_path / "a", codec=codec, value_dtype=value_dtype)
     done = convert_store(tmp_path / "a", tmp_path / "b")
     rows = np.arange(3)
-    np.testing.assert_array_equal(done.after.read(rows).value, done.before.read(rows).value)
+    ours, theirs = done.before.read(rows).label, done.after.read(rows).label
+    np.testing.assert_array_equal(theirs.values, ours.values)
     assert done.agreement.mean_kl == 0.0
     assert done.after.num_bytes < done.before.num_bytes
 

@@ -200,7 +200,7 @@ def test_files_that_do_not_belong_are_named(store):
 def test_verify_of_an_unfinished_store(lab, tmp_path):
     path, job = tmp_path / "s", lab.Job()
     with StoreWriter.open(path, job.config) as writer:
-        writer.commit(0, job.content(0))
+        writer.commit(0, *job.shard(0))
     (path / "shards/.tmp.00001.safetensors.7").write_text("x")
     (path / "shards/00002.safetensors").write_text("not committed")
     assert verify_store(path, partial=True) == []

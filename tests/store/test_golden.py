@@ -66,8 +66,8 @@ def test_the_values_of_version_1(lab):
     assert entry.records.flip.tolist() == [True, False] * 4 + [True]
     assert entry.records.extra["jitter"][0].tolist() == [31.0, 32.0, 33.0, 34.0]
     assert entry.records.extra["jitter_order"][:3].tolist() == [31, 48, 65]
-    assert entry.index[:3].tolist() == [[1, 2], [8, 9], [5, 6]]
-    np.testing.assert_allclose(entry.value[0], [0.415, 0.2075], atol=8.2e-6)
+    assert entry.label.ids[:3].tolist() == [[1, 2], [8, 9], [5, 6]]
+    np.testing.assert_allclose(entry.label.values[0], [0.415, 0.2075], atol=8.2e-6)
     assert store.images([1]).crc32.tolist() == [2654435761]
     assert store.images([1]).num_bytes.tolist() == [1001]
     assert store.images([3]).status.tolist() == [1]
@@ -84,8 +84,8 @@ def test_the_reader_in_the_specification_reads_the_golden_store(lab):
         entry = store[key]
         np.testing.assert_array_equal(box, entry.records.box)
         np.testing.assert_array_equal(flip, entry.records.flip)
-        np.testing.assert_array_equal(index, entry.index)
-        np.testing.assert_array_equal(value.astype(np.float32), entry.value)
+        np.testing.assert_array_equal(index, entry.label.ids)
+        np.testing.assert_array_equal(value.astype(np.float32), entry.label.values)
 
 
 @pytest.mark.parametrize("form", V2)
@@ -107,8 +107,8 @@ def test_the_values_of_version_2(lab, form):
     }
     assert entry.records.box[:2].tolist() == boxes[form]
     assert entry.records.extra["jitter"][0].tolist() == [31.0, 32.0, 33.0, 34.0]
-    assert entry.index[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
-    np.testing.assert_allclose(entry.value[0], [0.415, 0.2075, 0.10375], atol=2e-3)
+    assert entry.label.ids[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
+    np.testing.assert_allclose(entry.label.values[0], [0.415, 0.2075, 0.10375], atol=2e-3)
     assert store.images([3]).status.tolist() == [1]
 
 
@@ -124,8 +124,8 @@ def test_the_reader_in_the_specification_reads_version_2(lab, form):
         entry = store[key]
         np.testing.assert_array_equal(box, entry.records.box)
         np.testing.assert_array_equal(flip, entry.records.flip)
-        np.testing.assert_array_equal(index, entry.index)
-        np.testing.assert_allclose(value, entry.value, rtol=1e-6)
+        np.testing.assert_array_equal(index, entry.label.ids)
+        np.testing.assert_allclose(value, entry.label.values, rtol=1e-6)
 
 
 V3 = GOLDEN.parent / "v3"
@@ -166,8 +166,8 @@ def test_the_values_of_version_3(lab):
         [30, 132, 31, 67],
     ]
     assert not entry.records.flip.any()
-    assert entry.index[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
-    np.testing.assert_allclose(entry.value[0], [8.3, 4.15, 2.075], rtol=5e-4)
+    assert entry.label.ids[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
+    np.testing.assert_allclose(entry.label.values[0], [8.3, 4.15, 2.075], rtol=5e-4)
     assert store.images([3]).status.tolist() == [1]
 
 
@@ -178,8 +178,8 @@ def test_the_reader_in_the_specification_reads_version_3():
     manifest, store = reader["open_store"](V3), LabelStore.open(V3)
     for key in [k for row, k in enumerate(store.keys()) if row != 3]:
         index, value = reader["read_map"](V3, manifest, key)
-        np.testing.assert_array_equal(index.reshape(6, 3), store[key].index)
-        np.testing.assert_array_equal(value.reshape(6, 3), store[key].value)
+        np.testing.assert_array_equal(index.reshape(6, 3), store[key].label.ids)
+        np.testing.assert_array_equal(value.reshape(6, 3), store[key].label.values)
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -353,7 +353,7 @@ def test_forged_records_are_refused_although_checksums_fit(job, store, change, m
     honest = content.pack_record
     with monkeypatch.context() as patch:
         patch.setattr(content, "pack_record", lambda *given: change(honest(*given)))
-        forged = content.encode_shard(job.parsed, 0, job.content(0)).data
+        forged = content.encode_shard(job.parsed, 0, *job.shard(0)).data
     forge_shard(store, 0, lambda data: forged)
     assert "packed record" in require_refused(store)
 
@@ -363,7 +363,7 @@ def test_boxes_that_are_not_those_of_the_teacher_are_found_by_verify(job, store,
     """As when another machine rounds in another way."""
     with monkeypatch.context() as patch:
         patch.setattr(content, "geometry_crc32", lambda box, flip: np.ones(len(box)))
-        forged = content.encode_shard(job.parsed, 0, job.content(0)).data
+        forged = content.encode_shard(job.parsed, 0, *job.shard(0)).data
     forge_shard(store, 0, lambda data: forged)
     (problem,) = verify_store(store)
     assert "not those that were labeled" in problem.message
@@ -379,7 +379,7 @@ def test_records_with_holes_between_them_are_found_by_verify(job, store, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(content, "_packed", with_hole)
-        forged = content.encode_shard(job.parsed, 0, job.content(0)).data
+        forged = content.encode_shard(job.parsed, 0, *job.shard(0)).data
     forge_shard(store, 0, lambda data: forged)
     (problem,) = verify_store(store)
     assert "do not fill their column" in problem.message
@@ -399,9 +399,10 @@ def test_a_header_that_does_not_begin_with_a_brace_is_refused(store):
 def with_checksums(job, content_change):
     """The bytes of shard 0 as a dishonest writer makes them: bad labels, good checksums."""
     honest = content.check_content
-    content.check_content = lambda config, given: None
+    content.check_content = lambda config, keys, crops: None
     try:
-        return content.encode_shard(job.parsed, 0, content_change(job.content(0))).data
+        keys, crops = job.shard(0)
+        return content.encode_shard(job.parsed, 0, keys, content_change(crops)).data
     finally:
         content.check_content = honest
 
@@ -410,7 +411,7 @@ def test_class_ids_that_do_not_exist_are_refused_although_checksums_fit(job, sto
     """A decoder would write outside its arrays."""
 
     def change(content):
-        content.index[:] = 10
+        content.label.ids[:] = 10
         return content
 
     forged = with_checksums(job, change)
@@ -425,7 +426,7 @@ def test_boxes_outside_and_values_of_nan_are_found_by_verify(lab, tmp_path):
             if name == "box":
                 content.records.box[..., 2] = 5000
             else:
-                content.value[:] = np.nan
+                content.label.values[:] = np.nan
             return content
 
         job = lab.Job(value_dtype="f32")

@@ -19,16 +19,16 @@ from fkd.store.layout import (
 @pytest.mark.parametrize("form", ["plain"], indirect=True, scope="session")
 def test_stock_safetensors_reads_a_shard(lab, finished):
     arrays = load((finished / "shards/00001.safetensors").read_bytes())
-    content = lab.Job(extras=lab.JITTER).content(1)
-    labeled = content.status == 0
+    expected_keys, content = lab.Job(extras=lab.JITTER).shard(1)
+    labeled = content.images.status == 0
     np.testing.assert_array_equal(arrays["crop.box"][labeled], content.records.box[labeled])
-    np.testing.assert_array_equal(arrays["label.index"][labeled], content.index[labeled])
+    np.testing.assert_array_equal(arrays["label.index"][labeled], content.label.ids[labeled])
     np.testing.assert_array_equal(
         arrays["crop.extra.jitter"][labeled], content.records.extra["jitter"][labeled]
     )
     offsets = arrays["key.offset"]
     keys = [arrays["key.bytes"][a:b].tobytes() for a, b in pairwise(offsets)]
-    assert keys == content.keys
+    assert keys == expected_keys
 
 
 @pytest.mark.parametrize("form", ["compact", "recomputed"], indirect=True, scope="session")
@@ -38,10 +38,10 @@ def test_stock_safetensors_reads_a_compact_shard(job, finished):
     lengths = np.diff(ends.astype(np.int64))
     assert ends[0] == 0
     assert ends[-1] == len(arrays["record.bytes"])
-    np.testing.assert_array_equal(lengths > 0, job.content(1).status == 0)
+    np.testing.assert_array_equal(lengths > 0, job.content(1).images.status == 0)
     assert arrays["image.size"].tolist() == [
         size if length else [0, 0]
-        for size, length in zip(job.content(1).size.tolist(), lengths, strict=True)
+        for size, length in zip(job.content(1).images.size.tolist(), lengths, strict=True)
     ]
 
 

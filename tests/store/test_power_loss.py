@@ -170,7 +170,7 @@ def record(job, path, honest=True):
         patch.setattr(files, "_call", recorder)
         with StoreWriter.open(path, job.config) as writer:
             for number in writer.pending():
-                writer.commit(number, job.content(number))
+                writer.commit(number, *job.shard(number))
                 recorder.events.append(("acknowledged", number))
             writer.finish({"numpy": "any"}, [{"crop": 1}])
             recorder.events.append(("acknowledged", "manifest.json"))
@@ -180,7 +180,7 @@ def record(job, path, honest=True):
 def run_again(job, path) -> None:
     with StoreWriter.open(path, job.config) as writer:
         for number in writer.pending():
-            writer.commit(number, job.content(number))
+            writer.commit(number, *job.shard(number))
         writer.finish({"numpy": "any"}, [{"crop": 1}])
 
 

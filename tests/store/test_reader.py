@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fkd.errors import DamagedStore, FormatError, MissingLabel, NewerFormat, StoreMismatch
-from fkd.labels.codecs import dequantize, quantize
+from fkd.labels.quantization import dequantize, quantize
 from fkd.store import (
     LabelStore,
     StoreWriter,
@@ -45,24 +45,24 @@ def test_what_was_written_is_read(lab, form, tmp_path, codec, value_dtype):
         for name, values in content.records.extra.items():
             np.testing.assert_array_equal(read.records.extra[name][part], values)
             assert read.records.extra[name].dtype == values.dtype
-        np.testing.assert_array_equal(read.images.crc32[part], content.crc32)
-        np.testing.assert_array_equal(read.images.num_bytes[part], content.num_bytes)
-        np.testing.assert_array_equal(read.images.size[part], content.size)
-        assert store.keys(rows[part]) == content.keys
-        if content.index is None:
-            assert read.index is None
+        np.testing.assert_array_equal(read.images.crc32[part], content.images.crc32)
+        np.testing.assert_array_equal(read.images.num_bytes[part], content.images.num_bytes)
+        np.testing.assert_array_equal(read.images.size[part], content.images.size)
+        assert store.keys(rows[part]) == job.shard(number)[0]
+        if content.label.ids is None:
+            assert read.label.ids is None
         else:
-            np.testing.assert_array_equal(read.index[part], content.index)
-        if content.value is None:
-            assert read.value is None
+            np.testing.assert_array_equal(read.label.ids[part], content.label.ids)
+        if content.label.values is None:
+            assert read.label.values is None
         elif job.parsed.levels:
-            given = content.value
+            given = content.label.values
             scaled = given / given.sum(2, keepdims=True) if codec == "mr:3" else given
-            np.testing.assert_allclose(read.value[part], scaled, atol=4e-3)
+            np.testing.assert_allclose(read.label.values[part], scaled, atol=4e-3)
         else:
             dtype = job.parsed.value_dtype
-            stored = dequantize(quantize(content.value, dtype), dtype)
-            np.testing.assert_array_equal(read.value[part], stored)
+            stored = dequantize(quantize(content.label.values, dtype), dtype)
+            np.testing.assert_array_equal(read.label.values[part], stored)
 
 
 def test_chosen_crops_come_in_the_order_asked_for(lab, form, tmp_path):
@@ -75,8 +75,8 @@ def test_chosen_crops_come_in_the_order_asked_for(lab, form, tmp_path):
     at = (rows[:, None], crops)
     np.testing.assert_array_equal(some.records.box, every.records.box[at])
     np.testing.assert_array_equal(some.records.flip, every.records.flip[at])
-    np.testing.assert_array_equal(some.index, every.index[at])
-    np.testing.assert_array_equal(some.value, every.value[at])
+    np.testing.assert_array_equal(some.label.ids, every.label.ids[at])
+    np.testing.assert_array_equal(some.label.values, every.label.values[at])
     np.testing.assert_array_equal(some.images.crc32, every.images.crc32[rows])
     assert some.records.shape == (5, 2)
 
@@ -84,7 +84,7 @@ def test_chosen_crops_come_in_the_order_asked_for(lab, form, tmp_path):
 def test_nothing_may_be_read_as_well(finished):
     read = LabelStore.open(finished).read([], np.empty((0, 2), int))
     assert read.records.box.shape == (0, 2, 4)
-    assert read.index.shape == (0, 2, 2)
+    assert read.label.ids.shape == (0, 2, 2)
 
 
 def test_what_is_returned_is_the_readers_own(finished):
@@ -109,11 +109,11 @@ def test_an_entry_decodes_to_soft_labels(lab, finished):
     store = LabelStore.open(finished)
     entry = store[lab.Job().keys[5]]
     assert entry.size == (65, 195)
-    assert entry.index.shape == (3, 2)
+    assert entry.label.ids.shape == (3, 2)
     label = entry.decode()
     assert label.shape == (3, 10)
     torch.testing.assert_close(label.sum(1), torch.ones(3))
-    assert label.argmax(1).tolist() == entry.index[:, 0].tolist()
+    assert label.argmax(1).tolist() == entry.label.ids[:, 0].tolist()
 
 
 def test_keys_are_bytes_or_text(lab, finished):
@@ -181,7 +181,8 @@ def test_boxes_beyond_65535_pixels_are_kept(lab, tmp_path):
     )
     with StoreWriter.open(tmp_path / "s", job.config) as writer:
         for number in writer.pending():
-            writer.commit(number, far if number == 1 else job.content(number))
+            keys, content = job.shard(number)
+            writer.commit(number, keys, far if number == 1 else content)
         writer.finish()
     store = LabelStore.open(tmp_path / "s")
     rows = np.array([19, 5, 0, 9])
@@ -201,7 +202,7 @@ def test_a_pickled_store_opens_again(finished):
     assert len(data) < 1000
     again = pickle.loads(data)
     assert again.root_hash == store.root_hash
-    np.testing.assert_array_equal(again.read([5]).value, store.read([5]).value)
+    np.testing.assert_array_equal(again.read([5]).label.values, store.read([5]).label.values)
 
 
 def test_a_pickled_store_refuses_another_in_its_place(lab, store):
@@ -215,7 +216,7 @@ def test_a_pickled_store_refuses_another_in_its_place(lab, store):
 def test_an_unfinished_store_is_for_looking_only(lab, tmp_path):
     path, job = tmp_path / "s", lab.Job()
     with StoreWriter.open(path, job.config) as writer:
-        writer.commit(1, job.content(1))
+        writer.commit(1, *job.shard(1))
     with pytest.raises(MissingLabel, match="1 of 3 shards"):
         LabelStore.open(path)
     store = LabelStore.open(path, partial=True)
@@ -310,7 +311,8 @@ def test_canaries_and_environment_come_back(lab, finished):
 
 def test_unchecked_reading_gives_the_same(finished):
     checked, quick = LabelStore.open(finished), LabelStore.open(finished, check_reads=False)
-    np.testing.assert_array_equal(checked.read([1, 9]).value, quick.read([1, 9]).value)
+    ours, theirs = checked.read([1, 9]).label, quick.read([1, 9]).label
+    np.testing.assert_array_equal(ours.values, theirs.values)
 
 
 def test_join_accepts_the_same_images_in_any_order(lab, finished):

@@ -11,9 +11,10 @@ from hypothesis.extra.numpy import arrays
 
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, sample_boxes
-from fkd.labels.codecs import dequantize, quantize
+from fkd.labels.codecs import Encoded
+from fkd.labels.quantization import dequantize, quantize
 from fkd.randomness import stream_keys
-from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest, verify_store
+from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest, verify_store
 from fkd.store.config import EXTRA_DTYPES
 from fkd.store.roots import decode_roots, encode_roots
 
@@ -81,35 +82,21 @@ def contents(draw, config, keys):
         name: draw(arrays(np.dtype(e["dtype"]), (n, m, *e["shape"])))
         for name, e in config["extras"].items()
     }
-    return ShardContent(
-        keys=keys,
+    ids = draw(arrays(np.int64, (n, m, k), elements=st.integers(0, c - 1))) if k else None
+    images = ImageFacts(
         crc32=draw(arrays(np.uint32, n)),
         num_bytes=draw(arrays(np.uint64, n, elements=st.integers(0, 2**40))),
         size=size,
         status=np.zeros(n, np.uint8),
-        records=CropRecords(box, flip, extra),
-        index=draw(arrays(np.int64, (n, m, k), elements=st.integers(0, c - 1))) if k else None,
-        value=value,
     )
+    return keys, LabeledCrops(images, CropRecords(box, flip, extra), Encoded(ids, value))
 
 
-def part(content: ShardContent, rows: slice) -> ShardContent:
-    return ShardContent(
-        keys=content.keys[rows],
-        crc32=content.crc32[rows],
-        num_bytes=content.num_bytes[rows],
-        size=content.size[rows],
-        status=content.status[rows],
-        records=content.records[rows],
-        index=None if content.index is None else content.index[rows],
-        value=None if content.value is None else content.value[rows],
-    )
-
-
-def write(path: Path, config: dict, content: ShardContent, order: int) -> None:
+def write(path: Path, config: dict, keys: list[bytes], content: LabeledCrops, order: int) -> None:
     with StoreWriter.open(path, config) as writer:
         for number in writer.pending()[::order]:
-            writer.commit(number, part(content, slice(*writer.shard_range(number))))
+            rows = slice(*writer.shard_range(number))
+            writer.commit(number, keys[rows], content[rows])
         writer.finish()
 
 
@@ -117,32 +104,32 @@ def write(path: Path, config: dict, content: ShardContent, order: int) -> None:
 @given(data=stores())
 def test_every_store_comes_back_as_it_was_written(lab, data):
     """Written forwards and backwards."""
-    config, content = data
+    config, (keys, content) = data
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a")
-        write(path, config, content, 1)
-        write(Path(folder, "b"), config, content, -1)
+        write(path, config, keys, content, 1)
+        write(Path(folder, "b"), config, keys, content, -1)
         assert lab.folder_digest(path) == lab.folder_digest(Path(folder, "b"))
         assert verify_store(path) == []
-        check_store(LabelStore.open(path), config, content)
+        check_store(LabelStore.open(path), config, keys, content)
 
 
-def check_store(store: LabelStore, config: dict, content: ShardContent) -> None:
+def check_store(store: LabelStore, config: dict, keys: list[bytes], content: LabeledCrops) -> None:
     assert store.config == config
-    assert store.keys() == content.keys
-    read = store.read(store.rows(content.keys))
+    assert store.keys() == keys
+    read = store.read(store.rows(keys))
     np.testing.assert_array_equal(read.records.box, content.records.box)
     np.testing.assert_array_equal(read.records.flip, content.records.flip)
     for name, values in content.records.extra.items():
         np.testing.assert_array_equal(read.records.extra[name], values)
-    np.testing.assert_array_equal(read.images.crc32, content.crc32)
-    np.testing.assert_array_equal(read.images.num_bytes, content.num_bytes)
-    np.testing.assert_array_equal(read.images.size, content.size)
-    assert (read.index is None) == (content.index is None)
-    if content.index is not None:
-        np.testing.assert_array_equal(read.index, content.index)
-    if content.value is not None:
-        np.testing.assert_array_equal(read.value, as_stored(config, content.value))
+    np.testing.assert_array_equal(read.images.crc32, content.images.crc32)
+    np.testing.assert_array_equal(read.images.num_bytes, content.images.num_bytes)
+    np.testing.assert_array_equal(read.images.size, content.images.size)
+    assert (read.label.ids is None) == (content.label.ids is None)
+    if content.label.ids is not None:
+        np.testing.assert_array_equal(read.label.ids, content.label.ids)
+    if content.label.values is not None:
+        np.testing.assert_array_equal(read.label.values, as_stored(config, content.label.values))
 
 
 def as_stored(config: dict, value: np.ndarray) -> np.ndarray:
@@ -164,6 +151,6 @@ def test_reading_some_crops_equals_reading_all_of_them(lab, finished, seed):
     store = LabelStore.open(finished)
     some, every = store.read(rows, crops), store.read(rows)
     at = (np.arange(9)[:, None], crops)
-    np.testing.assert_array_equal(some.value, every.value[at])
+    np.testing.assert_array_equal(some.label.values, every.label.values[at])
     for name, values in every.records.extra.items():  # label maps have none
         np.testing.assert_array_equal(some.records.extra[name], values[at])

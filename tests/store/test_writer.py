@@ -22,7 +22,7 @@ def test_a_second_run_of_a_finished_store_changes_nothing(lab, job, store):
 def test_an_interrupted_run_ends_in_the_same_bytes(lab, job, finished, tmp_path):
     for number in (2, 0):  # any order
         with StoreWriter.open(tmp_path / "s", job.config) as writer:
-            writer.commit(number, job.content(number))
+            writer.commit(number, *job.shard(number))
     job.run(tmp_path / "s")
     assert lab.folder_digest(tmp_path / "s") == lab.folder_digest(finished)
 
@@ -38,15 +38,15 @@ def test_what_another_process_committed_is_no_longer_pending(lab, tmp_path):
     job = lab.Job()
     with StoreWriter.open(tmp_path / "s", job.config, world_size=2) as first:
         with StoreWriter.open(tmp_path / "s", job.config, rank=1, world_size=2) as second:
-            second.commit(2, job.content(2))
+            second.commit(2, *job.shard(2))
         assert first.pending(0, 1) == [0, 1]
 
 
 def test_two_processes_given_the_same_shard_by_mistake_agree(lab, tmp_path):
     job = lab.Job()
     with StoreWriter.open(tmp_path / "s", job.config) as writer:
-        writer.commit(0, job.content(0))
-        writer.commit(0, job.content(0))
+        writer.commit(0, *job.shard(0))
+        writer.commit(0, *job.shard(0))
     assert sorted(os.listdir(tmp_path / "s/shards")) == ["00000.safetensors"]
 
 
@@ -54,15 +54,15 @@ def test_two_processes_that_compute_different_bytes_are_caught(lab, tmp_path):
     job = lab.Job()
     other = lab.Job(unreadable=False)
     with StoreWriter.open(tmp_path / "s", job.config) as writer:
-        writer.commit(0, job.content(0))
+        writer.commit(0, *job.shard(0))
         with pytest.raises(DamagedStore, match="computed different content"):
-            writer.commit(0, other.content(0))
+            writer.commit(0, *other.shard(0))
 
 
 def test_finishing_too_early_says_how_much_is_missing(lab, tmp_path):
     job = lab.Job()
     with StoreWriter.open(tmp_path / "s", job.config) as writer:
-        writer.commit(0, job.content(0))
+        writer.commit(0, *job.shard(0))
         with pytest.raises(MissingLabel, match="1 of 3 shards"):
             writer.finish()
 
@@ -144,8 +144,8 @@ def test_a_file_in_place_of_the_folder_is_refused(lab, tmp_path):
 def test_what_a_dead_process_left_is_removed_and_nothing_else(lab, tmp_path):
     path, job = tmp_path / "s", lab.Job()
     with StoreWriter.open(path, job.config) as writer:
-        writer.commit(0, job.content(0))
-        writer.commit(1, job.content(1))
+        writer.commit(0, *job.shard(0))
+        writer.commit(1, *job.shard(1))
     (path / "commits/00001.json").unlink()
     (path / "shards/.tmp.00002.safetensors.77").write_bytes(b"half")
     (path / "commits/.tmp.00002.json.77").write_bytes(b"half")
@@ -167,7 +167,7 @@ def test_what_a_dead_process_left_is_removed_and_nothing_else(lab, tmp_path):
 def test_a_commit_without_its_shard_is_reported_with_the_way_out(lab, tmp_path, damage):
     path, job = tmp_path / "s", lab.Job()
     with StoreWriter.open(path, job.config) as writer:
-        writer.commit(1, job.content(1))
+        writer.commit(1, *job.shard(1))
     shard = path / "shards/00001.safetensors"
     data = bytearray(shard.read_bytes())
     data[40] ^= 1
@@ -182,7 +182,7 @@ def test_finishing_reads_every_shard_once_more(lab, tmp_path):
     path, job = tmp_path / "s", lab.Job()
     with StoreWriter.open(path, job.config) as writer:
         for number in writer.pending():
-            writer.commit(number, job.content(number))
+            writer.commit(number, *job.shard(number))
         shard = path / "shards/00001.safetensors"
         data = bytearray(shard.read_bytes())
         data[-1] ^= 1
@@ -204,15 +204,22 @@ def test_files_honor_the_umask(lab, tmp_path):
 
 def test_unreadable_images_keep_their_row_and_store_zeros(lab, tmp_path):
     job = lab.Job()
-    content = job.content(0)
-    noisy = replace(
-        content, value=np.where(content.status[:, None, None] == 1, np.nan, content.value)
-    )
+    keys, content = job.shard(0)
+    unreadable = content.images.status[:, None, None] == 1
+    noisy = with_values(content, lambda values: np.where(unreadable, np.nan, values))
     with StoreWriter.open(tmp_path / "s", job.config) as writer:
-        writer.commit(0, noisy)
+        writer.commit(0, keys, noisy)
     facts = LabelStore.open(tmp_path / "s", partial=True).images(np.arange(8))
     assert facts.status.tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
     assert (facts.crc32[3], facts.num_bytes[3], facts.size[3].tolist()) == (0, 0, [0, 0])
+
+
+def with_ids(crops, change):
+    return replace(crops, label=replace(crops.label, ids=change(crops.label.ids)))
+
+
+def with_values(crops, change):
+    return replace(crops, label=replace(crops.label, values=change(crops.label.values)))
 
 
 def outside(records):
@@ -225,30 +232,42 @@ WRONG = {
     "an empty box": lambda c: replace(
         c, records=CropRecords(c.records.box * [1, 1, 0, 1], c.records.flip)
     ),
-    "a class that is not": lambda c: replace(c, index=c.index + 1),
-    "a negative class": lambda c: replace(c, index=c.index - 1),
-    "NaN": lambda c: replace(c, value=c.value * np.nan),
-    "a negative probability": lambda c: replace(c, value=-c.value),
-    "no values": lambda c: replace(c, value=None),
-    "too few ids": lambda c: replace(c, index=c.index[..., :1]),
+    "a class that is not": lambda c: with_ids(c, lambda ids: ids + 1),
+    "a negative class": lambda c: with_ids(c, lambda ids: ids - 1),
+    "NaN": lambda c: with_values(c, lambda values: values * np.nan),
+    "a negative probability": lambda c: with_values(c, lambda values: -values),
+    "no values": lambda c: with_values(c, lambda values: None),
+    "too few ids": lambda c: with_ids(c, lambda ids: ids[..., :1]),
     "one crop less": lambda c: replace(c, records=c.records[:, 1:]),
     "an extra column": lambda c: replace(
         c, records=CropRecords(c.records.box, c.records.flip, {"gray": c.records.flip})
     ),
-    "an unknown status": lambda c: replace(c, status=c.status + 2),
-    "keys out of order": lambda c: replace(c, keys=c.keys[::-1]),
-    "a key twice": lambda c: replace(c, keys=[c.keys[0], *c.keys[:-1]]),
-    "an empty key": lambda c: replace(c, keys=[b"", *c.keys[1:]]),
-    "one image less": lambda c: replace(c, keys=c.keys[1:]),
+    "an unknown status": lambda c: replace(c, images=replace(c.images, status=c.images.status + 2)),
 }
+WRONG_KEYS = {
+    "keys out of order": lambda keys: keys[::-1],
+    "a key twice": lambda keys: [keys[0], *keys[:-1]],
+    "an empty key": lambda keys: [b"", *keys[1:]],
+    "one image less": lambda keys: keys[1:],
+}
+
+
+@pytest.mark.parametrize("change", WRONG_KEYS.values(), ids=WRONG_KEYS)
+def test_keys_that_no_shard_may_hold_are_not_written(lab, tmp_path, change):
+    keys, content = lab.Job().shard(0)
+    with StoreWriter.open(tmp_path / "s", lab.Job().config) as writer:
+        with pytest.raises(ValueError, match="shard"):
+            writer.commit(0, change(keys), content)
+        assert writer.pending() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
 def test_content_that_no_label_may_hold_is_not_written(lab, tmp_path, change):
     job = lab.Job()
     with StoreWriter.open(tmp_path / "s", job.config) as writer:
+        keys, content = job.shard(0)
         with pytest.raises(ValueError, match="shard"):
-            writer.commit(0, change(job.content(0)))
+            writer.commit(0, keys, change(content))
         assert writer.pending() == [0, 1, 2]
     assert os.listdir(tmp_path / "s/shards") == []
 

@@ -15,8 +15,8 @@ from fkd.crops.replay import sample_crops
 from fkd.crops.sampling import CropConfig
 from fkd.data import ImagesConfig, open_source
 from fkd.errors import ConfigError, StoreMismatch
-from fkd.labels.codecs import parse_codec
-from fkd.store import LabelStore, ShardContent, StoreWriter, keys_digest
+from fkd.labels.codec_names import parse_codec
+from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest
 from fkd.viewing import PageConfig, render_page, summarize
 
 M, C = 6, 4
@@ -55,7 +55,7 @@ def store(folder, tmp_path_factory):
     with StoreWriter.open(path, config) as writer:
         for shard in writer.pending():
             first, stop = writer.shard_range(shard)
-            writer.commit(shard, content(folder, keys[first:stop], codec))
+            writer.commit(shard, keys[first:stop], content(folder, keys[first:stop], codec))
         writer.finish(environment={}, canaries=[])
     return LabelStore.open(path)
 
@@ -65,16 +65,14 @@ def content(folder, keys, codec):
     records = [sample_crops(CropConfig(), key, (60, 90), np.arange(M)) for key in keys]
     probabilities = torch.tensor([0.6, 0.3, 0.08, 0.02]).repeat(len(keys) * M, 1)
     encoded = codec.encode(probabilities)
-    return ShardContent(
-        keys=keys,
+    images = ImageFacts(
         crc32=np.array([zlib.crc32(d) for d in data], dtype=np.uint32),
         num_bytes=np.array([len(d) for d in data], dtype=np.uint64),
         size=np.array([[60, 90]] * len(keys), dtype=np.uint32),
         status=np.zeros(len(keys), dtype=np.uint8),
-        records=CropRecords.stack(records),
-        index=encoded.index.numpy().reshape(len(keys), M, 2),
-        value=encoded.value.numpy().reshape(len(keys), M, 2),
     )
+    label = encoded.map(lambda array: array.reshape(len(keys), M, 2))
+    return LabeledCrops(images, CropRecords.stack(records), label)
 
 
 class Tags(HTMLParser):

@@ -16,7 +16,8 @@ from jsonargparse.typing import register_type
 
 from fkd.cli.verbs import VERBS, Verb
 from fkd.errors import ConfigError
-from fkd.labels.codecs import Codec, parse_codec
+from fkd.labels.codec_names import parse_codec
+from fkd.labels.codecs import Codec
 
 
 def run_verb(name: str, options: Sequence[str]) -> None:

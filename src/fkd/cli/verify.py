@@ -28,7 +28,7 @@ def verify(
     images: ImagesConfig | None = None,
     teacher: TeacherConfig | None = None,
     teachers: list[TeacherConfig] | None = None,
-    probes: int = 64,
+    spot_checks: int = 64,
     seed: int = 0,
     device: str | None = None,
     repair: bool = False,
@@ -38,10 +38,10 @@ def verify(
     Args:
         store: the store's folder.
         images: the images that were labeled: every file's checksum is compared.
-        teacher: the model that labeled them: it labels some crops anew.
+        teacher: the model that labeled them: it labels some crops again.
         teachers: several models, for the store of an ensemble.
-        probes: crops to label anew.
-        seed: picks these crops.
+        spot_checks: crops to label again.
+        seed: of the choice of these crops.
         device: where the teacher runs; by default a GPU if there is one.
         repair: move damaged shards to quarantine/, so that `fkd label` computes them again.
     """
@@ -59,7 +59,7 @@ def verify(
     loaded = load_teachers_of(labels, models, device) if models else None
     _check_images(labels, source, console)
     if loaded is not None:
-        _audit(labels, source, loaded, probes, seed, console)
+        _audit(labels, source, loaded, spot_checks, seed, console)
 
 
 def _repair(store: Path, console: Console) -> None:
@@ -106,12 +106,12 @@ def _audit(
     store: LabelStore,
     source: ImageSource,
     teachers: TeacherEnsemble,
-    probes: int,
+    spot_checks: int,
     seed: int,
     console: Console,
 ) -> None:
-    report = audit_store(store, source, teachers, probes, seed)
-    console.print(f"audit     {report}")
+    report = audit_store(store, source, teachers, spot_checks, seed)
+    console.print(f"checked   {report}")
     change = describe_decoder_change(store)
     if change:
         console.print(

@@ -5,7 +5,7 @@ further augmentation that the teacher saw (`extra`). Records are plain arrays; t
 nothing of images, files or random numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +39,12 @@ class CropRecords:
 
     def __getitem__(self, index: Any) -> "CropRecords":
         """Index the leading axes of all arrays alike."""
-        return CropRecords(
-            self.box[index], self.flip[index], {name: a[index] for name, a in self.extra.items()}
-        )
+        return self.map(lambda array: array[index])
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "CropRecords":
+        """The same records with a function applied to each array."""
+        extra = {name: function(array) for name, array in self.extra.items()}
+        return CropRecords(function(self.box), function(self.flip), extra)
 
     def reshape(self, *shape: int) -> "CropRecords":
         """The same records with other leading axes."""

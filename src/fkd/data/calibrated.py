@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.data.crop_sources import StoredCropSource, read_targets
+from fkd.data.crop_sources import StoredCropSource
 from fkd.labels.calibration import (
     BINS,
     CalibrationConfig,
@@ -22,7 +22,7 @@ from fkd.labels.calibration import (
 from fkd.labels.codecs import Codec
 from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, permutations, stream_keys
-from fkd.store import LabelStore, StoredCrops
+from fkd.store import LabeledCrops, LabelStore
 
 _VALUES_AT_ONCE = 1 << 20  # more do not stay in the cache
 
@@ -76,7 +76,7 @@ def survey(
         size = max(1, _VALUES_AT_ONCE // (store.num_crops * _num_values(codec, store.num_classes)))
         for first in range(0, len(rows), size):
             chosen = slice(first, first + size)
-            targets = read_targets(store.read(rows[chosen]), codec, store.num_classes)
+            targets = codec.targets(store.read(rows[chosen]).label, store.num_classes)
             classes = torch.from_numpy(truth[chosen]).repeat_interleave(store.num_crops)
             yield rows[chosen], confidences(targets, classes if by_truth else None)
 
@@ -99,7 +99,7 @@ def survey(
 
 def _num_values(codec: Codec, num_classes: int) -> int:
     """Numbers that a label takes while its confidence is found."""
-    return max(codec.num_index(num_classes) ** 2, codec.num_values(num_classes), 1)
+    return max(codec.num_ids(num_classes) ** 2, codec.num_values(num_classes), 1)
 
 
 class CalibratedCropSource(StoredCropSource):
@@ -144,7 +144,7 @@ class CalibratedCropSource(StoredCropSource):
         orders = permutations(streams[:, None], Purpose.VIEW_ORDER, cycles, num_crops)
         return np.take_along_axis(orders, places[None, :, None], axis=2)[:, :, 0]
 
-    def _targets(self, stored: StoredCrops, images: np.ndarray, crops: np.ndarray) -> SoftTargets:
+    def _targets(self, stored: LabeledCrops, images: np.ndarray, crops: np.ndarray) -> SoftTargets:
         targets = super()._targets(stored, images, crops)
         verdicts = np.take_along_axis(self._verdicts[self._rows[images]], crops, axis=1)
         chosen = torch.from_numpy(verdicts.ravel() == Verdict.CALIBRATE)

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-import torch
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, sample_augment
 from fkd.crops.partners import Partner, Partners, partner_rows
@@ -34,10 +33,10 @@ from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, draw_crops, place_crops
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError, CropMismatch
-from fkd.labels.codecs import Codec, Encoded
+from fkd.labels.codecs import Codec
 from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, permutations, stream_keys
-from fkd.store import LabelStore, StoredCrops
+from fkd.store import LabeledCrops, LabelStore
 
 Load = Callable[[int], LoadedImage]
 CropOrder = Literal["epoch_permutation", "iid"]
@@ -160,7 +159,7 @@ class StoredCropSource:
         return SelectedCrops(targets, records, self._pick_partners(stored, crops))
 
     def _pick_partners(
-        self, stored: StoredCrops, crops: np.ndarray
+        self, stored: LabeledCrops, crops: np.ndarray
     ) -> Callable[[int, Load], Partners]:
         """All records of the partners of crops (B, m) are read at once, too."""
         pairs = [(j, row) for j in range(len(crops)) for row in partner_rows(stored.records[j])]
@@ -195,13 +194,8 @@ class StoredCropSource:
             streams, num_crops, range(start, start + count), self._stride, self._offset
         )
 
-    def _targets(self, stored: StoredCrops, images: np.ndarray, crops: np.ndarray) -> SoftTargets:
-        return read_targets(stored, self._codec, self._store.num_classes)
-
-
-def read_targets(stored: StoredCrops, codec: Codec, num_classes: int) -> SoftTargets:
-    """The labels of crops (B, m) that were read, B * m of them, decoded."""
-    return codec.targets(Encoded(_flat(stored.index), _flat(stored.value)), num_classes)
+    def _targets(self, stored: LabeledCrops, images: np.ndarray, crops: np.ndarray) -> SoftTargets:
+        return self._codec.targets(stored.label, self._store.num_classes)
 
 
 def without_replacement(
@@ -245,7 +239,7 @@ def _move_to_end(order: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.take_along_axis(order, np.argsort(late, axis=1, kind="stable"), axis=1)
 
 
-def check_image(stored: StoredCrops, j: int, loaded: LoadedImage, name: str) -> None:
+def check_image(stored: LabeledCrops, j: int, loaded: LoadedImage, name: str) -> None:
     """Refuse an image file that is not the one that was labeled.
 
     Raises:
@@ -262,8 +256,3 @@ def check_image(stored: StoredCrops, j: int, loaded: LoadedImage, name: str) -> 
             f"{name} decodes to {size[0]}x{size[1]} pixels here but to {expected[0]}x{expected[1]} "
             "when it was labeled; use the decoder versions that the store names"
         )
-
-
-def _flat(values: np.ndarray | None) -> torch.Tensor | None:
-    """(B, m, K) as a tensor (B * m, K)."""
-    return None if values is None else torch.from_numpy(values.reshape(-1, values.shape[-1]))

@@ -66,11 +66,10 @@ class MapCropSource:
         sizes = stored.images.size[:, None]
         box, flip = place_crops(self._config, draw_crops(streams[:, None], numbers), sizes)
         weights = crop_weights(self._pooling, box, sizes, self._grid)
-        assert stored.index is not None
-        assert stored.value is not None
-        targets = pool_maps(
-            self._pooling, stored.index, stored.value, weights, self._store.num_classes
-        )
+        ids, values = stored.label.ids, stored.label.values
+        assert ids is not None
+        assert values is not None
+        targets = pool_maps(self._pooling, ids, values, weights, self._store.num_classes)
 
         def records(j: int, loaded: LoadedImage) -> CropRecords:
             check_image(stored, j, loaded, self._images.name(int(images[j])))

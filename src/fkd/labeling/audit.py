@@ -1,10 +1,8 @@
 """Are stored labels the teacher's own word on those very crops? Ask it again and compare."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fkd.crops.records import CropRecords
@@ -95,14 +93,8 @@ def audit_probes(
     batches = list(run_stages(range(len(rows)), prepare, teachers.views, labeler, parallelism))
     cells = labeler.labels_per_crop
     wanted = np.arange(len(rows)) * cells + (crops if cells > 1 else 0)
-    return _compare(
-        _decode(
-            store,
-            _joined([b.index for b in batches], wanted),
-            _joined([b.value for b in batches], wanted),
-        ),
-        _decode(store, _first_crop(stored.index), _first_crop(stored.value)),
-    )
+    labels = Encoded.concatenate([batch.label for batch in batches])[wanted]
+    return _compare(_decode(store, labels), _decode(store, stored.label))
 
 
 def require_agreement(report: ProbeReport, store: LabelStore, *, same_decoder: bool = True) -> None:
@@ -134,17 +126,8 @@ def _prepare(image: Tensor, source: ImageSource, row: int, records: CropRecords)
     return PreparedImage(0, facts, image)
 
 
-def _joined(parts: Sequence[np.ndarray | None], rows: np.ndarray) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    return torch.from_numpy(np.concatenate(given)[rows]) if given else None
-
-
-def _first_crop(array: np.ndarray | None) -> Tensor | None:
-    return None if array is None else torch.from_numpy(array[:, 0])
-
-
-def _decode(store: LabelStore, index: Tensor | None, value: Tensor | None) -> Tensor:
-    return decode(store.codec, Encoded(index, value), store.num_classes).double()
+def _decode(store: LabelStore, labels: Encoded) -> Tensor:
+    return decode(store.codec, labels, store.num_classes).double()
 
 
 def _compare(new: Tensor, stored: Tensor) -> ProbeReport:

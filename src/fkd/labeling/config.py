@@ -10,7 +10,8 @@ from fkd.crops.partners import StoredMixingConfig, mix_columns
 from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
-from fkd.labels.codecs import Codec, MarginalSmoothing, PerTeacher, TopKLogits
+from fkd.labels.codec_names import PerTeacher
+from fkd.labels.codecs import Codec, MarginalSmoothing, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig
 from fkd.store.config import Form
@@ -131,6 +132,8 @@ class LabelConfig(LabelRunConfig):
         self._check_codec()
 
     def _check_codec(self) -> None:
+        if not hasattr(self.codec, "encodes"):  # a spelling, as the command line takes it
+            raise ConfigError(f"codec: give a codec, e.g. fkd.parse_codec({self.codec!r})")
         if isinstance(self.codec, TopKLogits):
             raise ConfigError(
                 f"codec: {self.codec.name} is for label maps (`fkd label-maps`); use ms:K for crops"

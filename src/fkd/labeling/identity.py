@@ -25,7 +25,8 @@ from fkd.labeling.config import (
     resolve_value_dtype,
     stored_codec,
 )
-from fkd.labels.codecs import Codec, TopKLogits, check_codec
+from fkd.labels.codec_names import check_codec
+from fkd.labels.codecs import Codec, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
 from fkd.store import compact_members, keys_digest

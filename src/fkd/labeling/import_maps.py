@@ -34,10 +34,11 @@ from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
 from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
 from fkd.labeling.config import MapDtype
 from fkd.labeling.identity import describe_environment, map_identity
+from fkd.labeling.labels import facts_of
 from fkd.labeling.pipeline import ImageRow
-from fkd.labels.codecs import TopKLogits
+from fkd.labels.codecs import Encoded, TopKLogits
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
-from fkd.store import LABELED, LabelStore, ShardContent, StoreWriter
+from fkd.store import LabeledCrops, LabelStore, StoreWriter
 from fkd.store.geometry import grid_boxes
 from fkd.store.keys import printable
 
@@ -106,11 +107,16 @@ class ImportResult:
 
 @dataclass(frozen=True)
 class ForeignMap:
-    """A map as it was released: int64 and float32 (gh * gw, K), largest logits first."""
+    """A map as it was released: labels of its cells (gh * gw, K), largest logits first."""
 
-    index: np.ndarray
-    value: np.ndarray
+    label: Encoded
     grid: tuple[int, int]
+
+    @property
+    def num_kept(self) -> int:
+        """K: classes kept of each cell."""
+        assert self.label.ids is not None
+        return int(self.label.ids.shape[1])
 
 
 def import_maps(
@@ -133,7 +139,7 @@ def import_maps(
     paths = _find_maps(source, config.maps)
     names = _class_names(config.classes)
     first = read_map(paths[0], len(names), config.value_dtype)
-    codec = TopKLogits(first.index.shape[1])
+    codec = TopKLogits(first.num_kept)
     identity = map_identity(
         source, names, first.grid, codec, config.value_dtype, config.images_per_shard
     ) | {"provenance": "imported", "teachers": [{"name": "released label maps"}]}
@@ -145,7 +151,7 @@ def import_maps(
 
         def read(i: int) -> tuple[ImageRow, ForeignMap]:
             found = read_map(paths[i], len(names), config.value_dtype)
-            if (found.grid, found.index.shape) != (first.grid, first.index.shape):
+            if (found.grid, found.num_kept) != (first.grid, first.num_kept):
                 raise FormatError(
                     f"{paths[i]} has another grid or number of classes than {paths[0]}; import "
                     "maps of one kind"
@@ -159,7 +165,7 @@ def import_maps(
                 tally.add(rows[len(pairs)], pair[1])
                 pairs.append(pair)
                 progress(1)
-            writer.commit(number, _content(pairs))
+            writer.commit(number, [row.key for row, _ in pairs], _content(pairs))
         root_hash = writer.finish(describe_environment(torch.device("cpu")))
     store = LabelStore.open(config.out)
     return ImportResult(
@@ -198,7 +204,8 @@ def read_map(path: str, num_classes: int, value_dtype: MapDtype = "f32") -> Fore
     index = np.take_along_axis(index, order, axis=1)
     if (np.diff(np.sort(index, axis=1), axis=1) == 0).any():
         raise _no_map(path, "a cell names a class twice")
-    return ForeignMap(index, np.take_along_axis(value, order, axis=1), (rows, columns))
+    label = Encoded(index, np.take_along_axis(value, order, axis=1))
+    return ForeignMap(label, (rows, columns))
 
 
 def _load_tensor(path: str) -> torch.Tensor:
@@ -283,7 +290,10 @@ class _Tally:
         truth = self._ids.get(self._source.label(i))
         if truth is None:
             return
-        total = np.bincount(found.index.reshape(-1), found.value.reshape(-1), self._num_classes)
+        ids, logits = found.label.ids, found.label.values
+        assert ids is not None
+        assert logits is not None
+        total = np.bincount(ids.reshape(-1), logits.reshape(-1), self._num_classes)
         self.known += 1
         self.right += int(total.argmax()) == truth
 
@@ -306,17 +316,11 @@ def _facts(source: ImageSource, i: int) -> ImageRow:
     return ImageRow(source.key(i), source.name(i), loaded.crc32, loaded.num_bytes, size)
 
 
-def _content(pairs: Sequence[tuple[ImageRow, ForeignMap]]) -> ShardContent:
-    images, maps = [image for image, _ in pairs], [own for _, own in pairs]
-    sizes = np.array([image.size for image in images], np.uint32)
-    boxes = grid_boxes(maps[0].grid, sizes)
-    return ShardContent(
-        keys=[image.key for image in images],
-        crc32=np.array([image.crc32 for image in images], np.uint32),
-        num_bytes=np.array([image.num_bytes for image in images], np.uint64),
-        size=sizes,
-        status=np.full(len(pairs), LABELED, np.uint8),
+def _content(pairs: Sequence[tuple[ImageRow, ForeignMap]]) -> LabeledCrops:
+    images, maps = facts_of([image for image, _ in pairs]), [found for _, found in pairs]
+    boxes = grid_boxes(maps[0].grid, images.size)
+    return LabeledCrops(
+        images=images,
         records=CropRecords(boxes, np.zeros(boxes.shape[:2], bool)),
-        index=np.stack([own.index for own in maps]),
-        value=np.stack([own.value for own in maps]),
+        label=Encoded.concatenate([found.label[None] for found in maps]),
     )

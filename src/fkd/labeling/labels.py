@@ -10,11 +10,12 @@ from torch import Tensor
 from fkd.crops.records import CropRecords
 from fkd.errors import TeacherError
 from fkd.labeling.pipeline import ImageRow, TeacherInput
-from fkd.labels.codecs import Codec, PerTeacher
+from fkd.labels.codec_names import PerTeacher
+from fkd.labels.codecs import Codec, Encoded
 from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import NotFinite, TeacherEnsemble
-from fkd.store import LABELED, UNREADABLE, LabelStore, ShardContent
+from fkd.store import LABELED, UNREADABLE, ImageFacts, LabeledCrops, LabelStore
 from fkd.store.geometry import grid_boxes
 
 _LARGEST_F16 = 65504.0
@@ -29,15 +30,13 @@ class LabeledBatch:
         shard: the shard it belongs to.
         starting: rows of the images that begin with this batch, unreadable ones included.
         num_crops: n, crops without padding; of label maps, pictures.
-        index: int64 (n, K) class ids, or None; of label maps (n * cells, K).
-        value: float32 (n, V) values, or None; likewise.
+        label: of each crop, (n, ...); of label maps, of each cell, (n * cells, ...).
     """
 
     shard: int
     starting: list[ImageRow]
     num_crops: int
-    index: np.ndarray | None
-    value: np.ndarray | None
+    label: Encoded
 
 
 @dataclass(frozen=True)
@@ -80,21 +79,14 @@ class TeacherLabeler:
         """
         num_crops = len(batch.crops)
         if num_crops == 0:  # unreadable images only
-            return LabeledBatch(batch.shard, batch.starting, 0, None, None)
+            return LabeledBatch(batch.shard, batch.starting, 0, Encoded(None, None))
         try:
             outputs = self.outputs(batch.views)[: num_crops * self.labels_per_crop]
         except NotFinite as error:
             place = self._name(batch, min(error.crop, num_crops - 1))
             raise TeacherError(f"{error}; it is {place}") from error
         self._check(outputs, batch)
-        encoded = self.codec.encode(outputs)
-        return LabeledBatch(
-            batch.shard,
-            batch.starting,
-            num_crops,
-            None if encoded.index is None else encoded.index.cpu().numpy(),
-            None if encoded.value is None else encoded.value.cpu().numpy(),
-        )
+        return LabeledBatch(batch.shard, batch.starting, num_crops, self.codec.encode(outputs))
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
         """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; those
@@ -148,14 +140,14 @@ class ShardShape:
 
     Attributes:
         num_crops: M.
-        num_index: K, class ids per crop.
+        num_ids: K, class ids per crop.
         num_values: V, values per crop.
         extras: (dtype, shape per crop) of parameters of replayed augmentations, by name.
         grid: of label maps, rows and columns of the cells that are the crops.
     """
 
     num_crops: int
-    num_index: int
+    num_ids: int
     num_values: int
     extras: dict[str, tuple[str, tuple[int, ...]]]
     grid: tuple[int, int] | None = None
@@ -167,23 +159,30 @@ class ShardShape:
         return CropRecords(np.zeros((m, 4), np.int64), np.zeros(m, bool), extra)
 
 
-def assemble_shard(batches: Sequence[LabeledBatch], shape: ShardShape) -> ShardContent:
-    """The content of a shard from all its batches, in order."""
+def assemble_shard(
+    batches: Sequence[LabeledBatch], shape: ShardShape
+) -> tuple[list[bytes], LabeledCrops]:
+    """The keys and the content of a shard from all its batches, in order."""
     rows = [row for batch in batches for row in batch.starting]
     readable = np.array([row.records is not None for row in rows])
-    index = np.zeros((len(rows), shape.num_crops, shape.num_index), np.int64)
-    value = np.zeros((len(rows), shape.num_crops, shape.num_values), np.float32)
-    _fill(index, readable, [batch.index for batch in batches])
-    _fill(value, readable, [batch.value for batch in batches])
-    return ShardContent(
-        keys=[row.key for row in rows],
+    label = Encoded.concatenate([batch.label for batch in batches])
+    return [row.key for row in rows], LabeledCrops(
+        images=facts_of(rows),
+        records=_records(rows, shape),
+        label=Encoded(
+            _per_image(label.ids, readable, shape.num_crops, shape.num_ids, np.int64),
+            _per_image(label.values, readable, shape.num_crops, shape.num_values, np.float32),
+        ),
+    )
+
+
+def facts_of(rows: Sequence[ImageRow]) -> ImageFacts:
+    """What is stored of image files; status says which could not be read."""
+    return ImageFacts(
         crc32=np.array([row.crc32 for row in rows], np.uint32),
         num_bytes=np.array([row.num_bytes for row in rows], np.uint64),
         size=np.array([row.size for row in rows], np.uint32),
-        status=np.where(readable, LABELED, UNREADABLE).astype(np.uint8),
-        records=_records(rows, shape),
-        index=index if shape.num_index else None,
-        value=value if shape.num_values else None,
+        status=np.array([UNREADABLE if row.reason else LABELED for row in rows], np.uint8),
     )
 
 
@@ -197,8 +196,13 @@ def _records(rows: Sequence[ImageRow], shape: ShardShape) -> CropRecords:
     return CropRecords.stack([row.records or shape.blank_records() for row in rows])
 
 
-def _fill(array: np.ndarray, readable: np.ndarray, parts: Sequence[np.ndarray | None]) -> None:
-    """Write arrays (n, K) of the crops of readable images, in order, to their rows (., M, K)."""
-    given = [part for part in parts if part is not None]
-    if given:
-        array[readable] = np.concatenate(given).reshape(-1, *array.shape[1:])
+def _per_image(
+    array: np.ndarray | None, readable: np.ndarray, num_crops: int, width: int, dtype: type
+) -> np.ndarray | None:
+    """The array (., K) of the crops of readable images as (n, M, K); zeros for the others."""
+    if width == 0:
+        return None
+    whole: np.ndarray = np.zeros((len(readable), num_crops, width), dtype)
+    if array is not None:
+        whole[readable] = array.reshape(-1, num_crops, width)
+    return whole

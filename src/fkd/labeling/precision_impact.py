@@ -108,7 +108,7 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
             pairs += [] if pair is None else [pair]
             if time.monotonic() > stop:
                 break
-    kept = setup.labeler.codec.num_index(len(setup.teachers.class_names))
+    kept = setup.labeler.codec.num_ids(len(setup.teachers.class_names))
     return _summarize(pairs, autocast, kept)
 
 

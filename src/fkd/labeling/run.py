@@ -29,7 +29,7 @@ from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_imp
 from fkd.labeling.ranks import World, join_world
 from fkd.labeling.setup import LabelSetup, build_maps_setup, build_setup
 from fkd.models.numerics import exact_numerics
-from fkd.store import LabelStore, ShardContent, StoreWriter
+from fkd.store import LabeledCrops, LabelStore, StoreWriter
 
 _SHOWN = 3  # unreadable images that an error message names
 
@@ -195,24 +195,24 @@ def _label_pending(
     all are known: it is committed only if the run may end with them. Otherwise a replaced file
     would never get its label.
     """
-    waiting: list[tuple[int, ShardContent]] = []
+    waiting: list[tuple[int, list[bytes], LabeledCrops]] = []
     reasons: set[str] = set()
     for number, batches in _labeled_shards(setup, writer.pending(), writer, listener):
         rows = [row for batch in batches for row in batch.starting]
         faults = {row.reason for row in rows if row.reason}
         faults.update(*(row.lost_partners for row in rows))
         reasons |= faults
-        content = assemble_shard(batches, setup.shape)
+        keys, crops = assemble_shard(batches, setup.shape)
         if not faults:
-            writer.commit(number, content)
+            writer.commit(number, keys, crops)
         elif len(reasons) <= setup.config.max_unreadable:
-            waiting.append((number, content))
+            waiting.append((number, keys, crops))
         else:
             waiting.clear()
     everywhere = sorted(set(chain.from_iterable(world.gather(sorted(reasons)))))
     _require_readable(everywhere, setup)
-    for number, content in waiting:
-        writer.commit(number, content)
+    for number, keys, crops in waiting:
+        writer.commit(number, keys, crops)
     world.gather(None)
     return everywhere
 

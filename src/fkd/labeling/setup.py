@@ -183,7 +183,7 @@ def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelS
         ),
         shape=ShardShape(
             config.num_crops,
-            codec.num_index(num_classes),
+            codec.num_ids(num_classes),
             codec.num_values(num_classes),
             extra_columns(config),
         ),

@@ -1,13 +1,12 @@
 """The label store: a folder of crops and their soft labels that can be trusted. See README.md."""
 
 from fkd.store.agreement import Agreement
-from fkd.store.content import LABELED, UNREADABLE, ShardContent
 from fkd.store.convert import Conversion, compact_members, convert_store
 from fkd.store.join import JoinReport
 from fkd.store.keys import keys_digest
 from fkd.store.reader import LabelStore
 from fkd.store.sizes import predict_num_bytes
-from fkd.store.stored import Entry, ImageFacts, StoredCrops
+from fkd.store.stored import LABELED, UNREADABLE, ImageFacts, LabeledCrops, LabeledImage
 from fkd.store.verify import Problem, repair_store, verify_store
 from fkd.store.writer import StoreWriter
 
@@ -16,14 +15,13 @@ __all__ = [
     "UNREADABLE",
     "Agreement",
     "Conversion",
-    "Entry",
     "ImageFacts",
     "JoinReport",
     "LabelStore",
+    "LabeledCrops",
+    "LabeledImage",
     "Problem",
-    "ShardContent",
     "StoreWriter",
-    "StoredCrops",
     "compact_members",
     "convert_store",
     "keys_digest",

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.labels.codecs import Encoded
 from fkd.labels.targets import SoftTargets
 from fkd.store.reader import LabelStore
 
@@ -76,16 +75,11 @@ def _at_once(before: LabelStore, after: LabelStore) -> int:
 
 
 def _num_kept(store: LabelStore) -> int:
-    return store.codec.num_index(store.num_classes)
+    return store.codec.num_ids(store.num_classes)
 
 
 def _targets(store: LabelStore, rows: np.ndarray, crops: np.ndarray) -> SoftTargets:
-    read = store.read(rows, crops)
-    index, value = (
-        None if array is None else torch.from_numpy(array.reshape(crops.size, -1))
-        for array in (read.index, read.value)
-    )
-    return store.codec.targets(Encoded(index, value), store.num_classes)
+    return store.codec.targets(store.read(rows, crops).label, store.num_classes)
 
 
 def _compare(before: SoftTargets, after: SoftTargets) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkd.errors import FormatError
-from fkd.labels.codecs import VALUE_DTYPES, MarginalRenorm, dequantize, quantize
+from fkd.labels.codecs import MarginalRenorm
+from fkd.labels.quantization import VALUE_DTYPES, dequantize, quantize
 from fkd.store.bits import MAX_WIDTH, take_numbers, to_bits, to_bytes, widths_of
 from fkd.store.config import StoreConfig
 from fkd.store.roots import decode_roots, encode_roots
@@ -64,10 +65,10 @@ class PackedRecords:
 def fields_of(config: StoreConfig) -> tuple[Field, ...]:
     """The fields of a crop, in order."""
     fields = []
-    if config.num_index:
-        fields.append(Field("label.index", config.num_index, np.dtype("<u4")))
+    if config.num_ids:
+        fields.append(Field("label.index", config.num_ids, np.dtype("<u4")))
     if config.levels is not None:
-        fields.append(Field("label.value", config.num_index + 1, np.dtype("<u4")))
+        fields.append(Field("label.value", config.num_ids + 1, np.dtype("<u4")))
     elif config.num_values:
         fields.append(Field("label.value", config.num_values, VALUE_DTYPES[config.value_dtype]))
     if config.crops is None:
@@ -145,7 +146,7 @@ def _take_rows(
     crops: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The fields of these crops (B, m, F) and their class ids (B, m, K), both int64."""
-    num_fields, num_ids = sum(field.count for field in fields), config.num_index
+    num_fields, num_ids = sum(field.count for field in fields), config.num_ids
     start, num_bytes = packed.start[images], packed.num_bytes[images]
     head = num_fields + (_COUNT_BYTES if num_ids else 0)
     if (num_bytes < head).any():
@@ -199,7 +200,7 @@ def _num_others(config: StoreConfig) -> int:
     """Classes that share what the kept ones leave."""
     if isinstance(config.codec, MarginalRenorm):
         return 0
-    return config.num_classes - config.num_index
+    return config.num_classes - config.num_ids
 
 
 def _from_numbers(config: StoreConfig, field: Field, numbers: np.ndarray) -> np.ndarray:

@@ -13,15 +13,9 @@ import numpy as np
 
 from fkd.crops.sampling import GENERATOR, CropConfig
 from fkd.errors import ConfigError, FormatError, NewerFormat
-from fkd.labels.codecs import (
-    VALUE_DTYPES,
-    Codec,
-    PerTeacher,
-    TopKLogits,
-    TopKLogProbs,
-    check_codec,
-    parse_codec,
-)
+from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
+from fkd.labels.codecs import Codec, TopKLogits, TopKLogProbs
+from fkd.labels.quantization import VALUE_DTYPES
 from fkd.store import canonical
 from fkd.store.canonical import Fields
 
@@ -100,9 +94,9 @@ class StoreConfig:
         return -(-self.num_images // self.images_per_shard)
 
     @property
-    def num_index(self) -> int:
+    def num_ids(self) -> int:
         """K: class ids stored per crop."""
-        return self.codec.num_index(self.num_classes)
+        return self.codec.num_ids(self.num_classes)
 
     @property
     def num_values(self) -> int:
@@ -130,7 +124,7 @@ class StoreConfig:
         codec, value_dtype = _parse_label(fields, num_classes, file)
         grid = _parse_grid(fields, num_crops, codec, file)
         compact = version == 2 and _is_compact(fields, codec, file)
-        coded = compact and codec.num_index(num_classes) and codec.num_values(num_classes)
+        coded = compact and codec.num_ids(num_classes) and codec.num_values(num_classes)
         return StoreConfig(
             format_version=version,
             num_images=fields.integer("num_images", 1, MAX_IMAGES),

@@ -1,12 +1,12 @@
-"""What a shard holds, as plain arrays, and how it becomes the bytes of a file."""
+"""How the content of a shard is checked, and becomes the bytes of a file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from fkd.crops.records import CropRecords
-from fkd.labels.codecs import quantize
+from fkd.labels.quantization import quantize
 from fkd.store.canonical import sha256
 from fkd.store.compact import pack_record
 from fkd.store.config import StoreConfig
@@ -14,35 +14,9 @@ from fkd.store.geometry import draw_geometry, geometry_crc32, grid_boxes
 from fkd.store.keys import MAX_KEY_BYTES
 from fkd.store.layout import Placed, build_header, columns_of, metadata_of, place
 from fkd.store.rows import Rows
+from fkd.store.stored import LABELED, UNREADABLE, LabeledCrops
 
-LABELED, UNREADABLE = 0, 1
 _MAX_U16 = 65535
-
-
-@dataclass(frozen=True)
-class ShardContent:
-    """The n images of one shard with M crops each; all arrays in the order of `keys`.
-
-    Attributes:
-        keys: strictly ascending, bytewise.
-        crc32: uint32 (n,), of the image file.
-        num_bytes: uint64 (n,), length of the image file.
-        size: uint32 (n, 2), height and width after decoding.
-        status: uint8 (n,), 0 labeled, 1 unreadable; the rest of an unreadable image's row is
-            stored as zeros, whatever is given here.
-        records: (n, M); of label maps, the cells of the grid (`fkd.store.geometry.grid_boxes`).
-        index: int64 (n, M, K) class ids, or None where the codec has none.
-        value: float32 (n, M, V), or None where the codec has none.
-    """
-
-    keys: list[bytes]
-    crc32: np.ndarray
-    num_bytes: np.ndarray
-    size: np.ndarray
-    status: np.ndarray
-    records: CropRecords
-    index: np.ndarray | None
-    value: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -54,18 +28,22 @@ class ShardBytes:
     header_sha256: str
 
 
-def encode_shard(config: StoreConfig, first_image: int, content: ShardContent) -> ShardBytes:
+def encode_shard(
+    config: StoreConfig, first_image: int, keys: Sequence[bytes], crops: LabeledCrops
+) -> ShardBytes:
     """The bytes of a shard; a function of its arguments alone.
+
+    The rows of unreadable images are stored as zeros, whatever is given there.
 
     Raises:
         ValueError: arrays do not fit the config, or hold what no label may hold.
     """
-    check_content(config, content)
-    wide_boxes = bool(np.max(content.size, initial=0) > _MAX_U16)
+    check_content(config, keys, crops)
+    wide_boxes = bool(np.max(crops.images.size, initial=0) > _MAX_U16)
     columns = columns_of(config, wide_boxes)
-    given = _arrays(config, content)
+    given = _arrays(config, keys, crops)
     lengths = (given[name].size for name in ("key.bytes", "record.bytes") if name in given)
-    placed = place(columns, len(content.keys), *lengths)
+    placed = place(columns, len(keys), *lengths)
     metadata = metadata_of(config.config_id, first_image, config.format_version)
     header = build_header(placed, metadata)
     file = bytearray(header) + bytes(max(column.stop for column in placed.values()))
@@ -74,7 +52,7 @@ def encode_shard(config: StoreConfig, first_image: int, content: ShardContent) -
         _put(data, placed[name], array)
     rows = Rows(config, memoryview(file), 1)
     rows.add(0, len(header), placed)
-    numbers = np.arange(len(content.keys))
+    numbers = np.arange(len(keys))
     located = rows.locate(np.zeros_like(numbers), numbers)
     _put(data, placed["record.crc32"], rows.checksums(located))
     return ShardBytes(bytes(file), sha256(file), sha256(header))
@@ -85,15 +63,18 @@ def _put(data: memoryview, column: Placed, array: np.ndarray) -> None:
     data[column.start : column.stop] = stored.reshape(-1).view(np.uint8).data
 
 
-def _arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.ndarray]:
+def _arrays(
+    config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops
+) -> dict[str, np.ndarray]:
     """Every column but the checksum; rows of unreadable images are zero."""
+    images = content.images
     facts = {
-        "image.crc32": content.crc32,
-        "image.bytes": content.num_bytes,
-        "image.size": content.size,
+        "image.crc32": images.crc32,
+        "image.bytes": images.num_bytes,
+        "image.size": images.size,
     }
     crops = _crop_arrays(config, content)
-    unreadable = content.status != LABELED
+    unreadable = images.status != LABELED
     if unreadable.any():
         facts, crops = _zeroed(facts, unreadable), _zeroed(crops, unreadable)
     packed = _packed(config, crops, ~unreadable) if config.compact else _columns(config, crops)
@@ -101,9 +82,9 @@ def _arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.ndarray]
         facts
         | packed
         | {
-            "image.status": content.status,
-            "key.offset": np.cumsum([0, *map(len, content.keys)]),
-            "key.bytes": np.frombuffer(b"".join(content.keys), np.uint8),
+            "image.status": images.status,
+            "key.offset": np.cumsum([0, *map(len, keys)]),
+            "key.bytes": np.frombuffer(b"".join(keys), np.uint8),
         }
     )
 
@@ -116,16 +97,16 @@ def _zeroed(arrays: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.nda
     return copies
 
 
-def _crop_arrays(config: StoreConfig, content: ShardContent) -> dict[str, np.ndarray]:
+def _crop_arrays(config: StoreConfig, content: LabeledCrops) -> dict[str, np.ndarray]:
     """What is known of each crop; where the cells of label maps lie follows from the grid."""
     arrays: dict[str, np.ndarray] = {}
     if config.grid is None:
         arrays = {"crop.box": content.records.box, "crop.flip": content.records.flip}
     arrays |= {f"crop.extra.{e.name}": content.records.extra[e.name] for e in config.extras}
-    if content.index is not None:
-        arrays["label.index"] = content.index
-    if content.value is not None:
-        arrays["label.value"] = content.value
+    if content.label.ids is not None:
+        arrays["label.index"] = content.label.ids
+    if content.label.values is not None:
+        arrays["label.value"] = content.label.values
     return arrays
 
 
@@ -159,20 +140,19 @@ def _packed(
     return columns
 
 
-def check_content(config: StoreConfig, content: ShardContent) -> None:
+def check_content(config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops) -> None:
     """Refuse arrays that do not fit the config or each other.
 
     Raises:
         ValueError: says what is wrong.
     """
-    _check_shapes(config, content)
-    _check_keys(content.keys)
-    labeled = content.status == LABELED
-    _require(
-        bool(np.isin(content.status, (LABELED, UNREADABLE)).all()), "status is neither 0 nor 1"
-    )
+    _check_shapes(config, len(keys), content)
+    _check_keys(keys)
+    images, label = content.images, content.label
+    labeled = images.status == LABELED
+    _require(bool(np.isin(images.status, (LABELED, UNREADABLE)).all()), "status is neither 0 nor 1")
     box = content.records.box[labeled]
-    height, width = (content.size[labeled, side, None].astype(np.int64) for side in (0, 1))
+    height, width = (images.size[labeled, side, None].astype(np.int64) for side in (0, 1))
     inside = (
         (box >= 0).all()
         and (box[..., 2:] > 0).all()
@@ -180,46 +160,48 @@ def check_content(config: StoreConfig, content: ShardContent) -> None:
         and (box[..., 1] + box[..., 3] <= width).all()
     )
     _require(bool(inside), "a crop box leaves its image or is empty")
-    if content.index is not None:
-        ids = content.index[labeled]
+    if label.ids is not None:
+        ids = label.ids[labeled]
         _require(
             bool(((ids >= 0) & (ids < config.num_classes)).all()), "a class id is out of range"
         )
-    if content.value is not None:
-        value = content.value[labeled]
+    if label.values is not None:
+        value = label.values[labeled]
         _require(bool(np.isfinite(value).all()), "a label value is NaN or infinite")
         probabilities = config.codec.stores == "probabilities"
         _require(not probabilities or bool((value >= 0).all()), "a probability is below 0")
     if config.compact:
-        _check_packable(config, content, labeled)
+        _check_packable(config, keys, content, labeled)
     if config.grid is not None:
-        same = np.array_equal(box, grid_boxes(config.grid, content.size[labeled]))
+        same = np.array_equal(box, grid_boxes(config.grid, images.size[labeled]))
         same = same and not content.records.flip[labeled].any()
         _require(same, "boxes are not the cells of the grid, unflipped")
 
 
-def _check_packable(config: StoreConfig, content: ShardContent, labeled: np.ndarray) -> None:
+def _check_packable(
+    config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops, labeled: np.ndarray
+) -> None:
     """What the compact form takes for granted."""
-    if config.levels is not None and content.value is not None:
-        p = content.value[labeled]
+    if config.levels is not None and content.label.values is not None:
+        p = content.label.values[labeled]
         _require(bool((p[..., 1:] <= p[..., :-1]).all()), "probabilities are not in falling order")
         _require(bool((p[..., 0] > 0).all()), "a label has no probability above 0")
     if config.crops is not None:
-        keys = [content.keys[row] for row in np.flatnonzero(labeled)]
-        numbers = np.broadcast_to(np.arange(config.num_crops), (len(keys), config.num_crops))
-        box, flip = draw_geometry(config.crops, keys, content.size[labeled], numbers)
+        drawn = [keys[row] for row in np.flatnonzero(labeled).tolist()]
+        numbers = np.broadcast_to(np.arange(config.num_crops), (len(drawn), config.num_crops))
+        box, flip = draw_geometry(config.crops, drawn, content.images.size[labeled], numbers)
         same = np.array_equal(box, content.records.box[labeled])
         same = same and np.array_equal(flip, content.records.flip[labeled])
         _require(same, "boxes or flips are not those that the config draws; store them")
 
 
-def _check_shapes(config: StoreConfig, content: ShardContent) -> None:
-    n, m = len(content.keys), config.num_crops
+def _check_shapes(config: StoreConfig, n: int, content: LabeledCrops) -> None:
+    m, images = config.num_crops, content.images
     expected = {
-        "crc32": (content.crc32, (n,)),
-        "num_bytes": (content.num_bytes, (n,)),
-        "size": (content.size, (n, 2)),
-        "status": (content.status, (n,)),
+        "crc32": (images.crc32, (n,)),
+        "num_bytes": (images.num_bytes, (n,)),
+        "size": (images.size, (n, 2)),
+        "status": (images.status, (n,)),
         "records.box": (content.records.box, (n, m, 4)),
         "records.flip": (content.records.flip, (n, m)),
     }
@@ -230,8 +212,8 @@ def _check_shapes(config: StoreConfig, content: ShardContent) -> None:
     for extra in config.extras:
         expected[extra.name] = (content.records.extra[extra.name], (n, m, *extra.shape))
     for name, array, width in (
-        ("index", content.index, config.num_index),
-        ("value", content.value, config.num_values),
+        ("ids", content.label.ids, config.num_ids),
+        ("values", content.label.values, config.num_values),
     ):
         _require((array is None) == (width == 0), f"{name} is given, or missing, against the codec")
         if array is not None:
@@ -240,7 +222,7 @@ def _check_shapes(config: StoreConfig, content: ShardContent) -> None:
         _require(array.shape == shape, f"{name} has the shape {array.shape}, not {shape}")
 
 
-def _check_keys(keys: list[bytes]) -> None:
+def _check_keys(keys: Sequence[bytes]) -> None:
     _require(
         all(0 < len(key) <= MAX_KEY_BYTES for key in keys),
         f"a key has no byte or more than {MAX_KEY_BYTES}",

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from fkd.crops.records import CropRecords
 from fkd.errors import ConfigError, FormatError
+from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import (
     Codec,
     Encoded,
@@ -23,17 +22,15 @@ from fkd.labels.codecs import (
     Hard,
     MarginalRenorm,
     MarginalSmoothing,
-    PerTeacher,
     TopKLogProbs,
-    check_codec,
-    parse_codec,
+    decode,
 )
 from fkd.store.agreement import Agreement, compare_labels, row_chunks
 from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, is_packable, parse_crops
-from fkd.store.content import LABELED, ShardContent
 from fkd.store.geometry import draw_geometry
 from fkd.store.reader import LabelStore
 from fkd.store.roots import default_levels
+from fkd.store.stored import LABELED, LabeledCrops
 from fkd.store.writer import StoreWriter
 
 _CROPS_AT_ONCE = 1 << 14
@@ -102,7 +99,8 @@ def convert_store(
         ranges = [writer.shard_range(number) for number in pending]
         listener.begins("converting", sum(stop - first for first, stop in ranges))
         for number, (first, stop) in zip(pending, ranges, strict=True):
-            writer.commit(number, _content(before, writer.config, first, stop))
+            rows = np.arange(first, stop)
+            writer.commit(number, before.keys(rows), _content(before, writer.config, rows))
             listener.advanced(stop - first)
         listener.begins("comparing", before.num_images)
         written = LabelStore.open(out, partial=True)
@@ -122,8 +120,8 @@ def compact_members(codec: Codec, num_classes: int) -> dict[str, Any]:
     if not is_packable(codec):
         raise ConfigError(f"form: labels of codec {codec.name} have no compact form; use plain")
     members: dict[str, Any] = {"format_version": 2, "form": "compact", "geometry": "recomputed"}
-    if codec.num_index(num_classes) and codec.num_values(num_classes):
-        members["levels"] = default_levels(codec.num_index(num_classes))
+    if codec.num_ids(num_classes) and codec.num_values(num_classes):
+        members["levels"] = default_levels(codec.num_ids(num_classes))
     return members
 
 
@@ -136,14 +134,16 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
     check_codec(new, num_classes)
     if new == old or (isinstance(old, Full) and _has_one_label(new)):
         return
-    fewer = new.num_index(num_classes) <= old.num_index(num_classes)
-    simpler = isinstance(old, MarginalSmoothing) and isinstance(new, Hard | MarginalSmoothing)
+    fewer = new.num_ids(num_classes) <= old.num_ids(num_classes)
+    simpler = isinstance(old, MarginalSmoothing) and isinstance(
+        new, Hard | MarginalSmoothing | MarginalRenorm
+    )
     simpler |= isinstance(old, TopKLogProbs) and isinstance(
-        new, Hard | MarginalSmoothing | TopKLogProbs
+        new, Hard | MarginalSmoothing | MarginalRenorm | TopKLogProbs
     )
     # What mr labels leave out may have been scaled away.
-    restored = isinstance(old, MarginalRenorm) and not isinstance(new, Hard | MarginalRenorm)
-    if not (fewer and simpler) or restored:
+    simpler |= isinstance(old, MarginalRenorm) and isinstance(new, Hard | MarginalRenorm)
+    if not (fewer and simpler):
         raise ConfigError(
             f"codec: labels of codec {old.name} do not hold what {new.name} needs; label again"
         )
@@ -198,67 +198,37 @@ def _can_recompute(store: LabelStore, num_crops: int, progress: Progress) -> boo
     return True
 
 
-def _content(store: LabelStore, config: StoreConfig, first: int, stop: int) -> ShardContent:
-    """The images from `first` up to `stop` as the new store holds them."""
-    rows = np.arange(first, stop)
-    facts = store.images(rows)
-    labeled = np.flatnonzero(facts.status == LABELED)
+def _content(store: LabelStore, config: StoreConfig, rows: np.ndarray) -> LabeledCrops:
+    """These images as the new store holds them."""
+    images = store.images(rows)
+    labeled = np.flatnonzero(images.status == LABELED)
     read = store.read(rows[labeled], _first_crops(len(labeled), config.num_crops))
-    index, value = _derive(store, config.codec, read.index, read.value)
 
     def spread(array: np.ndarray) -> np.ndarray:
         whole = np.zeros((len(rows), *array.shape[1:]), array.dtype)
         whole[labeled] = array
         return whole
 
-    extra = {name: spread(array) for name, array in read.records.extra.items()}
-    return ShardContent(
-        keys=store.keys(rows),
-        crc32=facts.crc32,
-        num_bytes=facts.num_bytes,
-        size=facts.size,
-        status=facts.status,
-        records=CropRecords(spread(read.records.box), spread(read.records.flip), extra),
-        index=None if index is None else spread(index),
-        value=None if value is None else spread(value),
-    )
+    label = _derive(store, config.codec, read.label)
+    return LabeledCrops(images, read.records.map(spread), label.map(spread))
 
 
 def _first_crops(num_images: int, num_crops: int) -> np.ndarray:
     return np.broadcast_to(np.arange(num_crops), (num_images, num_crops))
 
 
-def _derive(
-    store: LabelStore, codec: Codec, index: np.ndarray | None, value: np.ndarray | None
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Class ids (n, M, K) and values (n, M, V) of a codec from those that the store has."""
+def _derive(store: LabelStore, codec: Codec, label: Encoded) -> Encoded:
+    """Labels (n, M) by a codec from those that the store has."""
     if codec == store.codec:
-        return index, value
-    if index is None or isinstance(store.codec, TopKLogProbs):
-        assert value is not None
-        return _encode(store, codec, index, value)
-    k = codec.num_index(store.num_classes)
-    if value is None or not codec.num_values(store.num_classes):
-        return index[..., :k], None
-    return index[..., :k], value[..., :k]
-
-
-def _encode(
-    store: LabelStore, codec: Codec, index: np.ndarray | None, value: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Labels (n, M, ...) decoded to all classes, and encoded once more by another codec."""
-    stored = Encoded(*(None if a is None else torch.from_numpy(_flat(a)) for a in (index, value)))
-    encoded = codec.encode(store.codec.targets(stored, store.num_classes).dense())
-    ids, values = (
-        None if part is None else part.numpy().reshape(*value.shape[:2], -1)
-        for part in (encoded.index, encoded.value)
-    )
-    return ids, values
-
-
-def _flat(array: np.ndarray) -> np.ndarray:
-    """Of images and their crops one axis."""
-    return array.reshape(-1, array.shape[-1])
+        return label
+    if label.ids is None or isinstance(store.codec, TopKLogProbs):
+        encoded = codec.encode(decode(store.codec, label, store.num_classes))
+        assert label.values is not None
+        leading = label.values.shape[:-1]
+        return encoded.map(lambda array: array.reshape(*leading, array.shape[-1]))
+    k = codec.num_ids(store.num_classes)
+    values = label.values if codec.num_values(store.num_classes) else None
+    return Encoded(label.ids[..., :k], None if values is None else values[..., :k])
 
 
 def _canaries(store: LabelStore, num_crops: int) -> list[Any]:

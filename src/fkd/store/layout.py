@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fkd.errors import FormatError
-from fkd.labels.codecs import VALUE_DTYPES
+from fkd.labels.quantization import VALUE_DTYPES
 from fkd.store.canonical import Fields
 from fkd.store.config import FORMAT, StoreConfig
 
@@ -111,9 +111,9 @@ def _label_columns(config: StoreConfig) -> list[Column]:
     """The labels of a plain store, or of the cells of label maps."""
     m, u2, u4 = config.num_crops, np.dtype("<u2"), np.dtype("<u4")
     columns = []
-    if config.num_index:
+    if config.num_ids:
         ids = u2 if config.num_classes <= _MAX_U16_CLASSES else u4
-        columns.append(Column("label.index", ids, (m, config.num_index)))
+        columns.append(Column("label.index", ids, (m, config.num_ids)))
     if config.num_values:
         columns.append(
             Column("label.value", VALUE_DTYPES[config.value_dtype], (m, config.num_values))

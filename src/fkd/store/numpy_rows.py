@@ -6,7 +6,7 @@ from zlib import crc32
 
 import numpy as np
 
-from fkd.labels.codecs import dequantize
+from fkd.labels.quantization import dequantize
 from fkd.store.memory import Memory
 from fkd.store.row_layout import AS_INT64, RowLayout
 from fkd.store.stored import Buffers

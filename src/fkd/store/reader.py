@@ -17,7 +17,6 @@ from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
 from fkd.labels.codecs import Codec
 from fkd.store import files
 from fkd.store.config import StoreConfig
-from fkd.store.content import LABELED
 from fkd.store.folder import read_commits, read_config, read_manifest
 from fkd.store.join import Fingerprint, JoinReport, compare_keys
 from fkd.store.keys import keys_digest, printable
@@ -26,12 +25,13 @@ from fkd.store.region import Region
 from fkd.store.rows import Rows
 from fkd.store.shard import Shard
 from fkd.store.stored import (
+    LABELED,
     Buffers,
-    Entry,
     ImageFacts,
-    StoredCrops,
+    LabeledCrops,
+    LabeledImage,
     image_facts,
-    stored_crops,
+    labeled_crops,
 )
 
 
@@ -152,16 +152,15 @@ class LabelStore:
     def __reduce__(self) -> tuple[Callable[..., "LabelStore"], tuple[Any, ...]]:
         return _reopen, (self.path, self._check_reads, self.config_id, self.root_hash)
 
-    def __getitem__(self, key: str | bytes) -> Entry:
+    def __getitem__(self, key: str | bytes) -> LabeledImage:
         name = os.fsencode(key)
         crops = self.read(self.rows([name]))
         height, width = crops.images.size[0].tolist()
-        return Entry(
+        return LabeledImage(
             key=name,
             size=(height, width),
             records=crops.records[0],
-            index=None if crops.index is None else crops.index[0],
-            value=None if crops.value is None else crops.value[0],
+            label=crops.label[0],
             codec=self.codec,
             num_classes=self.num_classes,
         )
@@ -212,7 +211,7 @@ class LabelStore:
     def _images(self, rows: np.ndarray, check: bool) -> ImageFacts:
         return image_facts(self._gather(rows, None, check))
 
-    def read(self, rows: ArrayLike, crops: ArrayLike | None = None) -> StoredCrops:
+    def read(self, rows: ArrayLike, crops: ArrayLike | None = None) -> LabeledCrops:
         """Crops and labels of many images in one go.
 
         Args:
@@ -226,7 +225,7 @@ class LabelStore:
         """
         wanted = self._in_range(rows)
         chosen = self._crops_in_range(crops, len(wanted))
-        read = stored_crops(self._parsed, self._gather(wanted, chosen, self._check_reads))
+        read = labeled_crops(self._parsed, self._gather(wanted, chosen, self._check_reads))
         self._require_labels(wanted, read)
         return read
 
@@ -284,7 +283,7 @@ class LabelStore:
             shard = self._shard(self._numbers[place])
             shard.check(np.arange(len(shard)))
 
-    def _require_labels(self, rows: np.ndarray, read: StoredCrops) -> None:
+    def _require_labels(self, rows: np.ndarray, read: LabeledCrops) -> None:
         """Refuse unreadable images, and ids that would let a decoder leave its arrays."""
         if read.images.status.any():
             unlabeled = np.flatnonzero(read.images.status != LABELED)
@@ -292,7 +291,7 @@ class LabelStore:
                 f"{self.path} has no labels for {len(unlabeled)} of these images, because they "
                 f"could not be read; the first is {printable(self.keys(rows[unlabeled[0]])[0])}"
             )
-        if read.index is not None and _beyond(read.index, self.num_classes):
+        if read.label.ids is not None and _beyond(read.label.ids, self.num_classes):
             raise FormatError(f"{self.path} holds a class id above {self.num_classes - 1}")
 
     def _in_range(self, rows: Any) -> np.ndarray:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fkd.labels.codecs import VALUE_DTYPES
+from fkd.labels.quantization import VALUE_DTYPES
 from fkd.store import canonical
 from fkd.store.compact import fields_of
 from fkd.store.config import StoreConfig
@@ -71,7 +71,7 @@ def _entry(config: StoreConfig, number: int, mean_key_length: float) -> ShardEnt
 
 def _typical_record_bytes(config: StoreConfig) -> int:
     """Bytes of a packed record, rounded up."""
-    k, m = config.num_index, config.num_crops
+    k, m = config.num_ids, config.num_crops
     num_ids = min(config.num_classes, k * m, _CLASSES_PER_KEPT * k)
     bits: dict[str, float] = {"crop.box": 9, "crop.flip": 1}
     bits["label.index"] = math.log2(max(1, num_ids)) - 0.5  # the first rank needs fewer
@@ -84,7 +84,7 @@ def _typical_record_bytes(config: StoreConfig) -> int:
 
 def _typical_value_bits(config: StoreConfig) -> float:
     if config.levels is not None:
-        k = config.num_index  # one number is a single bit, and the first share has the largest code
+        k = config.num_ids  # one number is a single bit, and the first share has the largest code
         return (1 + k * (math.log2(config.levels) - 1)) / (k + 1)
     share = 0.75 if config.codec.stores == "probabilities" else 1.0
     return share * 8 * VALUE_DTYPES[config.value_dtype].itemsize

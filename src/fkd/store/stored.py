@@ -1,28 +1,29 @@
-"""What reading returns: facts about image files, and crops with their compressed labels."""
+"""What a shard holds and reading returns: image files, crops of them, and their labels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fkd.crops.records import CropRecords
 from fkd.labels.codecs import Codec, Encoded, decode
 from fkd.store.config import StoreConfig
 
+LABELED, UNREADABLE = 0, 1
 Buffers: TypeAlias = dict[str, np.ndarray]  # by the name of the column in a shard
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a store knows of B image files.
+    """What a store knows of n image files.
 
     Attributes:
-        crc32: uint32 (B,), zlib's CRC-32 of the file.
-        num_bytes: int64 (B,), length of the file.
-        size: int64 (B, 2), height and width after decoding.
-        status: uint8 (B,), 0 labeled, 1 unreadable (all else is 0 then).
+        crc32: uint32 (n,), zlib's CRC-32 of the file.
+        num_bytes: (n,), length of the file; int64 where it was read.
+        size: (n, 2), height and width after decoding; int64 where they were read.
+        status: uint8 (n,), `LABELED` or `UNREADABLE` (all else is 0 then).
     """
 
     crc32: np.ndarray
@@ -30,34 +31,41 @@ class ImageFacts:
     size: np.ndarray
     status: np.ndarray
 
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "ImageFacts":
+        """The same facts with a function applied to each array."""
+        return ImageFacts(*map(function, (self.crc32, self.num_bytes, self.size, self.status)))
+
 
 @dataclass(frozen=True)
-class StoredCrops:
-    """Crops of B images, m of each, with their compressed labels.
+class LabeledCrops:
+    """Crops of n images, m of each, with their compressed labels: written, read and compared.
 
     Attributes:
-        records: (B, m), where the crops lie.
-        index: int64 (B, m, K), or None where the codec has none.
-        value: float32 (B, m, V), or None where the codec has none.
-        images: the B images, to check the files against.
+        images: the n image files.
+        records: (n, m), where the crops lie; of label maps, the cells of the grid
+            (`fkd.store.geometry.grid_boxes`).
+        label: of each crop: ids (n, m, K) and values (n, m, V).
     """
 
-    records: CropRecords
-    index: np.ndarray | None
-    value: np.ndarray | None
     images: ImageFacts
+    records: CropRecords
+    label: Encoded
+
+    def __getitem__(self, index: Any) -> "LabeledCrops":
+        """Some of the images, all their crops."""
+        images = self.images.map(lambda array: array[index])
+        return LabeledCrops(images, self.records[index], self.label[index])
 
 
 @dataclass(frozen=True)
-class Entry:
+class LabeledImage:
     """All M crops of one image and their labels.
 
     Attributes:
         key: identity of the image in its source.
         size: height and width of the decoded image.
         records: (M,).
-        index: int64 (M, K), or None where the codec has none.
-        value: float32 (M, V), or None where the codec has none.
+        label: ids (M, K) and values (M, V).
         codec: how to decode them.
         num_classes: C.
     """
@@ -65,16 +73,13 @@ class Entry:
     key: bytes
     size: tuple[int, int]
     records: CropRecords
-    index: np.ndarray | None
-    value: np.ndarray | None
+    label: Encoded
     codec: Codec
     num_classes: int
 
     def decode(self) -> Tensor:
         """The soft label of every crop, float32 (M, C); rows sum to 1."""
-        index = None if self.index is None else torch.from_numpy(self.index)
-        value = None if self.value is None else torch.from_numpy(self.value)
-        return decode(self.codec, Encoded(index, value), self.num_classes)
+        return decode(self.codec, self.label, self.num_classes)
 
 
 def image_facts(buffers: Buffers) -> ImageFacts:
@@ -87,15 +92,14 @@ def image_facts(buffers: Buffers) -> ImageFacts:
     )
 
 
-def stored_crops(config: StoreConfig, buffers: Buffers) -> StoredCrops:
+def labeled_crops(config: StoreConfig, buffers: Buffers) -> LabeledCrops:
     """Crops from the columns of some rows."""
-    return StoredCrops(
+    return LabeledCrops(
+        images=image_facts(buffers),
         records=CropRecords(
             box=buffers["crop.box"],
             flip=buffers["crop.flip"],
             extra={extra.name: buffers[f"crop.extra.{extra.name}"] for extra in config.extras},
         ),
-        index=buffers.get("label.index"),
-        value=buffers.get("label.value"),
-        images=image_facts(buffers),
+        label=Encoded(buffers.get("label.index"), buffers.get("label.value")),
     )

@@ -20,7 +20,7 @@ from fkd.errors import DamagedStore, FormatError, NewerFormat, StoreError
 from fkd.store import canonical, files
 from fkd.store.canonical import sha256
 from fkd.store.config import StoreConfig
-from fkd.store.content import LABELED, ShardContent, check_content
+from fkd.store.content import check_content
 from fkd.store.folder import read_commit, read_config
 from fkd.store.geometry import geometry_crc32
 from fkd.store.keys import keys_digest, printable
@@ -40,7 +40,7 @@ from fkd.store.manifest import (
     shard_name,
 )
 from fkd.store.shard import Shard
-from fkd.store.stored import stored_crops
+from fkd.store.stored import LABELED, LabeledCrops, labeled_crops
 
 T = TypeVar("T")
 _CHUNK_ROWS, _CHUNK_CROPS = 256, 1 << 18
@@ -224,31 +224,21 @@ def _read_manifest(folder: Path) -> Manifest:
 def _check_labels(config: StoreConfig, shard: Shard, keys: list[bytes], rows: np.ndarray) -> None:
     """What no label may hold: boxes outside the image, unknown classes, NaN."""
     chosen = np.broadcast_to(np.arange(config.num_crops), (len(rows), config.num_crops))
-    crops = stored_crops(config, shard.read(rows, chosen))
-    content = ShardContent(
-        keys=[keys[row] for row in rows],
-        crc32=crops.images.crc32,
-        num_bytes=crops.images.num_bytes,
-        size=crops.images.size,
-        status=crops.images.status,
-        records=crops.records,
-        index=crops.index,
-        value=crops.value,
-    )
+    crops = labeled_crops(config, shard.read(rows, chosen))
     try:
-        check_content(config, content)
+        check_content(config, [keys[row] for row in rows], crops)
     except ValueError as error:
         raise FormatError(f"{shard.path}: {error}") from error
-    _check_geometry(shard, content, rows)
+    _check_geometry(shard, crops, rows)
 
 
-def _check_geometry(shard: Shard, content: ShardContent, rows: np.ndarray) -> None:
+def _check_geometry(shard: Shard, crops: LabeledCrops, rows: np.ndarray) -> None:
     """Boxes that are drawn again must be those that the teacher saw."""
     written = shard.geometry_crc32(rows)
     if written is None:
         return
-    labeled = content.status == LABELED
-    drawn = geometry_crc32(content.records.box[labeled], content.records.flip[labeled])
+    labeled = crops.images.status == LABELED
+    drawn = geometry_crc32(crops.records.box[labeled], crops.records.flip[labeled])
     if not np.array_equal(drawn, written[labeled]):
         raise FormatError(
             f"{shard.path}: crops drawn on this machine are not those that were labeled; "

@@ -19,7 +19,7 @@ from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
 from fkd.store import canonical, files
 from fkd.store.canonical import sha256
 from fkd.store.config import StoreConfig
-from fkd.store.content import ShardContent, encode_shard
+from fkd.store.content import encode_shard
 from fkd.store.folder import read_commits, read_config, read_manifest
 from fkd.store.keys import keys_digest
 from fkd.store.locks import WriterLock
@@ -37,6 +37,7 @@ from fkd.store.manifest import (
     shard_name,
 )
 from fkd.store.shard import Shard
+from fkd.store.stored import LabeledCrops
 
 _PATIENCE = 600.0  # seconds that helpers wait for process 0, which may load a teacher first
 _OURS = {LOCK, CONFIG, MANIFEST, SHARDS, COMMITS, QUARANTINE}
@@ -135,7 +136,7 @@ class StoreWriter:
         step = self._world_size if world_size is None else world_size
         return [n for n in range(first, self.num_shards, step) if not self.is_committed(n)]
 
-    def commit(self, number: int, content: ShardContent) -> None:
+    def commit(self, number: int, keys: Sequence[bytes], crops: LabeledCrops) -> None:
         """Write one shard durably; afterwards it survives a kill and a power cut.
 
         A shard that another process has committed meanwhile must have the same bytes.
@@ -146,9 +147,9 @@ class StoreWriter:
             DamagedStore: other bytes are there already.
         """
         first, stop = self.shard_range(number)
-        if len(content.keys) != stop - first:
-            raise ValueError(f"shard {number} has {stop - first} images, not {len(content.keys)}")
-        shard = encode_shard(self.config, first, content)
+        if len(keys) != stop - first:
+            raise ValueError(f"shard {number} has {stop - first} images, not {len(keys)}")
+        shard = encode_shard(self.config, first, keys, crops)
         entry = ShardEntry(
             number=number,
             num_bytes=len(shard.data),
@@ -156,7 +157,7 @@ class StoreWriter:
             header_sha256=shard.header_sha256,
             first_image=first,
             num_images=stop - first,
-            first_key=content.keys[0],
+            first_key=keys[0],
         )
         files.publish(self.path, entry.file, shard.data)
         files.publish(self.path, commit_name(number), entry.commit(self.config.config_id))

@@ -21,7 +21,7 @@ from fkd.data.sources import ImageSource, open_source
 from fkd.errors import ConfigError
 from fkd.evaluation import LabeledImages
 from fkd.labels.calibration import calibrates
-from fkd.labels.codecs import with_teacher_weights, with_temperature
+from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.checkpoints import ModelCard
 from fkd.models.names import parse_model_name

@@ -1,0 +1,202 @@
+"""Codecs by name, of several teachers side by side, and with settings chosen when decoded."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fkd.errors import ConfigError
+from fkd.labels.codecs import (
+    Codec,
+    Encoded,
+    Full,
+    Hard,
+    Kind,
+    Logits,
+    MarginalRenorm,
+    MarginalSmoothing,
+    Smoothing,
+    TopKLogits,
+    TopKLogProbs,
+)
+from fkd.labels.targets import SoftTargets
+
+SPELLINGS = (
+    "full, hard, smoothing, ms:K, mr:K (K kept classes, e.g. ms:5), logits or logits:K; "
+    "of T teachers side by side ms:5*T"
+)
+_PLAIN: dict[str, type[Codec]] = {
+    "full": Full,
+    "hard": Hard,
+    "smoothing": Smoothing,
+    "logits": Logits,
+}
+_TOP_K: dict[str, Callable[[int], Codec]] = {
+    "ms": MarginalSmoothing,
+    "mr": MarginalRenorm,
+    "logits": TopKLogProbs,
+    "top": TopKLogits,
+}
+
+
+@dataclass(frozen=True)
+class PerTeacher:
+    """One label of another codec for each of T teachers.
+
+        q = sum over teachers of weight_t q_t / sum of weights
+
+    stays sparse: the kept classes of all teachers are listed side by side, and may repeat.
+
+    Attributes:
+        codec: of each label.
+        count: T, teachers.
+        weights: of the teachers, relative to each other; by default equal.
+    """
+
+    codec: Codec
+    count: int
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ConfigError(
+                f"labels of {self.count} teacher are not several; use {self.codec.name}"
+            )
+        if self.weights is None:
+            return
+        if len(self.weights) != self.count:
+            raise ConfigError(
+                f"teacher_weights: the labels are of {self.count} teachers, got "
+                f"{len(self.weights)} weights"
+            )
+        if min(self.weights) < 0 or not 0 < sum(self.weights) < float("inf"):
+            raise ConfigError(
+                f"teacher_weights must be at least 0 and not all 0, got {list(self.weights)}"
+            )
+
+    @property
+    def name(self) -> str:
+        """For example "ms:5*3"."""
+        return f"{self.codec.name}*{self.count}"
+
+    @property
+    def encodes(self) -> Kind:
+        """As the codec of each label."""
+        return self.codec.encodes
+
+    @property
+    def stores(self) -> Kind:
+        """As the codec of each label."""
+        return self.codec.stores
+
+    def num_ids(self, num_classes: int) -> int:
+        """Those of each teacher."""
+        return self.count * self.codec.num_ids(num_classes)
+
+    def num_values(self, num_classes: int) -> int:
+        """Those of each teacher."""
+        return self.count * self.codec.num_values(num_classes)
+
+    def encode(self, outputs: Tensor) -> Encoded:
+        """Compress the outputs (n, T, C) of all teachers, one after the other."""
+        labels = [self.codec.encode(output) for output in outputs.unbind(1)]
+        return Encoded.concatenate(labels, axis=1)
+
+    def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
+        """The weighted mean of the decoded labels; exact, because the sparse form is linear."""
+        weights = self.weights or (1.0,) * self.count
+        labels = [self.codec.targets(label, num_classes) for label in self._split(encoded)]
+        return _weighted_mean(labels, [weight / sum(weights) for weight in weights])
+
+    def _split(self, encoded: Encoded) -> list[Encoded]:
+        """The label of each teacher."""
+
+        def part(number: int) -> Encoded:
+            return encoded.map(lambda array: np.split(array, self.count, axis=-1)[number])
+
+        return [part(number) for number in range(self.count)]
+
+
+def _weighted_mean(labels: list[SoftTargets], shares: list[float]) -> SoftTargets:
+    first, pairs = labels[0], list(zip(labels, shares, strict=True))
+    tail = sum((share * label.tail for label, share in pairs), torch.zeros_like(first.tail))
+    weights = [share * label.weight for label, share in pairs]
+    if first.index is None:
+        return SoftTargets(None, torch.stack(weights).sum(0), tail, first.num_classes)
+    index = torch.cat([label.index for label in labels if label.index is not None], dim=1)
+    return SoftTargets(index, torch.cat(weights, dim=1), tail, first.num_classes)
+
+
+def parse_codec(text: str) -> Codec:
+    """The codec that a spelling names.
+
+    Raises:
+        ConfigError: the spelling is unknown, or K is not a whole number above 0.
+
+    Example:
+        >>> parse_codec("ms:5")
+        MarginalSmoothing(k=5)
+    """
+    each, star, count = text.partition("*")
+    if star and count.isdecimal():
+        return PerTeacher(parse_codec(each), int(count))
+    kind, colon, k = text.partition(":")
+    if not colon and kind in _PLAIN:
+        return _PLAIN[kind]()
+    if colon and kind in _TOP_K and k.isdecimal():
+        return _TOP_K[kind](int(k))
+    raise ConfigError(f"codec {text!r} is unknown; use {SPELLINGS}")
+
+
+def check_codec(codec: Codec, num_classes: int) -> None:
+    """Refuse a codec that keeps more classes than there are.
+
+    Raises:
+        ConfigError: K is above `num_classes`.
+    """
+    if isinstance(codec, PerTeacher):
+        codec = codec.codec
+    if codec.num_ids(num_classes) > num_classes:
+        raise ConfigError(
+            f"codec {codec.name} keeps {codec.num_ids(num_classes)} classes but there are only "
+            f"{num_classes}; use a smaller K, or codec full"
+        )
+
+
+def with_temperature(codec: Codec, temperature: float) -> Codec:
+    """The codec, decoding labels at a temperature.
+
+    Raises:
+        ConfigError: the temperature is impossible, or the codec keeps no logits.
+    """
+    if not 0.0 < temperature < math.inf:
+        raise ConfigError(f"label_temperature must be above 0 and finite, got {temperature}")
+    if temperature == 1.0:
+        return codec
+    if isinstance(codec, PerTeacher):
+        return replace(codec, codec=with_temperature(codec.codec, temperature))
+    if isinstance(codec, Logits | TopKLogProbs):
+        return replace(codec, temperature=temperature)
+    raise ConfigError(
+        f"label_temperature: the temperature of {codec.name} labels is fixed when they are made; "
+        "label with --codec logits:5, which keeps what another temperature needs"
+    )
+
+
+def with_teacher_weights(codec: Codec, weights: Sequence[float] | None) -> Codec:
+    """The codec, weighing the teachers of its labels; None leaves their weights as they are.
+
+    Raises:
+        ConfigError: the labels are of one teacher (or of a mean), or the weights do not fit.
+    """
+    if weights is None:
+        return codec
+    if not isinstance(codec, PerTeacher):
+        raise ConfigError(
+            f"teacher_weights: labels of codec {codec.name} are of one teacher, or of a mean; "
+            "label with --separate to keep each teacher's"
+        )
+    return replace(codec, weights=tuple(weights))
