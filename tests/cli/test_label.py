@@ -78,7 +78,7 @@ def test_label_says_what_it_does_and_what_came_out(flags, tmp_path, capsys):
         "images    15 in ",
         "4 crops per image, ms:3 u16",
         "60 of 60 crops, ",
-        "checked   64 crops labeled anew: top-1 agreement 100.0%",
+        "checked   64 labels compared: top-1 agreement 100.00%",
         f"{found.num_bytes:,} bytes ({found.num_bytes / 60:.1f} per crop)",
         f"root hash {found.root_hash}",
     ):
@@ -92,7 +92,9 @@ def test_label_says_what_it_does_and_what_came_out(flags, tmp_path, capsys):
 def test_fast_numerics_say_what_they_do_to_labels_before_labeling(flags, capsys):
     main(["label", *flags(numerics="fast")])
     printed = capsys.readouterr().out
-    told = printed.index("numerics  fast (bf16) moves labels of 60 crops: KL mean ")
+    told = printed.index(
+        "numerics  fast (bf16) against exact: 60 labels compared: top-1 agreement "
+    )
     assert told < printed.index("          fast runs at ") < printed.index("crops/s")
 
 
@@ -134,7 +136,7 @@ def test_verify_of_a_sound_store_says_so(store, teacher_flags, image_folder, cap
     assert "images    15 files are those that were labeled" in printed
     assert "canaries  15 of 15 crops look to the bit" in printed
     main(["verify", str(store), "--images.root", str(image_folder), *teacher_flags])
-    assert "checked   64 crops labeled anew: top-1 agreement 100.0%" in capsys.readouterr().out
+    assert "checked   64 labels compared: top-1 agreement 100.00%" in capsys.readouterr().out
 
 
 def test_verify_names_another_teacher(store, teacher_flags, image_folder, tmp_path, capsys):

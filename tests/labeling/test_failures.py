@@ -104,7 +104,7 @@ def save_image(path, mode, size=(30, 20), **options):
 )
 def test_unusual_images_are_labeled(config, own_images, name, write):
     write(own_images / "ant" / name)
-    assert label(config).spot_checks.top1_agreement == 1.0
+    assert label(config).spot_checks.labels.top1_agreement == 1.0
 
 
 @pytest.mark.parametrize(

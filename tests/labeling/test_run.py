@@ -56,7 +56,7 @@ def labels_of(store: LabelStore) -> tuple[np.ndarray, torch.Tensor]:
     return label.ids, decode(store.codec, label, store.num_classes)
 
 
-def test_labels_are_the_teachers_word_on_the_recorded_crops(plain):
+def test_labels_are_the_teachers_output_on_the_recorded_crops(plain):
     """The oracle is the plainest loop there is: one image, one crop, one forward pass at a time."""
     store, source = LabelStore.open(plain.out), open_source(plain.images)
     teachers = load_teachers([plain.teacher])
@@ -155,11 +155,11 @@ def test_other_images_are_refused(plain, make_images, tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["full", "hard", "smoothing", "mr:2", "ms:7", "logits"])
-def test_every_codec_ends_in_an_audited_store(make_config, tmp_path, codec):
+def test_every_codec_ends_in_a_checked_store(make_config, tmp_path, codec):
     result = label(make_config(tmp_path / "store", codec=codec))
-    assert result.spot_checks.num == 16
-    assert result.spot_checks.top1_agreement == 1.0
-    assert result.spot_checks.mean_kl < 1e-5
+    assert result.spot_checks.labels.num == 16
+    assert result.spot_checks.labels.top1_agreement == 1.0
+    assert result.spot_checks.labels.mean_kl < 1e-5
     store = LabelStore.open(tmp_path / "store")
     assert store.config["value_dtype"] == ("f16" if codec == "logits" else "u16")
     torch.testing.assert_close(store[store.keys([0])[0]].decode().sum(1), torch.ones(5))
@@ -174,7 +174,7 @@ def test_more_kept_classes_than_there_are_is_refused_before_anything_is_written(
 
 
 def test_replayed_augmentations_are_what_the_teacher_saw(make_config, plain, tmp_path):
-    """With f32 values the audit, which replays from the store, must agree to the last bits."""
+    """With f32 values the spot checks, which replay from the store, must agree to the last bits."""
     augment = AugmentConfig(
         color_jitter=(0.4, 0.4, 0.4, 0.1),
         grayscale_prob=0.3,
@@ -185,7 +185,7 @@ def test_replayed_augmentations_are_what_the_teacher_saw(make_config, plain, tmp
     config = make_config(
         tmp_path / "store", teacher_augment=augment, codec="full", value_dtype="f32", spot_checks=75
     )
-    assert label(config).spot_checks.max_abs_diff < 1e-5
+    assert label(config).spot_checks.labels.total_variation < 1e-5
     store = LabelStore.open(config.out)
     records = store.read(np.arange(len(store))).records
     assert set(records.extra) == set(augment.columns)
@@ -204,7 +204,7 @@ def test_exif_orientation_is_ignored_alike_when_labeling_and_checking(make_confi
         exif[0x0112] = orientation
         Image.fromarray(pixels).save(folder / f"{orientation}.jpg", exif=exif)
     config = make_config(tmp_path / "store", images=ImagesConfig(root=str(folder)))
-    assert label(config).spot_checks.top1_agreement == 1.0
+    assert label(config).spot_checks.labels.top1_agreement == 1.0
     size = LabelStore.open(config.out).images(np.arange(8)).size
     np.testing.assert_array_equal(size, [[40, 64]] * 8)
 

@@ -10,11 +10,11 @@ from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError, DamagedStore, FormatError
 from fkd.labeling import (
-    audit_store,
     check_images,
     describe_decoder_change,
     load_teachers_of,
     require_agreement,
+    spot_check,
 )
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
 from fkd.store import LabelStore, repair_store, verify_store
@@ -59,7 +59,7 @@ def verify(
     loaded = load_teachers_of(labels, models, device) if models else None
     _check_images(labels, source, console)
     if loaded is not None:
-        _audit(labels, source, loaded, spot_checks, seed, console)
+        _spot_check(labels, source, loaded, spot_checks, seed, console)
 
 
 def _repair(store: Path, console: Console) -> None:
@@ -102,7 +102,7 @@ def _check_images(store: LabelStore, source: ImageSource, console: Console) -> N
     console.print(f"canaries  {report}")
 
 
-def _audit(
+def _spot_check(
     store: LabelStore,
     source: ImageSource,
     teachers: TeacherEnsemble,
@@ -110,7 +110,7 @@ def _audit(
     seed: int,
     console: Console,
 ) -> None:
-    report = audit_store(store, source, teachers, spot_checks, seed)
+    report = spot_check(store, source, teachers, spot_checks, seed)
     console.print(f"checked   {report}")
     change = describe_decoder_change(store)
     if change:

@@ -7,8 +7,7 @@ import numpy as np
 
 from fkd.data import ImagesConfig, open_source
 from fkd.demo.images import write_photographs
-from fkd.labeling import LabelConfig, Progress, label
-from fkd.labeling.audit import ProbeReport, audit_probes
+from fkd.labeling import LabelConfig, Progress, SpotCheckReport, label, spot_check
 from fkd.models import TeacherConfig, display_names, load_teachers
 from fkd.store import LabelStore, Problem, verify_store
 from fkd.viewing import PageConfig, render_page
@@ -49,7 +48,7 @@ class PhotographsResult:
 
     photographs: list[Photograph]
     problems: list[Problem]
-    spot_checks: ProbeReport
+    spot_checks: SpotCheckReport
     bytes_per_crop: float
     page: Path
 
@@ -64,7 +63,7 @@ def label_photographs(out: Path, progress: Progress | None = None) -> Photograph
     )
     result = label(config, progress)
     store, source = LabelStore.open(path), open_source(images)
-    spot_checks = audit_probes(store, source, load_teachers([TEACHER]), _SPOT_CHECKS)
+    spot_checks = spot_check(store, source, load_teachers([TEACHER]), _SPOT_CHECKS)
     page = out / "photographs.html"
     page.write_text(render_page(store, source, PageConfig(num_images=len(source))), "utf-8")
     return PhotographsResult(

@@ -21,13 +21,13 @@ from itertools import chain, groupby
 from fkd.data.canary import make_canaries
 from fkd.errors import FKDError, ImageError
 from fkd.labeling.accuracy_check import TeacherAccuracy, measure_accuracy, require_accuracy
-from fkd.labeling.audit import ProbeReport, audit_probes, require_agreement
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.identity import describe_environment
 from fkd.labeling.labels import LabeledBatch, assemble_shard
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
 from fkd.labeling.setup import LabelSetup, build_maps_setup, build_setup
+from fkd.labeling.store_checks import SpotCheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 
@@ -94,7 +94,7 @@ class LabelResult:
     num_crops: int
     num_bytes: int
     unreadable: list[str]
-    spot_checks: ProbeReport | None
+    spot_checks: SpotCheckReport | None
     precision_impact: PrecisionImpact | None
     seconds: float
     leads: bool
@@ -245,17 +245,16 @@ def _require_readable(reasons: Sequence[str], setup: LabelSetup) -> None:
     )
 
 
-def _check_labels(setup: LabelSetup) -> ProbeReport | None:
+def _check_labels(setup: LabelSetup) -> SpotCheckReport | None:
     """Compute some labels again and compare them with those on disk; refuse to finish otherwise."""
     if setup.config.spot_checks == 0:
         return None
     store = LabelStore.open(setup.config.out, partial=True)
-    report = audit_probes(
+    report = spot_check(
         store,
         setup.source,
         setup.teachers,
         setup.config.spot_checks,
-        autocast=setup.autocast,
         parallelism=setup.parallelism,
     )
     require_agreement(report, store)
