@@ -14,6 +14,7 @@ from benchmarks.stores import K, describe_images, synthetic_images, write_store
 from fkd.data import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError
 from fkd.labeling import LabelConfig, label
+from fkd.labels.codecs import MarginalSmoothing
 from fkd.models import TeacherConfig
 from fkd.models.names import parse_model_name
 from fkd.models.packaged import package_for, packaged_file
@@ -181,10 +182,10 @@ class Inputs:
             out=str(self.folder / "real-labels"),
             teacher=self.scale.teacher,
             num_crops=self.scale.crops,
-            codec=f"ms:{K}",
+            codec=MarginalSmoothing(K),
             value_dtype="f32",
-            gate_images=0,
-            probes=0,
+            accuracy_images=0,
+            spot_checks=0,
             device="cpu",
         )
         label(config)

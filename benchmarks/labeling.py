@@ -24,6 +24,7 @@ from benchmarks.rows import Row, at_least, per_second
 from benchmarks.stores import K
 from fkd.data import ImagesConfig
 from fkd.labeling import LabelConfig, label
+from fkd.labels.codecs import MarginalSmoothing
 from fkd.models import load_model, load_teachers
 
 _WORKERS = 2
@@ -80,15 +81,15 @@ def _label(inputs: Inputs, numerics: Any, impacts: list[str] | None = None) -> f
         out=str(out),
         teacher=inputs.scale.teacher,
         num_crops=crops,
-        codec=f"ms:{K}",
+        codec=MarginalSmoothing(K),
         numerics=numerics,
-        gate_images=0,
-        probes=0,
+        accuracy_images=0,
+        spot_checks=0,
         device="cpu",
     )
     result = label(config)
     if impacts is not None:
-        impacts.append(str(result.shift))
+        impacts.append(str(result.precision_impact))
     return result.seconds / (number * crops)
 
 

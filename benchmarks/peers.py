@@ -199,7 +199,7 @@ class CropsOfImage(Dataset[Any]):
         self, images: Path, num_crops: int, size: int, interpolation: InterpolationMode
     ) -> None:
         self._images = ImageFolder(str(images))
-        self._crops = CropConfig(num_crops=num_crops)
+        self._num_crops = num_crops
         self._size = size
         self._interpolation = interpolation
 
@@ -209,8 +209,8 @@ class CropsOfImage(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, CropRecords, tuple[int, int]]:
         image, _ = self._images[index]
         size = (image.height, image.width)
-        numbers = np.arange(self._crops.num_crops)
-        records = sample_crops(self._crops, b"%d" % index, size, numbers)
+        numbers = np.arange(self._num_crops)
+        records = sample_crops(CropConfig(), b"%d" % index, size, numbers)
         crops = [
             _pillow_crop(image, box, bool(flip), self._size, self._interpolation)
             for box, flip in zip(records.box.tolist(), records.flip, strict=True)

@@ -15,7 +15,7 @@ from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, sample_boxes
 from fkd.data import ImageSource
 from fkd.data.sources import load
-from fkd.labeling.config import default_images_per_shard
+from fkd.labeling.config import resolve_images_per_shard
 from fkd.labels.codecs import Encoded
 from fkd.randomness import stream_keys
 from fkd.store import LABELED, ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest
@@ -90,7 +90,7 @@ def store_config(
     keys: Sequence[bytes], num_crops: int, class_names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The identity of a store with these keys."""
-    crops = CropConfig(num_crops=num_crops)
+    crops = CropConfig()
     return {
         "format_version": 1,
         "num_images": len(keys),
@@ -103,7 +103,7 @@ def store_config(
         "codec": f"ms:{K}",
         "value_dtype": "u16",
         "extras": {},
-        "images_per_shard": default_images_per_shard(len(keys), num_crops),
+        "images_per_shard": resolve_images_per_shard(None, len(keys), num_crops),
         "keys_sha256": keys_digest(keys),
         "teachers": [{"name": "generated"}],
         "crops": {
@@ -130,6 +130,6 @@ def generated_labels(num_images: int, num_crops: int, seed: int) -> Encoded:
 
 
 def _records(keys: Sequence[bytes], sizes: np.ndarray, num_crops: int) -> CropRecords:
-    config = CropConfig(num_crops=num_crops)
+    config = CropConfig()
     numbers = np.broadcast_to(np.arange(num_crops), (len(keys), num_crops))
     return CropRecords(*sample_boxes(config, stream_keys(config.seed, keys), sizes, numbers))
