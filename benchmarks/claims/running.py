@@ -14,6 +14,7 @@ from fkd.crops.sampling import CropConfig
 from fkd.data import ImagesConfig, ImageSource, open_source
 from fkd.engine.schedule import ScheduleConfig
 from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
+from fkd.labels.codecs import Full
 from fkd.methods import MealV2Config
 from fkd.store import convert_store
 from fkd.training import TrainConfig, TrainResult, train
@@ -68,8 +69,8 @@ def _label_config(config: ClaimsConfig, path: Path) -> LabelConfig:
         out=str(path),
         teacher=config.teacher,
         num_crops=config.epochs,
-        scale=config.scale,
-        codec="full",
+        crops=CropConfig(scale=config.scale),
+        codec=Full(),
         classes="dataset",
         device=config.device,
     )

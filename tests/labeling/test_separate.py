@@ -26,9 +26,10 @@ def teachers(make_teacher, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def separate(teachers, make_config, tmp_path_factory) -> LabelStore:
-    """Labels of two teachers side by side; the audit at the end of labeling has passed."""
+    """Labels of two teachers side by side; the spot checks at the end have passed."""
     out = tmp_path_factory.mktemp("separate") / "store"
-    assert label(make_config(out, teachers=teachers, separate=True)).audit.top1_agreement == 1.0
+    result = label(make_config(out, teachers=teachers, separate=True))
+    assert result.spot_checks.labels.top1_agreement == 1.0
     return LabelStore.open(out)
 
 

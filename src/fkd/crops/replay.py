@@ -37,7 +37,7 @@ def sample_crops(
         config: how crops are drawn.
         key: the image's key; together with `config.seed` it picks the random stream.
         size: height and width of the decoded image, pixels.
-        numbers: crop numbers; the store holds 0 .. M-1, fresh views may go on for ever.
+        numbers: crop numbers, from 0; a store holds 0 .. M-1, fresh crops have no upper limit.
         augment: further augmentations to draw parameters for.
     """
     stream = stream_key(config.seed, key)

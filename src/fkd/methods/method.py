@@ -10,8 +10,8 @@ from fkd.labels.targets import SoftTargets
 from fkd.models.teacher import TeacherEnsemble
 
 CropSourceKind = Literal["stored", "fresh"]
-OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights", "calibration"})
-"""Settings of a run that say how stored labels are decoded, and which are trusted."""
+OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights"})
+"""Settings of a run that say how stored labels are decoded."""
 Outputs: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Logits of the student; of its class token and its distillation token where it has both."""
 

@@ -137,7 +137,7 @@ class StoreConfig:
             images_per_shard=fields.integer("images_per_shard", 1, MAX_IMAGES),
             keys_sha256=fields.digest("keys_sha256"),
             grid=grid,
-            crops=_parse_geometry(fields, num_crops, file) if compact else None,
+            crops=_parse_geometry(fields, file) if compact else None,
             levels=fields.integer("levels", 1, MAX_LEVELS) if coded else None,
             source=value,
             config_id=config_id(value, file),
@@ -233,15 +233,15 @@ def is_packable(codec: Codec) -> bool:
     return not isinstance(codec, PerTeacher | TopKLogProbs | TopKLogits)
 
 
-def _parse_geometry(fields: Fields, num_crops: int, file: str) -> CropConfig | None:
+def _parse_geometry(fields: Fields, file: str) -> CropConfig | None:
     """How to draw the crops of a compact store again; None if they are stored."""
     geometry = fields.text("geometry")
     if geometry not in get_args(Geometry):
         raise FormatError(f"{file}: geometry {geometry[:64]!a} is neither stored nor recomputed")
-    return None if geometry == "stored" else parse_crops(fields.members("crops"), num_crops, file)
+    return None if geometry == "stored" else parse_crops(fields.members("crops"), file)
 
 
-def parse_crops(value: Any, num_crops: int, file: str) -> CropConfig:
+def parse_crops(value: Any, file: str) -> CropConfig:
     """How crops were drawn, from the member `crops` of a config.
 
     Raises:
@@ -253,14 +253,13 @@ def parse_crops(value: Any, num_crops: int, file: str) -> CropConfig:
         raise FormatError(f"{file}: crops were drawn by {generator[:64]!a}, not by {GENERATOR}")
     try:
         return CropConfig(
-            num_crops=num_crops,
             scale=fields.pair("scale"),
             ratio=fields.pair("ratio"),
             flip_prob=fields.number("flip_prob"),
             seed=fields.integer("seed", -(1 << 63), (1 << 64) - 1),
         )
     except ConfigError as error:
-        raise FormatError(f"{file}: crops: {error}") from error
+        raise FormatError(f"{file}: {error}") from error
 
 
 def _parse_class_names(fields: Fields, num_classes: int, file: str) -> tuple[str, ...]:

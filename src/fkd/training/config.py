@@ -18,7 +18,6 @@ from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig, plan_passes
 from fkd.engine.settings import changed_fields, refuse_unused
 from fkd.errors import ConfigError
-from fkd.labels.calibration import CalibrationConfig
 from fkd.methods import (
     METHODS,
     CropSourceKind,
@@ -110,8 +109,6 @@ class TrainConfig:
             factor of its square.
         teacher_weights: of the teachers of a store that keeps their labels apart, in its order; by
             default those it was made with.
-        calibration: which stored labels are trusted: crops of low confidence are left out, or get
-            their true class.
         soft_weight: lambda of the paper's Eq. 1, weight of the soft label against the true class.
         label_smoothing: of the true class, where it has weight.
         deit: DeiT distillation.
@@ -162,7 +159,6 @@ class TrainConfig:
     temperature: float = 1.0
     label_temperature: float = 1.0
     teacher_weights: list[float] = field(default_factory=list)
-    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     soft_weight: float = 1.0
     label_smoothing: float = 0.0
     deit: DeitConfig = field(default_factory=DeitConfig)

@@ -192,8 +192,6 @@ def _describe_run(config: TrainConfig, setup: TrainSetup, passes: Sequence[Pass]
         describe_passes(passes, config.crops_per_image),
         f"images decoded by {setup.decoder}",
     ]
-    if setup.calibration is not None:
-        parts.append(str(setup.calibration))
     return "; ".join(parts)
 
 

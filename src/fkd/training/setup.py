@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from fkd.data.batches import CropCutter, CropFormat
-from fkd.data.calibrated import CalibratedCropSource, Survey, survey
 from fkd.data.canary import check_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
@@ -21,7 +20,6 @@ from fkd.data.sources import ImageSource, open_source
 from fkd.engine.logging import Metrics
 from fkd.errors import ConfigError
 from fkd.evaluation import LabeledImages, measure_accuracy
-from fkd.labels.calibration import calibrates
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.checkpoints import ModelCard
@@ -76,7 +74,6 @@ class TrainSetup:
         method: gives targets and losses.
         cutter: builds the batches.
         decoder: decodes the images, and how its pixels compare.
-        calibration: what becomes of which stored crops, where they are calibrated.
         validation: measures accuracy, if there are images for it.
         data: JSON object that identifies the data by content.
     """
@@ -88,7 +85,6 @@ class TrainSetup:
     method: Method
     cutter: CropCutter
     decoder: DecoderReport
-    calibration: Survey | None
     validation: Validation | None
     data: dict[str, Any]
 
@@ -104,7 +100,7 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
     store = None if config.store is None else LabelStore.open(config.store)
     teacher = _load_teacher(config, images, store, device)
     class_names = _class_names(images, store, teacher)
-    crops, labeled, calibration = _open_crops(config, images, store, decoder.decoder)
+    crops, labeled = _open_crops(config, images, store, decoder.decoder)
     student, card = _build_student(config, len(class_names))
     method = _build_method(config, card, teacher)
     method.prepare_student(student)
@@ -133,7 +129,6 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
         method=method,
         cutter=cutter,
         decoder=decoder,
-        calibration=calibration,
         validation=validation,
         data=_identify(images, store, teacher, validation),
     )
@@ -169,54 +164,43 @@ def _require_class_names(images: ImageSource) -> list[str]:
 
 def _open_crops(
     config: TrainConfig, images: ImageSource, store: LabelStore | None, decoder: Decoder
-) -> tuple[CropSource, np.ndarray, Survey | None]:
-    """Where crops come from, positions of the images that have them, which labels are trusted."""
+) -> tuple[CropSource, np.ndarray]:
+    """Where crops come from, and positions of the images that have them."""
     reads_maps = find_method(config.method).reads_maps
     fresh, augment = replace(config.crops, seed=config.seed), config.teacher_augment
     if crop_source_kind(config) == "fresh" and not reads_maps:
-        return FreshCropSource(images, fresh, augment), np.arange(len(images)), None
+        return FreshCropSource(images, fresh, augment), np.arange(len(images))
     assert store is not None  # TrainConfig sees to it
     join = join_store(images, store)
     if len(join.labeled) == 0:
         raise ConfigError(f"store: no image of {store.path} was readable; label other images")
     crops: CropSource
-    calibration: Survey | None = None
     if reads_maps:
         swap_xy = config.relabel.swap_xy
         crops = MapCropSource(images, store, join.rows, fresh, augment, swap_xy=swap_xy)
     else:
-        crops, calibration = _stored_crops(config, images, store, join)
+        crops = _stored_crops(config, images, store, join)
     if store.canaries:  # imported stores have none
         check_canaries(store, images, decoder)
-    return crops, join.labeled, calibration
+    return crops, join.labeled
 
 
 def _stored_crops(
     config: TrainConfig, images: ImageSource, store: LabelStore, join: Join
-) -> tuple[CropSource, Survey | None]:
-    """Crops of the store, as the settings order and decode and trust them."""
-    codec = with_teacher_weights(
-        with_temperature(store.codec, config.label_temperature), config.teacher_weights or None
+) -> StoredCropSource:
+    """Crops of the store, as the settings order and decode them."""
+    return StoredCropSource(
+        images,
+        store,
+        join.rows,
+        stride=config.crops_per_image,
+        offset=config.schedule.warmup_epochs,
+        seed=config.seed,
+        order=config.order,
+        codec=with_teacher_weights(
+            with_temperature(store.codec, config.label_temperature), config.teacher_weights or None
+        ),
     )
-    options: dict[str, Any] = {
-        "stride": config.crops_per_image,
-        "offset": config.schedule.warmup_epochs,
-        "seed": config.seed,
-        "order": config.order,
-        "codec": codec,
-    }
-    if not calibrates(config.calibration):
-        return StoredCropSource(images, store, join.rows, **options), None
-    _require_unmixed(config, store, "calibration", "leave calibration out")
-    truth = true_classes(images, join.class_ids)
-    _require_classes(images, truth, join.labeled, "leave calibration out")
-    rows = join.rows[join.labeled]
-    report = survey(store, codec, config.calibration, rows, truth[join.labeled])
-    smoothing = config.calibration.smoothing
-    crops = CalibratedCropSource(
-        images, store, join.rows, truth=truth, survey=report, smoothing=smoothing, **options
-    )
-    return crops, report
 
 
 def _choose_images(config: TrainConfig, positions: np.ndarray) -> np.ndarray:
