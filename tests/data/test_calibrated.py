@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fkd.data.batches import CropCutter, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import CropCutter
 from fkd.data.calibrated import CalibratedCropSource, Survey, survey
 from fkd.data.crop_sources import StoredCropSource
-from fkd.data.joining import join_store, map_classes, true_classes
+from fkd.data.joining import map_classes, true_classes
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.engine.logging import read_metrics
 from fkd.errors import ConfigError
@@ -35,20 +36,16 @@ def truth(image_source, label_store):
 
 @pytest.fixture
 def open_views(image_source, label_store, truth):
-    rows = join_store(image_source, label_store).rows
 
     def build(config=CONFIG, found=None, **options):
-        found = found or survey(
-            label_store, label_store.codec, config, rows, truth[np.argsort(rows)]
-        )
+        found = found or survey(label_store, label_store.codec, config, np.arange(15), truth)
         return CalibratedCropSource(
             image_source,
             label_store,
-            rows,
             truth=truth,
             survey=found,
             smoothing=config.smoothing,
-            **({"stride": 2, "seed": 4} | options),
+            **({"crops_per_image": 2, "seed": 4} | options),
         )
 
     return build
@@ -109,7 +106,7 @@ def test_an_image_has_the_same_crops_in_any_company(open_views):
 
 
 def test_too_few_crops_are_repeated_as_little_as_can_be(open_views):
-    views = open_views(found=verdicts_with([1, 2, 3, 4, 6] * 3), stride=4)
+    views = open_views(found=verdicts_with([1, 2, 3, 4, 6] * 3), crops_per_image=4)
     numbers = views.crop_numbers(np.arange(15), 8, 4)
     for row, n in zip(numbers, [1, 2, 3, 4, 6] * 3, strict=True):
         assert row.min() >= 6 - n
@@ -118,8 +115,8 @@ def test_too_few_crops_are_repeated_as_little_as_can_be(open_views):
 
 def test_labels_of_a_batch_follow_the_rule(open_views, image_source, label_store, truth):
     views = open_views()
-    cutter = CropCutter(image_source, views, [CropFormat(16, "bilinear")])
-    plain = StoredCropSource(image_source, label_store, np.arange(15), stride=2, seed=4)
+    cutter = CropCutter(image_source, views, [InputSpec(16, "bilinear")])
+    plain = StoredCropSource(image_source, label_store, crops_per_image=2, seed=4)
     q, verdicts = dense_labels(label_store), views._verdicts
     images = [3, 14, 0, 7, 8, 9]
     seen = set()

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from fkd.crops.partners import StoredMixingConfig, blend, mixed_crops, partner_rows
-from fkd.crops.replay import replay, sample_crops
-from fkd.data.batches import CropCutter, CropFormat
+from fkd.crops.replay import InputSpec, replay, sample_crops
+from fkd.data.batches import CropCutter
 from fkd.data.canary import check_canaries
 from fkd.data.crop_sources import StoredCropSource
-from fkd.data.joining import join_store
 from fkd.data.multicrop import MultiCropDataset
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch
@@ -73,8 +72,8 @@ def test_labels_are_the_teachers_word_on_the_mixtures(config, store):
 
 def test_a_batch_has_the_very_pixels_that_the_teacher_saw(config, store):
     source, view = open_source(config.images), (32, "bicubic")
-    views = StoredCropSource(source, store, join_store(source, store).rows, stride=2)
-    cutter = CropCutter(source, views, [CropFormat(*view), CropFormat(17, "bilinear")])
+    views = StoredCropSource(source, store, crops_per_image=2)
+    cutter = CropCutter(source, views, [InputSpec(*view), InputSpec(17, "bilinear")])
     records = store.read(np.arange(15)).records
     images = [14, 0, 7, 3]
     for start in (0, 2, 4):
@@ -139,8 +138,8 @@ def test_a_partner_that_was_changed_is_noticed(config, store, image_folder, tmp_
     partner = partner_rows(records[row])[0]
     changed = root / source.key(partner).decode()
     changed.write_bytes((image_folder / source.key(row).decode()).read_bytes())
-    views = StoredCropSource(source, store, np.arange(15), stride=5)
-    cutter = CropCutter(source, views, [CropFormat(16, "bilinear")])
+    views = StoredCropSource(source, store, crops_per_image=5)
+    cutter = CropCutter(source, views, [InputSpec(16, "bilinear")])
     with pytest.raises(CropMismatch, match=changed.name):
         cutter.cut([row], 0, 5)
 

@@ -5,7 +5,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.data.mixing import Mix
 from fkd.errors import ConfigError
 from fkd.methods import DeitConfig, MethodInputs
@@ -20,7 +21,7 @@ def batch() -> Batch:
 
 def build(teacher, **options) -> Deit:
     smoothing, t = options.pop("label_smoothing", 0.0), options.pop("temperature", 1.0)
-    student = CropFormat(32, "bilinear")
+    student = InputSpec(32, "bilinear")
     inputs = MethodInputs(
         num_classes=7,
         student=student,

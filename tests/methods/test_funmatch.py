@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.data.mixing import Mix
 from fkd.errors import TeacherError
 from fkd.methods import MethodInputs
@@ -15,10 +16,10 @@ def test_the_teacher_sees_the_students_tensor(teacher):
     other = "bilinear" if how == "bicubic" else "bicubic"
     method = FunMatch(
         MethodInputs(
-            num_classes=7, student=CropFormat(size, other), temperature=2.0, teacher=teacher
+            num_classes=7, student=InputSpec(size, other), temperature=2.0, teacher=teacher
         )
     )
-    assert method.formats == (CropFormat(size, other),)
+    assert method.formats == (InputSpec(size, other),)
     crops = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8)
     partner = torch.tensor([3, 0, 1, 2])
     batch = Batch((crops,), torch.full((4,), -1), None).mixed(Mix(partner, 0.3, None, (size, size)))
@@ -35,7 +36,7 @@ def test_the_teacher_sees_the_students_tensor(teacher):
 
 def test_a_teacher_of_another_size_is_refused(teacher):
     method = FunMatch(
-        MethodInputs(num_classes=7, student=CropFormat(32, "bilinear"), teacher=teacher)
+        MethodInputs(num_classes=7, student=InputSpec(32, "bilinear"), teacher=teacher)
     )
     crops = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     with pytest.raises(TeacherError, match="takes uint8 crops of 3x48x48"):

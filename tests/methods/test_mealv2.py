@@ -5,14 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.errors import ConfigError
 from fkd.labels.targets import SoftTargets
 from fkd.methods import MealV2Config, MethodInputs
 from fkd.methods.mealv2 import MealV2, MealV2FKD, build_discriminator
 from fkd.models.teacher import TeacherEnsemble
 
-STUDENT = CropFormat(32, "bilinear")
+STUDENT = InputSpec(32, "bilinear")
 
 
 @pytest.fixture

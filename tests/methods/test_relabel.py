@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from fkd.cli import main
+from fkd.crops.replay import InputSpec
 from fkd.crops.sampling import CropConfig
-from fkd.data.batches import CropCutter, CropFormat
+from fkd.data.batches import CropCutter
 from fkd.data.maps import MapCropSource
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
@@ -22,12 +23,12 @@ from fkd.methods import MethodInputs
 from fkd.methods.relabel import ReLabel
 from fkd.training import StudentConfig, TrainConfig, train
 
-STUDENT = CropFormat(24, "bilinear")
+STUDENT = InputSpec(24, "bilinear")
 
 
 def batch_and_targets(source, store, pooling, **options):
     method = ReLabel(MethodInputs(num_classes=4, student=STUDENT, relabel=pooling, **options))
-    views = MapCropSource(source, store, np.arange(15), CropConfig(), pooling)
+    views = MapCropSource(source, store, CropConfig(), pooling)
     batch = CropCutter(source, views, method.formats, class_ids=np.arange(3)).cut([1, 8], 0, 3)
     return method, batch, method.targets(batch)
 

@@ -1,4 +1,4 @@
-"""Stored views of which some crops are left out and some labels replaced by the true class."""
+"""Stored crops of which some crops are left out and some labels replaced by the true class."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.data.crop_sources import StoredCropSource
+from fkd.data.crop_sources import StoredCropSource, image_streams
 from fkd.labels.calibration import (
     BINS,
     CalibrationConfig,
@@ -21,7 +21,7 @@ from fkd.labels.calibration import (
 )
 from fkd.labels.codecs import Codec
 from fkd.labels.targets import SoftTargets
-from fkd.randomness import Purpose, permutations, stream_keys
+from fkd.randomness import Purpose, permutations
 from fkd.store import LabeledCrops, LabelStore
 
 _VALUES_AT_ONCE = 1 << 20  # more do not stay in the cache
@@ -122,31 +122,31 @@ class CalibratedCropSource(StoredCropSource):
         self._verdicts = survey.verdicts
         self._smoothing = smoothing
 
-    def crop_numbers(self, images: np.ndarray, start: int, count: int) -> np.ndarray:
-        """Which stored crops an access uses, int64 (B, count)."""
-        streams = stream_keys(self._seed, [self._images.key(int(i)) for i in images])
-        shown = self._verdicts[self._rows[images]] != Verdict.LEAVE_OUT
+    def crop_numbers(self, images: np.ndarray, start: int, crops_per_image: int) -> np.ndarray:
+        """Which stored crops an access to images (B,) uses, int64 (B, m)."""
+        streams = image_streams(self._images, images, self._seed)
+        shown = self._verdicts[images] != Verdict.LEAVE_OUT
         numbers = np.argsort(~shown, axis=1, kind="stable")  # of those that are shown, then others
-        chosen = np.empty((len(images), count), np.int64)
+        chosen = np.empty((len(images), crops_per_image), np.int64)
         left = shown.sum(1)
         for size in np.unique(left).tolist():
             alike = left == size
-            chosen[alike] = self._draw_order(streams[alike], size, start, count)
+            chosen[alike] = self._draw_order(streams[alike], size, start, crops_per_image)
         return np.take_along_axis(numbers, chosen, axis=1)
 
     def _draw_order(
-        self, streams: np.ndarray, num_crops: int, start: int, count: int
+        self, streams: np.ndarray, num_crops: int, start: int, crops_per_image: int
     ) -> np.ndarray:
-        if num_crops >= self._stride:
-            return super()._draw_order(streams, num_crops, start, count)
+        if num_crops >= self._crops_per_image:
+            return super()._draw_order(streams, num_crops, start, crops_per_image)
         # No access can do without repeats: one random order after the other.
-        cycles, places = np.divmod(np.arange(start, start + count), num_crops)
+        cycles, positions = np.divmod(np.arange(start, start + crops_per_image), num_crops)
         orders = permutations(streams[:, None], Purpose.VIEW_ORDER, cycles, num_crops)
-        return np.take_along_axis(orders, places[None, :, None], axis=2)[:, :, 0]
+        return np.take_along_axis(orders, positions[None, :, None], axis=2)[:, :, 0]
 
     def _targets(self, stored: LabeledCrops, images: np.ndarray, crops: np.ndarray) -> SoftTargets:
         targets = super()._targets(stored, images, crops)
-        verdicts = np.take_along_axis(self._verdicts[self._rows[images]], crops, axis=1)
+        verdicts = np.take_along_axis(self._verdicts[images], crops, axis=1)
         chosen = torch.from_numpy(verdicts.ravel() == Verdict.CALIBRATE)
         truth = torch.from_numpy(self._truth[images]).repeat_interleave(crops.shape[1])
         return calibrate(targets, chosen, truth, self._smoothing)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import whole_image
-from fkd.data.canary import load_labeled, load_partners, sample_places
+from fkd.data.canary import sample_positions
+from fkd.data.identity import load_labeled, load_partners
 from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
 from fkd.labeling.labels import TeacherLabeler
@@ -73,7 +74,7 @@ def audit_probes(
         CropMismatch: an image was changed since it was labeled.
         StoreMismatch: the images are not those of the store.
     """
-    rows, crops = sample_places(seed, "audit", probes, store.num_images, store.num_crops)
+    rows, crops = sample_positions(seed, "audit", probes, store.num_images, store.num_crops)
     readable = store.images(rows).status == LABELED
     rows, crops = rows[readable], crops[readable]
     if not len(rows):

@@ -1,13 +1,13 @@
 """Does a finished store belong to these images and to this teacher?"""
 
-import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fkd.data.decode import DECODER
+from fkd.data.identity import is_labeled_file
 from fkd.data.joining import join_store
-from fkd.data.sources import ImageSource
+from fkd.data.sources import ImageSource, fingerprint
 from fkd.errors import CropMismatch, ImageError, StoreMismatch
 from fkd.labeling.audit import ProbeReport, audit_probes
 from fkd.labeling.config import resolve_device
@@ -37,15 +37,16 @@ def check_images(
         StoreMismatch: images are missing, extra or renamed.
         CropMismatch: files were changed since they were labeled, or cannot be read any more.
     """
-    join_store(source, store)  # both are in the order of their keys, so rows are positions now
+    join_store(source, store)  # a position in the source is a row of the store
     changed: list[str] = []
     for first in range(0, len(source), _CHUNK):
         rows = range(first, min(first + _CHUNK, len(source)))
         facts = store.images(np.array(rows))
-        stored = zip(facts.crc32.tolist(), facts.num_bytes.tolist(), strict=True)
-        for i, fingerprint, status in zip(rows, stored, facts.status.tolist(), strict=True):
-            if status == LABELED and _fingerprint(source, i) != fingerprint:
-                changed.append(source.name(i))
+        changed += [
+            source.name(rows[j])
+            for j in np.flatnonzero(facts.status == LABELED).tolist()
+            if not is_labeled_file(facts, j, *_fingerprint(source, rows[j]))
+        ]
         progress(len(rows))
     if changed:
         raise CropMismatch(
@@ -104,7 +105,6 @@ def describe_decoder_change(store: LabelStore) -> str:
 def _fingerprint(source: ImageSource, i: int) -> tuple[int, int]:
     """Checksum and length of an image file; an impossible one where it cannot be read."""
     try:
-        data = source.read(i)
+        return fingerprint(source.read(i))
     except ImageError:
         return -1, -1
-    return zlib.crc32(data), len(data)

@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
 from fkd.methods.method import (
@@ -94,7 +95,7 @@ class MealV2FKD(_Meal):
 
     def __init__(self, inputs: MethodInputs) -> None:
         super().__init__(inputs, shows=lambda logits: torch.softmax(logits.float(), dim=1))
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
 
     def targets(self, batch: Batch) -> MealTargets:
         """What the teachers said when the store was made."""

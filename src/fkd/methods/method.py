@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.pooling import PoolingConfig
 from fkd.labels.targets import SoftTargets
 from fkd.methods.options import DeitConfig, MealV2Config
@@ -35,7 +36,7 @@ class MethodInputs:
     """
 
     num_classes: int
-    student: CropFormat
+    student: InputSpec
     temperature: float = 1.0
     soft_weight: float = 1.0
     label_smoothing: float = 0.0
@@ -67,7 +68,7 @@ class Method(Protocol):
     uses: ClassVar[frozenset[str]] = frozenset()
     needs_mixing: ClassVar[bool] = False
     needs_classes: bool = False
-    formats: tuple[CropFormat, ...]
+    formats: tuple[InputSpec, ...]
     auxiliary_model: nn.Module | None = None
 
     def __init__(self, inputs: MethodInputs) -> None: ...

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.pooling import fall_back
 from fkd.methods.blend import Blend, blend
@@ -26,7 +27,7 @@ class ReLabel(Method):
     )
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
         self.needs_classes = inputs.soft_weight < 1.0 or inputs.relabel.fallback > 0.0
         self._ingredients = inputs
         self._loss = SoftTargetLoss(inputs.temperature, inputs.soft_weight)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fkd.data.batches import CropCutter, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import CropCutter
 from fkd.data.calibrated import CalibratedCropSource, Survey, survey
 from fkd.data.canary import check_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
@@ -87,7 +88,7 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
     class_names = _class_names(config, images, store, teacher)
     views, chosen, calibration = _open_views(config, images, store, decoder.decoder)
     student, card = _build_student(config, len(class_names))
-    view = CropFormat(card.preprocessing.input_size, config.student.interpolation)
+    view = InputSpec(card.preprocessing.input_size, config.student.interpolation)
     method = find_method(config.method)(
         MethodInputs(
             num_classes=len(class_names),
@@ -185,7 +186,7 @@ def _open_views(
     calibration: Survey | None = None
     if reads_maps:
         crops = fresh_crops(config)
-        views = MapCropSource(images, store, join.rows, crops, config.relabel, config.augment)
+        views = MapCropSource(images, store, crops, config.relabel, config.augment)
     else:
         views, calibration = _stored_views(config, images, store, join)
     if store.canaries:  # imported stores have none
@@ -201,22 +202,21 @@ def _stored_views(
         with_temperature(store.codec, config.label_temperature), config.teacher_weights or None
     )
     options: dict[str, Any] = {
-        "stride": config.crops_per_image,
+        "crops_per_image": config.crops_per_image,
         "offset": config.schedule.warmup_epochs,
         "seed": config.seed,
         "order": config.order,
         "codec": codec,
     }
     if not calibrates(config.calibration):
-        return StoredCropSource(images, store, join.rows, **options), None
+        return StoredCropSource(images, store, **options), None
     _require_unmixed(store, "calibration")
     truth = true_classes(images, join.class_ids)
     _require_classes(images, truth, join.labeled, "leave calibration out")
-    rows = join.rows[join.labeled]
-    found = survey(store, codec, config.calibration, rows, truth[join.labeled])
+    found = survey(store, codec, config.calibration, join.labeled, truth[join.labeled])
     smoothing = config.calibration.smoothing
     views = CalibratedCropSource(
-        images, store, join.rows, truth=truth, survey=found, smoothing=smoothing, **options
+        images, store, truth=truth, survey=found, smoothing=smoothing, **options
     )
     return views, found
 
