@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.rows import Labels, Row
+from fkd.crops.sampling import CropConfig
 from fkd.data import ImagesConfig, ImageSource, open_source
 from fkd.engine.schedule import ScheduleConfig
 from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
@@ -96,6 +97,8 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
     options: dict[str, Any] = dict(row.options)
     if row.labels is not None:
         options["store"] = str(make_labels(config, row.labels, say))
+    else:
+        options["crops"] = CropConfig(scale=config.scale)
     if row.maps:
         options["store"] = str(make_maps(config, say))
     if row.asks:
@@ -117,7 +120,6 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
         optimizer=optimizer,
         # So few epochs have no room for a staircase, nor for an ending with single crops.
         schedule=ScheduleConfig(per_step=True, single_crop_ending=False),
-        scale=config.scale,
         seed=seed,
         num_workers=config.num_workers,
         device=config.device,

@@ -55,7 +55,7 @@ def test_the_last_batch_is_padded_because_an_output_depends_on_the_size_of_its_b
     teacher_input = replay_batch(batch, views, 8)
     assert [tuple(view.shape) for view in teacher_input.views] == [(8, 3, 5, 5), (8, 3, 7, 7)]
     assert teacher_input.crops == [("a", 0), ("a", 1), ("b", 0)]
-    for view, (size, interpolation) in zip(teacher_input.views, views, strict=True):
+    for view, (size, interpolation, _) in zip(teacher_input.views, views, strict=True):
         assert view.is_contiguous(memory_format=torch.channels_last)
         first = batch.pieces[0].image
         assert torch.equal(view[:2], replay(first.pixels, first.row.records, size, interpolation))

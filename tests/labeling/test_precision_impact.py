@@ -34,7 +34,7 @@ def naive(config, report):
         session = build_setup(config, passes)
         (view,) = session.teachers.views
         crops = [
-            replay(load(source, i).image, session.prepare((0, i)).row.records, *view)
+            replay(load(source, i).image, session.prepare((0, i)).row.records, *view[:2])
             for i in range(len(source))
         ]
         answers = [

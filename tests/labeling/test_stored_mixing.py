@@ -46,7 +46,7 @@ def mix_by_hand(source, config, records, i, crop, view) -> torch.Tensor:
         image = load(source, position).image
         size = tuple(image.shape[1:])
         own = sample_crops(crop_config(config), source.key(position), size, np.array([crop]))
-        return replay(image, own, *view)[0]
+        return replay(image, own, *view[:2])[0]
 
     picture = cut(i)
     extra = {name: array[i, crop].tolist() for name, array in records.extra.items()}
@@ -73,7 +73,7 @@ def test_labels_are_the_teachers_word_on_the_mixtures(config, store):
 def test_a_batch_has_the_very_pixels_that_the_teacher_saw(config, store):
     source, view = open_source(config.images), (32, "bicubic")
     views = StoredCropSource(source, store, crops_per_image=2)
-    cutter = CropCutter(source, views, [InputSpec(*view), InputSpec(17, "bilinear")])
+    cutter = CropCutter(source, views, [view, InputSpec(17, "bilinear")])
     records = store.read(np.arange(15)).records
     images = [14, 0, 7, 3]
     for start in (0, 2, 4):

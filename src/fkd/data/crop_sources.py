@@ -151,7 +151,7 @@ class StoredCropSource:
             require_labeled_file(stored.images, j, loaded, self._images.name(int(images[j])))
             return stored.records[j]
 
-        targets = self._targets(stored, images, crops)
+        targets = self._codec.targets(stored.label, self._store.num_classes)
         return SelectedCrops(targets, records, self._select_partners(stored, crops))
 
     def _select_partners(
@@ -177,13 +177,7 @@ class StoredCropSource:
 
     def crop_numbers(self, images: np.ndarray, start: int, crops_per_image: int) -> np.ndarray:
         """Which stored crops an access to images (B,) uses, int64 (B, m)."""
-        streams = image_streams(self._images, images, self._seed)
-        return self._draw_order(streams, self._store.num_crops, start, crops_per_image)
-
-    def _draw_order(
-        self, streams: np.ndarray, num_crops: int, start: int, crops_per_image: int
-    ) -> np.ndarray:
-        """Which of `num_crops` crops an access uses, int64 (B, m)."""
+        streams, num_crops = image_streams(self._images, images, self._seed), self._store.num_crops
         if self._order == "iid":
             orders = permutations(streams, Purpose.VIEW_ORDER, start, num_crops)
             return orders[:, :crops_per_image]
@@ -191,9 +185,6 @@ class StoredCropSource:
         return without_replacement(
             streams, num_crops, positions, self._crops_per_image, self._offset
         )
-
-    def _targets(self, stored: LabeledCrops, images: np.ndarray, crops: np.ndarray) -> SoftTargets:
-        return self._codec.targets(stored.label, self._store.num_classes)
 
 
 def image_streams(source: ImageSource, images: np.ndarray, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from fkd.data.crop_sources import SelectedCrops, image_streams
 from fkd.data.identity import require_labeled_file
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError
-from fkd.labels.pooling import PoolingConfig, crop_weights, pool_maps
+from fkd.labels.pooling import pool_maps, roi_align_weights
 from fkd.store import LabelStore
 
 
@@ -28,7 +28,7 @@ class MapCropSource:
         images: the images of the store; the position of one is its row.
         store: the maps.
         config: how crops are drawn.
-        pooling: how labels are pooled.
+        swap_xy: exchange the axes of boxes where labels are pooled.
         augment: further augmentations of the crops.
 
     Raises:
@@ -40,8 +40,9 @@ class MapCropSource:
         images: ImageSource,
         store: LabelStore,
         config: CropConfig,
-        pooling: PoolingConfig,
         augment: AugmentConfig = NO_AUGMENT,
+        *,
+        swap_xy: bool = False,
     ) -> None:
         if store.grid is None:
             raise ConfigError(
@@ -52,7 +53,7 @@ class MapCropSource:
         self._store = store
         self._grid = store.grid
         self._config = config
-        self._pooling = pooling
+        self._swap_xy = swap_xy
         self._augment = augment
 
     def select(self, images: np.ndarray, start: int, crops_per_image: int) -> SelectedCrops:
@@ -62,11 +63,11 @@ class MapCropSource:
         stored = self._store.read(images)
         sizes = stored.images.size[:, None]
         box, flip = place_crops(self._config, draw_crops(streams[:, None], numbers), sizes)
-        weights = crop_weights(self._pooling, box, sizes, self._grid)
+        weights = roi_align_weights(box, sizes, self._grid, swap_xy=self._swap_xy)
         ids, values = stored.label.ids, stored.label.values
         assert ids is not None
         assert values is not None
-        targets = pool_maps(self._pooling, ids, values, weights, self._store.num_classes)
+        targets = pool_maps(ids, values, weights, self._store.num_classes)
 
         def records(j: int, loaded: LoadedImage) -> CropRecords:
             require_labeled_file(stored.images, j, loaded, self._images.name(int(images[j])))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fkd.crops.sampling import CropConfig
 from fkd.data import ImagesConfig
 from fkd.demo.images import write_digits
 from fkd.engine.logging import Progress, read_metrics
@@ -70,15 +71,15 @@ def compare_methods(
     `announce` is told what comes next and may answer with a listener for that training run.
     """
     num_train, num_test = write_digits(out / "digits")
-    teacher_run = _settings(out, "teacher", TEACHER, TEACHER_EPOCHS, method="vanilla")
+    teacher_run = _settings(out, "teacher", TEACHER, TEACHER_EPOCHS, method="vanilla", crops=_CROPS)
     teacher_result = train(teacher_run, announce(f"teacher: {TEACHER}"))
     teacher = TeacherConfig(checkpoint=teacher_run.out)
     announce(f"labels: {EPOCHS} crops of {num_train:,} digits, once")
     labels = label(_label_settings(out, teacher))
     stored = {"method": "fkd", "store": labels.path}
     ways: dict[str, dict[str, Any]] = {
-        "ground truth": {"method": "vanilla"},
-        "online KD": {"method": "kd", "teacher": teacher},
+        "ground truth": {"method": "vanilla", "crops": _CROPS},
+        "online KD": {"method": "kd", "teacher": teacher, "crops": _CROPS},
         "FKD, m = 1": stored,
         "FKD, m = 4": stored | {"crops_per_image": 4},
     }
@@ -106,7 +107,6 @@ def _settings(out: Path, name: str, network: str, epochs: int, **options: Any) -
         "optimizer": OptimizerConfig(name="adamw"),
         "schedule": _SCHEDULE,
         "log_every": _NO_LINES_WITHIN_A_PASS,
-        **_CROPS,
     }
     return TrainConfig(**(defaults | options))
 
@@ -119,14 +119,16 @@ def _label_settings(out: Path, teacher: TeacherConfig) -> LabelConfig:
         num_crops=EPOCHS,
         codec="ms:5",
         batch_size=64,
-        **_CROPS,
+        scale=_CROPS.scale,
+        ratio=_CROPS.ratio,
+        flip_prob=_CROPS.flip_prob,
     )
 
 
 # So few epochs have no room for a staircase, nor for an ending with single crops.
 _SCHEDULE = ScheduleConfig(per_step=True, single_crop_ending=False)
 # A mirrored digit is no digit, and a small crop of one is another.
-_CROPS: dict[str, Any] = {"scale": (0.6, 1.0), "ratio": (0.8, 1.25), "flip_prob": 0.0}
+_CROPS = CropConfig(scale=(0.6, 1.0), ratio=(0.8, 1.25), flip_prob=0.0)
 
 
 def _seconds_per_epoch(run: Path, num_images: int) -> float:

@@ -1,0 +1,115 @@
+"""How far labels are from each other: one comparison for stores, teachers and precisions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fkd.labels.targets import SoftTargets
+
+_SMALLEST = 1e-12  # probabilities are raised to this before a logarithm
+
+
+@dataclass(frozen=True)
+class LabelComparison:
+    """Labels q of crops against reference labels p of the same crops.
+
+    Attributes:
+        num: crops compared.
+        top1_agreement: share of crops for which the most probable class of p is a most probable
+            class of q, in [0, 1]; 1 where none were compared.
+        mean_kl: mean of KL(p || q), nats.
+        max_kl: the largest of them, nats.
+        total_variation: mean of half the sum over classes of |p - q|, in [0, 1].
+    """
+
+    num: int
+    top1_agreement: float
+    mean_kl: float
+    max_kl: float
+    total_variation: float
+
+    @staticmethod
+    def empty() -> "LabelComparison":
+        """The comparison of no labels, to add others to."""
+        return LabelComparison(0, 1.0, 0.0, 0.0, 0.0)
+
+    def __add__(self, other: "LabelComparison") -> "LabelComparison":
+        """The comparison of the crops of both."""
+        num = self.num + other.num
+
+        def mean(mine: float, theirs: float) -> float:
+            return (self.num * mine + other.num * theirs) / max(num, 1)
+
+        return LabelComparison(
+            num=num,
+            top1_agreement=mean(self.top1_agreement, other.top1_agreement) if num else 1.0,
+            mean_kl=mean(self.mean_kl, other.mean_kl),
+            max_kl=max(self.max_kl, other.max_kl),
+            total_variation=mean(self.total_variation, other.total_variation),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num:,} labels compared: top-1 agreement {self.top1_agreement:.2%}, "
+            f"KL mean {self.mean_kl:.1e} max {self.max_kl:.1e}, "
+            f"total variation {self.total_variation:.1e}"
+        )
+
+
+def compare(reference: SoftTargets, other: SoftTargets) -> LabelComparison:
+    """Compare labels of the same B crops and C classes; in float64.
+
+    With p of the reference and q of the other, both at least 1e-12,
+
+        KL(p || q) = sum_c p_c log(p_c / q_c) - p_c + q_c,
+
+    whose last two terms cancel but for the rounding of the sums. Where both keep the same classes,
+    the C - K other classes of a crop are equal and are counted without being written out.
+
+    Example:
+        >>> p = SoftTargets.full(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+        >>> q = SoftTargets.full(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+        >>> comparison = compare(p, q)
+        >>> comparison.top1_agreement, comparison.total_variation
+        (1.0, 0.25)
+    """
+    if len(reference) == 0:
+        return LabelComparison.empty()
+    p, q, count = _probabilities(reference, other)
+    clamped_p, clamped_q = p.clamp(min=_SMALLEST), q.clamp(min=_SMALLEST)
+    kl = (count * (clamped_p * (clamped_p / clamped_q).log() - clamped_p + clamped_q)).sum(1)
+    # Probabilities that rounding made equal are no disagreement, whichever class comes first.
+    agrees = q.gather(1, p.argmax(1, keepdim=True))[:, 0] == q.max(1).values
+    return LabelComparison(
+        num=len(p),
+        top1_agreement=float(agrees.double().mean()),
+        mean_kl=float(kl.mean()),
+        max_kl=float(kl.max()),
+        total_variation=float((count * (p - q).abs()).sum(1).mean() / 2),
+    )
+
+
+def _probabilities(reference: SoftTargets, other: SoftTargets) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities p and q, float64 (B, columns), and how many classes each column stands for."""
+    num_classes, ids = reference.num_classes, reference.index
+    if ids is None or other.index is None or not _same_distinct_ids(ids, other.index):
+        return reference.dense().double(), other.dense().double(), torch.ones(num_classes)
+    count = torch.ones(ids.shape[1] + 1, dtype=torch.float64)
+    count[-1] = num_classes - ids.shape[1]
+    p, q = (_kept_and_tail(targets)[:, :num_classes] for targets in (reference, other))
+    return p, q, count[:num_classes]
+
+
+def _same_distinct_ids(ids: Tensor, other: Tensor) -> bool:
+    """Whether two arrays (B, K) name the same classes in the same places, none twice in a row."""
+    if not torch.equal(ids, other):
+        return False
+    ascending = ids.sort(dim=1).values
+    return not bool((ascending[:, 1:] == ascending[:, :-1]).any())
+
+
+def _kept_and_tail(targets: SoftTargets) -> Tensor:
+    """The probability of every kept class, and as last column that of each other class."""
+    tail = targets.tail.double()[:, None]
+    return torch.cat([targets.weight.double() + tail, tail], dim=1)
