@@ -98,6 +98,8 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
     options: dict[str, Any] = dict(row.options)
     if row.labels is not None:
         options["store"] = str(make_labels(config, row.labels, say))
+    else:
+        options["crops"] = CropConfig(scale=config.scale)
     if row.maps:
         options["store"] = str(make_maps(config, say))
     if row.asks:
@@ -119,7 +121,6 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
         optimizer=optimizer,
         # So few epochs have no room for a staircase, nor for an ending with single crops.
         schedule=ScheduleConfig(per_step=True, single_crop_ending=False),
-        scale=config.scale,
         seed=seed,
         num_workers=config.num_workers,
         device=config.device,

@@ -14,7 +14,6 @@ from fkd.data.joining import join_store
 from fkd.data.maps import MapCropSource
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, MissingLabel
-from fkd.labels.pooling import PoolingConfig
 
 FORMAT = [CropFormat(24, "bilinear")]
 CROPS = CropConfig(seed=5)
@@ -23,7 +22,7 @@ CROPS = CropConfig(seed=5)
 @pytest.fixture
 def views(image_source, map_store):
     rows = join_store(image_source, map_store).rows
-    return MapCropSource(image_source, map_store, rows, CROPS, PoolingConfig())
+    return MapCropSource(image_source, map_store, rows, CROPS)
 
 
 def dense_label(store, key, box, size) -> torch.Tensor:
@@ -82,7 +81,7 @@ def test_workers_have_the_same_labels(views, image_source):
 def test_a_changed_image_is_refused(image_source, make_maps, make_images, tmp_path):
     source = open_source(ImagesConfig(root=str(make_images(tmp_path / "train"))))
     store = make_maps(tmp_path / "maps", source)
-    views = MapCropSource(source, store, join_store(source, store).rows, CROPS, PoolingConfig())
+    views = MapCropSource(source, store, join_store(source, store).rows, CROPS)
     (tmp_path / "train/ant/2.png").write_bytes((tmp_path / "train/bee/0.png").read_bytes())
     cutter = CropCutter(source, views, FORMAT)
     cutter.cut([1], start=0, count=1)
@@ -94,7 +93,7 @@ def test_an_image_without_a_map_is_refused(image_source, make_maps, tmp_path):
     store = make_maps(tmp_path / "maps", image_source, unreadable=(6,))
     join = join_store(image_source, store)
     assert join.labeled.tolist() == [i for i in range(15) if i != 6]
-    views = MapCropSource(image_source, store, join.rows, CROPS, PoolingConfig())
+    views = MapCropSource(image_source, store, join.rows, CROPS)
     with pytest.raises(MissingLabel, match=r"bee/1\.png"):
         views.pick(np.array([6]), 0, 1)
 
@@ -102,4 +101,4 @@ def test_an_image_without_a_map_is_refused(image_source, make_maps, tmp_path):
 def test_a_store_of_crops_is_refused(image_source, label_store):
     rows = np.arange(15)
     with pytest.raises(ConfigError, match=r"holds crops and no label maps; use method fkd"):
-        MapCropSource(image_source, label_store, rows, CROPS, PoolingConfig())
+        MapCropSource(image_source, label_store, rows, CROPS)

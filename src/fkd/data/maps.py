@@ -16,7 +16,7 @@ from fkd.crops.sampling import CropConfig, draw_crops, place_crops
 from fkd.data.crop_sources import SelectedCrops, check_image
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError
-from fkd.labels.pooling import PoolingConfig, crop_weights, pool_maps
+from fkd.labels.pooling import pool_maps, roi_align_weights
 from fkd.randomness import stream_keys
 from fkd.store import LabelStore
 
@@ -29,7 +29,7 @@ class MapCropSource:
         store: the maps.
         rows: store row of each image, int64 (len(images),).
         config: how crops are drawn.
-        pooling: how labels are pooled.
+        swap_xy: exchange the axes of boxes where labels are pooled.
         augment: further augmentations of the crops.
 
     Raises:
@@ -42,8 +42,9 @@ class MapCropSource:
         store: LabelStore,
         rows: np.ndarray,
         config: CropConfig,
-        pooling: PoolingConfig,
         augment: AugmentConfig = NO_AUGMENT,
+        *,
+        swap_xy: bool = False,
     ) -> None:
         if store.grid is None:
             raise ConfigError(
@@ -55,7 +56,7 @@ class MapCropSource:
         self._grid = store.grid
         self._rows = rows
         self._config = config
-        self._pooling = pooling
+        self._swap_xy = swap_xy
         self._augment = augment
 
     def pick(self, images: np.ndarray, start: int, count: int) -> SelectedCrops:
@@ -65,11 +66,11 @@ class MapCropSource:
         stored = self._store.read(self._rows[images])
         sizes = stored.images.size[:, None]
         box, flip = place_crops(self._config, draw_crops(streams[:, None], numbers), sizes)
-        weights = crop_weights(self._pooling, box, sizes, self._grid)
+        weights = roi_align_weights(box, sizes, self._grid, swap_xy=self._swap_xy)
         ids, values = stored.label.ids, stored.label.values
         assert ids is not None
         assert values is not None
-        targets = pool_maps(self._pooling, ids, values, weights, self._store.num_classes)
+        targets = pool_maps(ids, values, weights, self._store.num_classes)
 
         def records(j: int, loaded: LoadedImage) -> CropRecords:
             check_image(stored, j, loaded, self._images.name(int(images[j])))

@@ -72,15 +72,15 @@ def compare_methods(
     `announce` is told what comes next and may answer with a listener for that training run.
     """
     num_train, num_test = write_digits(out / "digits")
-    teacher_run = _settings(out, "teacher", TEACHER, TEACHER_EPOCHS, method="vanilla")
+    teacher_run = _settings(out, "teacher", TEACHER, TEACHER_EPOCHS, method="vanilla", crops=_CROPS)
     teacher_result = train(teacher_run, announce(f"teacher: {TEACHER}"))
     teacher = TeacherConfig(checkpoint=teacher_run.out)
     announce(f"labels: {EPOCHS} crops of {num_train:,} digits, once")
     labels = label(_label_settings(out, teacher))
     stored = {"method": "fkd", "store": labels.path}
     ways: dict[str, dict[str, Any]] = {
-        "ground truth": {"method": "vanilla"},
-        "online KD": {"method": "kd", "teacher": teacher},
+        "ground truth": {"method": "vanilla", "crops": _CROPS},
+        "online KD": {"method": "kd", "teacher": teacher, "crops": _CROPS},
         "FKD, m = 1": stored,
         "FKD, m = 4": stored | {"crops_per_image": 4},
     }
@@ -108,7 +108,6 @@ def _settings(out: Path, name: str, network: str, epochs: int, **options: Any) -
         "optimizer": OptimizerConfig(name="adamw"),
         "schedule": _SCHEDULE,
         "log_every": _NO_LINES_WITHIN_A_PASS,
-        **_CROPS,
     }
     return TrainConfig(**(defaults | options))
 
@@ -119,7 +118,7 @@ def _label_settings(out: Path, teacher: TeacherConfig) -> LabelConfig:
         out=str(out / "digit-labels"),
         teacher=teacher,
         num_crops=EPOCHS,
-        crops=CropConfig(**_CROPS),
+        crops=_CROPS,
         codec=MarginalSmoothing(5),
         batch_size=64,
     )
@@ -128,7 +127,7 @@ def _label_settings(out: Path, teacher: TeacherConfig) -> LabelConfig:
 # So few epochs have no room for a staircase, nor for an ending with single crops.
 _SCHEDULE = ScheduleConfig(per_step=True, single_crop_ending=False)
 # A mirrored digit is no digit, and a small crop of one is another.
-_CROPS: dict[str, Any] = {"scale": (0.6, 1.0), "ratio": (0.8, 1.25), "flip_prob": 0.0}
+_CROPS = CropConfig(scale=(0.6, 1.0), ratio=(0.8, 1.25), flip_prob=0.0)
 
 
 def _seconds_per_epoch(run: Path, num_images: int) -> float:

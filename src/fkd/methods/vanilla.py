@@ -25,7 +25,7 @@ class Vanilla(Method):
     """Fresh crops against one-hot classes."""
 
     summary: ClassVar[str] = "fresh random crops against the ground truth; no teacher"
-    views: ClassVar[CropSourceKind] = "fresh"
+    crop_source: ClassVar[CropSourceKind] = "fresh"
     uses: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     needs_classes = True
 
@@ -36,7 +36,7 @@ class Vanilla(Method):
         self._loss = SoftTargetLoss()
 
     def targets(self, batch: Batch) -> SoftTargets:
-        """The class of each image, smoothed if asked for."""
+        """The class of each image, smoothed by `label_smoothing`."""
         return true_labels(batch, self._num_classes, self._smoothing)
 
     def loss(self, outputs: Outputs, targets: SoftTargets) -> Tensor:
