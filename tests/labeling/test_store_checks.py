@@ -50,7 +50,9 @@ def test_checks_are_spread_over_the_images():
     assert len(set(crops.tolist())) > 50
     again = canary.sample_positions(5, "spot check", 100, 1_000_000, 200)
     np.testing.assert_array_equal(rows, again[0])
-    assert not np.array_equal(rows, canary.sample_positions(6, "spot check", 100, 1_000_000, 200)[0])
+    assert not np.array_equal(
+        rows, canary.sample_positions(6, "spot check", 100, 1_000_000, 200)[0]
+    )
 
 
 class WhileLabeling(Progress):
