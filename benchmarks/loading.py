@@ -29,7 +29,8 @@ from benchmarks import peers
 from benchmarks.harness import Side, Stream, alternate, torch_threads
 from benchmarks.inputs import Inputs
 from benchmarks.rows import Goal, Row, at_least, at_most, per_second
-from fkd.data.batches import Batch, CropCutter, CropFormat, load_batches
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch, CropCutter, load_batches
 from fkd.data.crop_sources import CropRequest, StoredCropSource
 from fkd.data.decoders import choose_decoder
 from fkd.data.joining import join_store
@@ -139,8 +140,8 @@ def our_stream(
     batches = load_batches(
         CropCutter(
             source,
-            StoredCropSource(source, store, join.rows, stride=m),
-            [CropFormat(inputs.scale.crop_size, "bilinear")],
+            StoredCropSource(source, store, crops_per_image=m),
+            [InputSpec(inputs.scale.crop_size, "bilinear")],
             class_ids=join.class_ids,
             decoder=choose_decoder(source).decoder,
         ),
