@@ -28,7 +28,7 @@ from benchmarks.labels import K
 from benchmarks.plain import EndlessBatches
 from benchmarks.rows import Goal, Row, per_second
 from benchmarks.workbench import Workbench
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.labeling import LabelConfig, label
 from fkd.labeling.config import Numerics, resolve_batch_size
 from fkd.labeling.numerics import exact_numerics

@@ -16,8 +16,7 @@ import numpy as np
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops
 from fkd.crops.sampling import CropConfig
-from fkd.data import ImagesConfig, ImageSource
-from fkd.data.sources import load
+from fkd.data.sources import ImagesConfig, ImageSource, load
 from fkd.labeling import LabelConfig
 from fkd.labeling.config import resolve_images_per_shard
 from fkd.models import TeacherConfig

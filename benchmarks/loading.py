@@ -26,11 +26,11 @@ from benchmarks.photographs import file_sizes
 from benchmarks.rows import Goal, Row, per_second
 from benchmarks.workbench import Workbench
 from fkd.crops.replay import InputSpec
-from fkd.data import ImagesConfig
 from fkd.data.batches import Batch, CropCutter, load_batches
 from fkd.data.crop_sources import CropRequest, StoredCropSource
 from fkd.data.decoders import choose_decoder
 from fkd.data.joining import join_store
+from fkd.data.sources import ImagesConfig
 from fkd.training.config import StudentConfig, TrainConfig, kind_of_workers
 
 _AHEAD = 2  # batches that a worker of torch's DataLoader prepares

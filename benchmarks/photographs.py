@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fkd.data import ImagesConfig, ImageSource, open_source
+from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.demo.images import write_photographs
 from fkd.errors import ConfigError
 
@@ -69,7 +69,7 @@ def open_classes(folder: Path) -> ImageSource:
 
 def file_sizes(source: ImageSource) -> Iterator[int]:
     """Bytes of every file."""
-    return (source.file_size(i) for i in range(len(source)))
+    return (len(source.read(i)) for i in range(len(source)))
 
 
 def _cut(picture: Image.Image, side: int, draw: np.random.Generator) -> Image.Image:

@@ -13,7 +13,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.rows import Row
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.workbench import Workbench
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, FKDError
 
 ScaleName = Literal["quick", "full"]

@@ -11,7 +11,7 @@ from benchmarks.labels import K, Labels, files_of, invented_files, write_store
 from benchmarks.photographs import copy_images, open_classes, write_jpegs
 from benchmarks.rows import Skipped
 from benchmarks.scale import Scale
-from fkd.data import ImagesConfig, ImageSource
+from fkd.data.sources import ImagesConfig, ImageSource
 from fkd.labeling import LabelConfig, label
 from fkd.models.names import parse_model_name
 from fkd.models.packaged import package_for, packaged_file

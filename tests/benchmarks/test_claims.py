@@ -15,7 +15,7 @@ from benchmarks.claims.running import run_folder
 from benchmarks.claims.session import run_claims
 from benchmarks.claims.timing import relative, steady_seconds
 from benchmarks.claims.verdicts import Line, judge
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.models import TeacherConfig
 from fkd.training import StudentConfig, TrainConfig, train

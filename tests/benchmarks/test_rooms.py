@@ -18,7 +18,7 @@ from benchmarks.scale import QUICK, Scale
 from benchmarks.startup import write_hollow_store
 from benchmarks.suite import ROOMS
 from benchmarks.workbench import Workbench
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.models import TeacherConfig
 from fkd.store import LabelStore

@@ -1,12 +1,12 @@
-"""Which crops are mixed before the teacher sees them, with what, and how: MixUp and CutMix.
+"""Mixing before labeling: which crops the teacher sees mixed, with what, and how (MixUp, CutMix).
 
 A record may say that its crop is mixed with a crop of another image of the store: the one that has
 the same number there, so a store with fewer crops keeps every pair. Each of the two is cut,
-resized, mirrored and augmented as its own record says, then the first is mixed with the second;
-mixtures are not mixed again. The label is the teacher's word on the mixture, at the teacher's size;
-a student of another size replays the same mixture at its own.
+resized, flipped and augmented as its own record says, then the first is mixed with the second;
+mixtures are not mixed again. The label is the teacher's for the mixture, at the teacher's size; a
+student of another size replays the same mixture at its own.
 
-Parameters of one crop, whole numbers, of shares and places in parts of 255:
+Parameters of one crop, whole numbers; shares and positions are in parts of 255:
 
     mix_row    position of the other image in the order of the keys
     mix_share  what the crop keeps of itself inside the box; 0 for CutMix
@@ -90,7 +90,7 @@ def mix_columns(config: StoredMixingConfig) -> dict[str, tuple[str, tuple[int, .
 
 @dataclass(frozen=True)
 class Partner:
-    """Another image, and its own crops with the numbers of the crops to be mixed.
+    """A mixing partner: another image, and its crops with the numbers of the crops to be mixed.
 
     Attributes:
         image: uint8 (3, H, W).
@@ -140,7 +140,7 @@ def blank_mixes(num_crops: int) -> dict[str, np.ndarray]:
 def _sample_one(
     config: StoredMixingConfig, draw: np.random.Generator
 ) -> tuple[int, int, tuple[int, ...]]:
-    """Partner (its place among the image's), share and box of one crop."""
+    """Number of the partner among the image's, share and box of one crop."""
     mixed, switch, slot, *center = draw.random(5).tolist()
     partner = int(slot * config.partners)
     if mixed >= config.prob:

@@ -1,8 +1,8 @@
-"""Where the crops of an image lie: random boxes and flips, as pure functions of addresses.
+"""Where the crops of an image lie: random boxes and flips, pure functions of (seed, key, number).
 
 Boxes as torchvision's RandomResizedCrop draws them and flips as RandomHorizontalFlip does, from our
-own generator. Anybody who knows an image's key and size can draw its crops again, so a compact
-label store need not keep them. Knows numpy alone.
+own generator. The key and size of an image are enough to draw its crops again, so a compact label
+store need not keep them. Needs numpy only.
 
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1; torchvision.transforms.RandomResizedCrop.
 """
@@ -33,6 +33,14 @@ class CropConfig:
         ratio: smallest and largest width / height.
         flip_prob: probability of mirroring a crop.
         seed: picks the whole set of crops.
+
+    Example:
+        >>> import numpy as np
+        >>> from fkd import CropConfig, sample_crops
+        >>> config = CropConfig(scale=(0.25, 1.0), flip_prob=0.0, seed=7)
+        >>> sample_crops(config, b"cat/1.jpg", (375, 500), np.arange(2)).box
+        array([[ 13,   5, 356, 452],
+               [141, 204, 229, 206]])
     """
 
     num_crops: int = 200
@@ -54,7 +62,7 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class CropDraws:
-    """The random numbers of many crops, drawn before the sizes of their images are known.
+    """Random numbers of many crops, drawn before the sizes of their images are known.
 
     Attributes:
         streams: random stream of each crop, uint64 (...).
@@ -76,7 +84,7 @@ def draw_crops(streams: ArrayLike, numbers: ArrayLike) -> CropDraws:
 
     Args:
         streams: uint64, broadcast against `numbers`: (B, 1) and (m,) give m crops of B images.
-        numbers: crop numbers; the store holds 0 .. M-1, fresh views may go on for ever.
+        numbers: crop numbers; the a store holds 0 .. M-1, fresh crops have no upper limit.
     """
     stream, number = np.broadcast_arrays(
         np.asarray(streams, np.uint64), np.asarray(numbers, np.uint64)

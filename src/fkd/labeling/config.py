@@ -76,6 +76,12 @@ class LabelConfig:
         gate_images: images in that sample; 0 skips it.
         max_unreadable: images that may be unreadable in a finished store.
         probes: crops that are labeled anew and compared at the end; 0 skips it.
+
+    Example:
+        >>> from fkd import ImagesConfig, LabelConfig, TeacherConfig
+        >>> images, teacher = ImagesConfig(root="photos"), TeacherConfig("resnet50")
+        >>> LabelConfig(images=images, teacher=teacher, num_crops=100, out="new_labels").num_crops
+        100
     """
 
     images: ImagesConfig

@@ -101,6 +101,16 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
             unreadable images are not, so that they are labeled once the files are replaced.
         StoreError: the store cannot be written, or belongs to other settings; see its subclasses.
         RunError: another process of the run has ended.
+
+    Example:
+        >>> from fkd import ImagesConfig, LabelConfig, TeacherConfig, label
+        >>> teacher = TeacherConfig("test_resnet", checkpoint="teacher.safetensors", input_size=32)
+        >>> config = LabelConfig(
+        ...     images=ImagesConfig(root="photos"), teacher=teacher, num_crops=4, out="new_labels"
+        ... )
+        >>> result = label(config)
+        >>> result.num_images, result.num_crops
+        (15, 4)
     """
     return run_labeling(partial(build_setup, config), config, progress)
 
