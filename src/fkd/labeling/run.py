@@ -191,16 +191,14 @@ def _label_pending(
 ) -> list[str]:
     """Label this process's shards; returns what was wrong with the images of all processes.
 
-    A shard with unreadable images, or crops that should be mixed with one, waits in memory until
-    all are known: it is committed only if the run may end with them. Otherwise a replaced file
-    would never get its label.
+    A shard with unreadable images waits in memory until all are known: it is committed only if the
+    run may end with them. Otherwise a replaced file would never get its label.
     """
     waiting: list[tuple[int, list[bytes], LabeledCrops]] = []
     reasons: set[str] = set()
     for number, batches in _labeled_shards(setup, writer.pending(), writer, listener):
         rows = [row for batch in batches for row in batch.starting]
         faults = {row.reason for row in rows if row.reason}
-        faults.update(*(row.lost_partners for row in rows))
         reasons |= faults
         keys, crops = assemble_shard(batches, setup.shape)
         if not faults:
