@@ -165,7 +165,7 @@ def test_canaries_hold_the_whole_picture(plain, monkeypatch):
     picture = replay(image, whole_image(tuple(image.shape[1:])), 96, "bicubic")[0]
     assert canary._portrait(picture)["sha256"] == one["sha256"]
     monkeypatch.setattr(canary, "whole_image", lambda size: whole_image((size[0] - 1, size[1])))
-    with pytest.raises(CropMismatch, match="does not look as it did"):
+    with pytest.raises(CropMismatch, match="differs from what the teacher saw"):
         check_canaries(store, source)
 
 

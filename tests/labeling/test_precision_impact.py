@@ -35,7 +35,7 @@ def naive(config, report):
         setup = build_setup(config, passes)
         (view,) = setup.teachers.views
         crops = [
-            replay(load(source, i).image, setup.prepare((0, i)).row.records, *view)
+            replay(load(source, i).image, setup.prepare((0, i)).row.records, *view[:2])
             for i in range(len(source))
         ]
         answers = [

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from fkd.data.batches import CropFormat
+from fkd.crops.replay import InputSpec
 from fkd.methods import MethodInputs
 from fkd.models import TeacherConfig, load_teachers
 
@@ -32,7 +32,7 @@ def method_inputs() -> Callable[..., MethodInputs]:
     def build(**changes) -> MethodInputs:
         defaults = {
             "num_classes": 7,
-            "student": CropFormat(32, "bilinear"),
+            "student": InputSpec(32, "bilinear"),
             "teacher": None,
             "temperature": 1.0,
             "soft_weight": 1.0,

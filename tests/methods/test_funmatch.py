@@ -3,19 +3,20 @@
 import pytest
 import torch
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.data.mixing import Mix
 from fkd.errors import TeacherError
 from fkd.methods.funmatch import FunMatch
 
 
 def test_the_teacher_sees_the_students_tensor(method_inputs, teacher):
-    size, how = teacher.views[0]
+    size, how, _ = teacher.views[0]
     other = "bilinear" if how == "bicubic" else "bicubic"
     method = FunMatch(
-        method_inputs(student=CropFormat(size, other), temperature=2.0, teacher=teacher)
+        method_inputs(student=InputSpec(size, other), temperature=2.0, teacher=teacher)
     )
-    assert method.formats == (CropFormat(size, other),)
+    assert method.formats == (InputSpec(size, other),)
     crops = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8)
     partner = torch.tensor([3, 0, 1, 2])
     batch = Batch((crops,), torch.full((4,), -1), None).mixed(Mix(partner, 0.3, None, (size, size)))

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fkd.crops.replay import InputSpec
 from fkd.crops.sampling import CropConfig
-from fkd.data.batches import Batch, CropCutter, CropFormat
+from fkd.data.batches import Batch, CropCutter
 from fkd.data.crop_sources import FreshCropSource, StoredCropSource
-from fkd.data.joining import join_store
 from fkd.data.mixing import Mix
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
@@ -21,7 +21,7 @@ from fkd.methods.kd import KD
 from fkd.methods.vanilla import Vanilla
 from fkd.store import LabelStore
 
-STUDENT = CropFormat(32, "bilinear")
+STUDENT = InputSpec(32, "bilinear")
 EPOCHS = 5
 
 
@@ -43,14 +43,13 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
         )
     )
     store = LabelStore.open(tmp_path / "store")
-    rows = join_store(image_source, store).rows
-    views = StoredCropSource(image_source, store, rows, stride=1)
+    views = StoredCropSource(image_source, store, crops_per_image=1)
     fkd, kd = (METHODS[name](method_inputs(teacher=teacher)) for name in ("fkd", "kd"))
     offline = CropCutter(image_source, views, fkd.formats)
     online = CropCutter(image_source, views, kd.formats)
     logits, used = torch.randn(4, 7), []
     for epoch in range(EPOCHS):
-        stored, asked = (c.cut([3, 14, 0, 8], start=epoch, count=1) for c in (offline, online))
+        stored, asked = (c.cut([3, 14, 0, 8], epoch, 1) for c in (offline, online))
         assert torch.equal(stored.crops[0], asked.crops[0])
         known, answer = fkd.targets(stored), kd.targets(asked)
         torch.testing.assert_close(known.soft.dense(), answer.soft.dense(), atol=1e-5, rtol=0)
@@ -59,7 +58,7 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
         )
         used.append(stored.crops[0])
     fresh = CropCutter(image_source, FreshCropSource(image_source, CropConfig()), kd.formats)
-    drawn = [fresh.cut([3, 14, 0, 8], start=epoch, count=1).crops[0] for epoch in range(EPOCHS)]
+    drawn = [fresh.cut([3, 14, 0, 8], epoch, 1).crops[0] for epoch in range(EPOCHS)]
     for image in range(4):
         ours = {crops[image].numpy().tobytes() for crops in used}
         assert ours == {crops[image].numpy().tobytes() for crops in drawn}
@@ -102,7 +101,7 @@ def test_fkd_gives_the_stored_label_as_it_is(method_inputs):
 def test_kd_blends_the_teacher_with_the_truth(teacher, method_inputs):
     """Eq. 1 of the paper, written naively."""
     kd = KD(method_inputs(soft_weight=0.7, teacher=teacher))
-    assert kd.formats == (STUDENT, CropFormat(48, teacher.views[0][1]))
+    assert kd.formats == (STUDENT, InputSpec(48, teacher.views[0][1]))
     assert kd.needs_classes
     large = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8)
     labels, logits = torch.tensor([1, 6, 3]), torch.randn(3, 7)
@@ -116,12 +115,12 @@ def test_kd_blends_the_teacher_with_the_truth(teacher, method_inputs):
 
 
 def test_a_teacher_that_wants_the_students_crops_gets_the_same(teacher, method_inputs):
-    size, how = teacher.views[0]
-    kd = KD(method_inputs(student=CropFormat(size, how), teacher=teacher))
-    assert kd.formats == (CropFormat(size, how),)
-    augmented = CropFormat(size, how, augmented=True)
+    size, how, _ = teacher.views[0]
+    kd = KD(method_inputs(student=InputSpec(size, how), teacher=teacher))
+    assert kd.formats == (InputSpec(size, how),)
+    augmented = InputSpec(size, how, augmented=True)
     kd = KD(method_inputs(student=augmented, teacher=teacher))
-    assert kd.formats == (augmented, CropFormat(size, how))
+    assert kd.formats == (augmented, InputSpec(size, how))
 
 
 def test_kd_asks_about_a_large_batch_in_chunks(teacher, monkeypatch, method_inputs):

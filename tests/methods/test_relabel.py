@@ -24,7 +24,7 @@ from fkd.training import StudentConfig, TrainConfig, train
 
 def test_the_loss_is_cross_entropy_with_the_pooled_label(method_inputs, image_source, map_store):
     method = ReLabel(method_inputs(num_classes=4, options=ReLabelConfig()))
-    crops = MapCropSource(image_source, map_store, np.arange(15), CropConfig())
+    crops = MapCropSource(image_source, map_store, CropConfig())
     batch = CropCutter(image_source, crops, method.formats).cut([1, 8], 0, 3)
     targets = method.targets(batch)
     assert not method.needs_classes
@@ -85,8 +85,8 @@ def test_a_run_stopped_twice_ends_in_the_same_weights(config):
 def test_swapped_axes_give_other_labels(image_source, map_store):
     """The authors' reading of crop boxes; images here are not square."""
     labels = [
-        MapCropSource(image_source, map_store, np.arange(15), CropConfig(), swap_xy=swap_xy)
-        .pick(np.array([3]), start=0, count=4)
+        MapCropSource(image_source, map_store, CropConfig(), swap_xy=swap_xy)
+        .select(np.array([3]), start=0, crops_per_image=4)
         .targets.dense()
         for swap_xy in (False, True)
     ]

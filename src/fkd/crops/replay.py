@@ -8,7 +8,7 @@ labeled.
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,20 @@ from fkd.crops.sampling import CropConfig, draw_crops, place_crops
 from fkd.randomness import stream_key
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+
+class InputSpec(NamedTuple):
+    """The crops that a network takes.
+
+    Attributes:
+        size: side of the square crops, pixels.
+        interpolation: how they are resized.
+        augmented: whether the student-only augmentation is applied.
+    """
+
+    size: int
+    interpolation: Interpolation
+    augmented: bool = False
 
 
 def sample_crops(

@@ -5,8 +5,8 @@
       `-- one shard after another, in order ----------------------------------> assemble: shard
 
 Batches never cross a shard, and the last one of a shard is padded: the output of a network depends
-in its last bits on the size of its batch, and a shard must be the same whoever computes it, and
-whatever was computed before. Only a few images and batches are in memory at any time.
+in its last bits on the size of its batch, and a shard must not depend on the process that computes
+it, nor on what was computed before. Only a few images and batches are in memory at any time.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -14,19 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fkd.crops.partners import Partner, Partners
 from fkd.crops.records import CropRecords
-from fkd.crops.replay import Interpolation, replay
+from fkd.crops.replay import InputSpec, Interpolation, replay
 from fkd.data.ahead import look_ahead
 
 T = TypeVar("T")
 R = TypeVar("R")
-InputSpec = tuple[int, str]  # side in pixels and interpolation of a teacher's input
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def _cut_shard(shard: int, images: Iterable[PreparedImage], batch_size: int) -> 
 
 
 def replay_batch(batch: CropBatch, views: Sequence[InputSpec], batch_size: int) -> TeacherInput:
-    """Cut the crops of a batch, once for every view, and let go of the images."""
+    """The crops of a batch, once for every view; the images are not kept."""
     return TeacherInput(
         batch.shard,
         batch.starting,
@@ -191,7 +190,7 @@ def replay_batch(batch: CropBatch, views: Sequence[InputSpec], batch_size: int) 
 
 
 def _replay_view(batch: CropBatch, view: InputSpec, batch_size: int) -> Tensor:
-    size, interpolation = view[0], cast(Interpolation, view[1])
+    size, interpolation, _ = view
     parts = [_replay_piece(piece, size, interpolation) for piece in batch.pieces]
     missing = batch_size - len(batch)
     if missing:

@@ -9,7 +9,6 @@ omitted class is than they are is judged apart. Otherwise an exchange of two equ
 one of the labels says 0 (`hard`, the K-th class of `mr:K`), would look like another label.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,10 +17,11 @@ import torch
 from torch import Tensor
 
 from fkd.crops.replay import whole_image
-from fkd.data.canary import load_labeled, load_partners, sample_places
+from fkd.data.canary import sample_positions
 from fkd.data.decode import DECODER
+from fkd.data.identity import is_labeled_file, load_labeled, load_partners
 from fkd.data.joining import join_store
-from fkd.data.sources import ImageSource
+from fkd.data.sources import ImageSource, fingerprint
 from fkd.errors import CropMismatch, ImageError, StoreMismatch
 from fkd.labeling.config import resolve_device
 from fkd.labeling.labels import TeacherLabeler
@@ -91,7 +91,7 @@ def spot_check(
         StoreMismatch: the images are not those of the store.
         TeacherError: the teacher's output is not finite.
     """
-    rows, crops = sample_places(seed, "spot check", num, store.num_images, store.num_crops)
+    rows, crops = sample_positions(seed, "spot check", num, store.num_images, store.num_crops)
     readable = store.images(rows).status == LABELED
     rows, crops = rows[readable], crops[readable]
     report = SpotCheckReport(LabelComparison.empty(), 0.0)
@@ -225,15 +225,16 @@ def check_images(
         StoreMismatch: images are missing, extra or renamed.
         CropMismatch: files were changed since they were labeled, or cannot be read any more.
     """
-    join_store(source, store)  # both are in the order of their keys, so rows are positions now
+    join_store(source, store)  # a position in the source is a row of the store
     changed: list[str] = []
     for first in range(0, len(source), _CHUNK):
         rows = range(first, min(first + _CHUNK, len(source)))
         facts = store.images(np.array(rows))
-        stored = zip(facts.crc32.tolist(), facts.num_bytes.tolist(), strict=True)
-        for i, fingerprint, status in zip(rows, stored, facts.status.tolist(), strict=True):
-            if status == LABELED and _fingerprint(source, i) != fingerprint:
-                changed.append(source.name(i))
+        changed += [
+            source.name(rows[j])
+            for j in np.flatnonzero(facts.status == LABELED).tolist()
+            if not is_labeled_file(facts, j, *_fingerprint(source, rows[j]))
+        ]
         progress(len(rows))
     if changed:
         raise CropMismatch(
@@ -272,7 +273,6 @@ def describe_decoder_change(store: LabelStore) -> str:
 def _fingerprint(source: ImageSource, i: int) -> tuple[int, int]:
     """Checksum and length of an image file; an impossible one where it cannot be read."""
     try:
-        data = source.read(i)
+        return fingerprint(source.read(i))
     except ImageError:
         return -1, -1
-    return zlib.crc32(data), len(data)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.methods.method import (
     OF_STORED_LABELS,
@@ -33,7 +34,7 @@ class FKD(Method):
     }
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
         self.needs_classes = inputs.soft_weight < 1.0
         self._inputs = inputs
         self._loss = SoftTargetLoss(inputs.temperature, inputs.soft_weight)

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.errors import ConfigError
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
@@ -121,7 +122,7 @@ class MealV2FKD(_Meal):
 
     def __init__(self, inputs: MethodInputs) -> None:
         super().__init__(inputs, discriminator_input=_probabilities)
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
 
     def targets(self, batch: Batch) -> MealTargets:
         """The stored labels."""

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.targets import SoftTargets
 from fkd.models.teacher import TeacherEnsemble
 
@@ -31,7 +32,7 @@ class MethodInputs:
     """
 
     num_classes: int
-    student: CropFormat
+    student: InputSpec
     teacher: TeacherEnsemble | None
     temperature: float
     soft_weight: float
@@ -63,7 +64,7 @@ class Method(Protocol):
     options: ClassVar[str | None] = None
     needs_mixing: ClassVar[bool] = False
     needs_classes: bool = False
-    formats: tuple[CropFormat, ...]
+    formats: tuple[InputSpec, ...]
     auxiliary_model: nn.Module | None = None
 
     def __init__(self, inputs: MethodInputs) -> None: ...

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fkd.crops.replay import Interpolation
-from fkd.data.batches import CropFormat
 from fkd.methods.method import MethodInputs
 from fkd.models.teacher import Answer, TeacherEnsemble
 
@@ -34,7 +32,7 @@ class OnlineTeacher:
         assert inputs.teacher is not None
         self._teacher: TeacherEnsemble = inputs.teacher
         student, views = inputs.student, self._teacher.views
-        wanted = [CropFormat(size, _known(how)) for size, how in views]
+        wanted = list(views)
         if shares_crops:
             wanted = [student] * len(views)
         self.formats = tuple(dict.fromkeys([student, *wanted]))
@@ -48,8 +46,3 @@ class OnlineTeacher:
         chunks = zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
         answers = [self._teacher.answer(chunk, temperature=temperature) for chunk in chunks]
         return Answer(*map(torch.cat, zip(*answers, strict=True)))
-
-
-def _known(interpolation: str) -> Interpolation:
-    """Of the two that preprocessing allows."""
-    return "bicubic" if interpolation == "bicubic" else "bilinear"

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.methods.method import (
     CropSourceKind,
@@ -44,7 +45,7 @@ class ReLabel(Method):
     options: ClassVar[str | None] = "relabel"
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
         self.needs_classes = inputs.soft_weight < 1.0
         self._inputs = inputs
         self._loss = SoftTargetLoss(inputs.temperature, inputs.soft_weight)

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
 from fkd.methods.method import (
@@ -30,7 +31,7 @@ class Vanilla(Method):
     needs_classes = True
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
         self._num_classes = inputs.num_classes
         self._smoothing = inputs.label_smoothing
         self._loss = SoftTargetLoss()

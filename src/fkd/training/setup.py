@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from fkd.data.batches import CropCutter, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import CropCutter
 from fkd.data.canary import check_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
-from fkd.data.joining import Join, join_store, map_classes, true_classes
+from fkd.data.joining import join_store, map_classes, true_classes
 from fkd.data.maps import MapCropSource
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source
@@ -177,23 +178,20 @@ def _open_crops(
     crops: CropSource
     if reads_maps:
         swap_xy = config.relabel.swap_xy
-        crops = MapCropSource(images, store, join.rows, fresh, augment, swap_xy=swap_xy)
+        crops = MapCropSource(images, store, fresh, augment, swap_xy=swap_xy)
     else:
-        crops = _stored_crops(config, images, store, join)
+        crops = _stored_crops(config, images, store)
     if store.canaries:  # imported stores have none
         check_canaries(store, images, decoder)
     return crops, join.labeled
 
 
-def _stored_crops(
-    config: TrainConfig, images: ImageSource, store: LabelStore, join: Join
-) -> StoredCropSource:
+def _stored_crops(config: TrainConfig, images: ImageSource, store: LabelStore) -> StoredCropSource:
     """Crops of the store, as the settings order and decode them."""
     return StoredCropSource(
         images,
         store,
-        join.rows,
-        stride=config.crops_per_image,
+        crops_per_image=config.crops_per_image,
         offset=config.schedule.warmup_epochs,
         seed=config.seed,
         order=config.order,
@@ -261,7 +259,7 @@ def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, Mo
 
 def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble | None) -> Method:
     kind = find_method(config.method)
-    student = CropFormat(
+    student = InputSpec(
         card.preprocessing.input_size,
         config.student.interpolation,
         augmented=bool(config.student_augment.columns),
