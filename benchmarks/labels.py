@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fkd.store.roots import default_levels
 
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops
@@ -22,7 +23,6 @@ from fkd.labeling import LabelConfig
 from fkd.labeling.config import resolve_images_per_shard
 from fkd.models import TeacherConfig
 from fkd.store import LABELED, LabelStore, ShardContent, StoreWriter, keys_digest
-from fkd.store.roots import default_levels
 
 K, NUM_CLASSES = 5, 1000
 Labels = tuple[np.ndarray, np.ndarray]  # class ids int64 and probabilities float32, (n, M, 5)

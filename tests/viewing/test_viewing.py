@@ -40,6 +40,7 @@ def store(folder, tmp_path_factory):
     codec = parse_codec("ms:2")
     config = {
         "format_version": 1,
+        "form": "plain",
         "num_images": len(keys),
         "num_crops": M,
         "num_classes": C,

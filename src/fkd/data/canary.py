@@ -25,10 +25,10 @@ from fkd.data.sources import ImageSource, load
 from fkd.errors import CropMismatch, StoreMismatch
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LABELED, LabelStore
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 
 # A canary takes 370 bytes of the manifest, which a small store should not be made of.
-_MOST, _LEAST, _CROPS_PER_CANARY = 64, 16, 1024
+_MOST, _LEAST, _CROPS_PER_CANARY = 64, 4, 1024
 _SIDE = 8  # pixels of a thumbnail's side
 _LIMIT = 2.0  # gray levels by which thumbnails of other decoders may differ on average
 

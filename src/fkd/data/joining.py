@@ -40,7 +40,8 @@ def join_store(images: ImageSource, store: LabelStore) -> Join:
         return zlib.crc32(data), len(data)
 
     position = {key: i for i, key in enumerate(keys)}
-    rows = store.join(keys, fingerprint=fingerprint).rows
+    store.join(keys, fingerprint=fingerprint)
+    rows = np.arange(store.num_images)  # both are in the order of their keys
     return Join(
         rows,
         np.flatnonzero(store.labeled(rows)),

@@ -21,14 +21,13 @@ from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import Codec, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
-from fkd.store import compact_members, keys_digest
+from fkd.store import form_members, keys_digest
 from fkd.store.config import Form
 
 ValueDtype = Literal["u16", "f16", "f32"]
 ClassChoice = Literal["teacher", "dataset"]
 Numerics = Literal["exact", "fast"]
 
-_FORMAT_VERSION = 1
 _BATCH_SIZE = {"cpu": 16, "cuda": 256}
 _MOST_SHARDS = 1024  # a default store has no more files than that ...
 _LEAST_CROPS = 1024  # ... and no shard with less work than that ...
@@ -232,11 +231,6 @@ def default_images_per_shard(num_images: int, crops_per_image: int) -> int:
     )
 
 
-def resolve_value_dtype(config: LabelConfig, codec: Codec) -> str:
-    """How values are stored: spaced for probabilities, or as half floats for logits."""
-    return config.value_dtype or ("f16" if codec.stores == "logits" else "u16")
-
-
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)
@@ -251,9 +245,9 @@ def build_store_config(
         ConfigError: the codec keeps more classes than there are.
     """
     codec = label_codec(config)
-    dtype = resolve_value_dtype(config, codec)
-    identity = base_identity(source, teachers.class_names, codec, dtype) | {
-        "format_version": _FORMAT_VERSION,
+    identity = base_identity(
+        source, teachers.class_names, codec, config.form, config.value_dtype
+    ) | {
         "num_crops": config.num_crops,
         "extras": {
             name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
@@ -277,8 +271,6 @@ def build_store_config(
     if mixes(config.stored_mixing):
         _require_partners(source)
         identity["stored_mixing"] = asdict(config.stored_mixing)
-    if config.form == "compact":
-        identity |= compact_members(codec, len(teachers.class_names))
     plain: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in a file
     return plain
 
@@ -292,21 +284,23 @@ def _require_partners(source: ImageSource) -> None:
 
 
 def base_identity(
-    source: ImageSource, class_names: Sequence[str], codec: Codec, value_dtype: str
+    source: ImageSource,
+    class_names: Sequence[str],
+    codec: Codec,
+    form: str,
+    value_dtype: str | None,
 ) -> dict[str, Any]:
     """What the identity of every store says of its images, classes and labels.
 
     Raises:
-        ConfigError: the codec keeps more classes than there are.
+        ConfigError: the codec keeps more classes than there are, or has no such form.
     """
     check_codec(codec, len(class_names))
-    return {
+    return form_members(form, codec, len(class_names), value_dtype) | {
         "num_images": len(source),
         "num_classes": len(class_names),
         "class_names": list(class_names),
         "codec": codec.name,
-        "value_dtype": value_dtype,
-        "extras": {},
         "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
         "decoder": DECODER,
     }

@@ -30,7 +30,6 @@ from fkd.labels.codecs import TopKLogits
 from fkd.models.dense import DenseTeacher
 from fkd.models.teacher import TeacherConfig, load_teachers
 
-MAP_VERSION = 3
 MapDtype = Literal["f16", "f32"]
 
 
@@ -143,9 +142,7 @@ def map_identity(
     Raises:
         ConfigError: more classes are kept than there are.
     """
-    return base_identity(source, class_names, codec, value_dtype) | {
-        "format_version": MAP_VERSION,
-        "geometry": "grid",
+    return base_identity(source, class_names, codec, "map", value_dtype) | {
         "grid": list(grid),
         "num_crops": grid[0] * grid[1],
         "images_per_shard": images_per_shard or default_images_per_shard(len(source), 1),

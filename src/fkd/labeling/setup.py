@@ -161,7 +161,7 @@ def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelS
         crops_per_image=config.num_crops,
         draw=partial(_draw, config),
         labeler=TeacherLabeler(
-            teachers, codec, store_config["value_dtype"], resolve_autocast(config)
+            teachers, codec, store_config.get("value_dtype"), resolve_autocast(config)
         ),
         shape=ShardShape(
             config.num_crops,

@@ -22,7 +22,7 @@ from fkd.crops.replay import replay, resize
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.store import LabelStore
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 from fkd.viewing.summary import TopClasses, sample_labeled_rows, summarize, top_classes
 
 # Eight colors that stay apart on light and dark photographs and for most color-blind readers.
