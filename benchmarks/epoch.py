@@ -19,8 +19,9 @@ from benchmarks.rows import Goal, Row, Skipped, per_second
 from benchmarks.step import M, fkd
 from benchmarks.training import NUM_CLASSES, engine_side, vanilla_side
 from benchmarks.workbench import Workbench
+from fkd.crops.replay import InputSpec
 from fkd.crops.sampling import CropConfig
-from fkd.data.batches import CropCutter, CropFormat
+from fkd.data.batches import CropCutter
 from fkd.data.crop_sources import FreshCropSource
 from fkd.data.decoders import choose_decoder
 from fkd.methods import MethodInputs
@@ -74,7 +75,7 @@ def measure(bench: Workbench) -> list[Row]:
 def _kd_side(bench: Workbench, workers: int, bursts: bool, stack: ExitStack) -> Side:
     """Online distillation in our engine."""
     teacher = tuned_teacher(bench)
-    student = CropFormat(bench.scale.crop_size, "bilinear")
+    student = InputSpec(bench.scale.crop_size, "bilinear")
     method = KD(MethodInputs(num_classes=NUM_CLASSES, student=student, teacher=teacher))
     views = FreshCropSource(bench.source, CropConfig())
     cutter = CropCutter(

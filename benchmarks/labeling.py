@@ -31,8 +31,9 @@ from benchmarks.workbench import Workbench
 from fkd.data import ImagesConfig
 from fkd.labeling import LabelConfig, label
 from fkd.labeling.config import Numerics, resolve_batch_size
-from fkd.labeling.numerics import exact_numerics
+from fkd.labels.codecs import MarginalSmoothing
 from fkd.models import load_teachers
+from fkd.models.numerics import exact_numerics
 from fkd.models.zoo import LoadedModel, load_model
 
 _WORKERS = 2
@@ -90,10 +91,10 @@ def label_config(
         out=str(out),
         teacher=bench.scale.teacher,
         num_crops=bench.scale.labeled[1],
-        codec=f"ms:{K}",
+        codec=MarginalSmoothing(K),
         numerics=numerics,
-        gate_images=0,
-        probes=0,
+        accuracy_images=0,
+        spot_checks=0,
         device="cpu",
     )
 
@@ -112,7 +113,7 @@ def _label_side(
     def side() -> float:
         shutil.rmtree(out, ignore_errors=True)
         result = label(config)
-        shifted(str(result.shift))
+        shifted(str(result.precision_impact))
         return result.seconds / num_crops
 
     return side

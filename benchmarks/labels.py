@@ -17,11 +17,9 @@ from fkd.store.roots import default_levels
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops
 from fkd.crops.sampling import CropConfig
-from fkd.data import ImagesConfig, ImageSource
+from fkd.data import ImageSource
 from fkd.data.sources import load
-from fkd.labeling import LabelConfig
 from fkd.labeling.config import resolve_images_per_shard
-from fkd.models import TeacherConfig
 from fkd.store import LABELED, LabelStore, ShardContent, StoreWriter, keys_digest
 
 K, NUM_CLASSES = 5, 1000
@@ -109,14 +107,8 @@ def store_config(
     keys: Sequence[bytes], num_crops: int, class_names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The identity of a store with these keys; classes that are not named get numbers."""
-    crops = CropConfig(num_crops=num_crops)
+    crops = CropConfig()
     names = [*class_names, *(f"class {c}" for c in range(len(class_names), NUM_CLASSES))]
-    settings = LabelConfig(
-        images=ImagesConfig(root="generated"),
-        out="generated",
-        teacher=TeacherConfig(name="generated"),
-        num_crops=num_crops,
-    )
     return {
         "format_version": 1,
         "num_images": len(keys),
@@ -126,7 +118,7 @@ def store_config(
         "codec": f"ms:{K}",
         "value_dtype": "u16",
         "extras": {},
-        "images_per_shard": resolve_images_per_shard(settings, len(keys)),
+        "images_per_shard": resolve_images_per_shard(None, len(keys), num_crops),
         "keys_sha256": keys_digest(keys),
         "teachers": [{"name": "generated"}],
         "crops": {
@@ -153,7 +145,7 @@ def generated_labels(num_images: int, num_crops: int, seed: int) -> Labels:
 
 
 def _content(images: Sequence[ImageFile], num_crops: int, labels: Labels) -> ShardContent:
-    crops, numbers = CropConfig(num_crops=num_crops), np.arange(num_crops)
+    crops, numbers = CropConfig(), np.arange(num_crops)
     records = [sample_crops(crops, image.key, image.size, numbers) for image in images]
     return ShardContent(
         keys=[image.key for image in images],

@@ -25,8 +25,9 @@ from benchmarks.harness import Side, Stream, alternate, compare, torch_threads
 from benchmarks.photographs import file_sizes
 from benchmarks.rows import Goal, Row, per_second
 from benchmarks.workbench import Workbench
+from fkd.crops.replay import InputSpec
 from fkd.data import ImagesConfig
-from fkd.data.batches import Batch, CropCutter, CropFormat, load_batches
+from fkd.data.batches import Batch, CropCutter, load_batches
 from fkd.data.crop_sources import CropRequest, StoredCropSource
 from fkd.data.decoders import choose_decoder
 from fkd.data.joining import join_store
@@ -114,8 +115,8 @@ def our_stream(bench: Workbench, m: int, num_workers: int, bursts: bool = False)
     """
     source, store = bench.source, bench.photograph_labels
     join = join_store(source, store)
-    views = StoredCropSource(source, store, join.rows, stride=m)
-    fmt = CropFormat(bench.scale.crop_size, "bilinear")
+    views = StoredCropSource(source, store, crops_per_image=m)
+    fmt = InputSpec(bench.scale.crop_size, "bilinear")
     decoder = choose_decoder(source).decoder
     cutter = CropCutter(source, views, [fmt], class_ids=join.class_ids, decoder=decoder)
     batches = cutter_batches(bench, cutter, m, num_workers, bursts)

@@ -129,7 +129,7 @@ class CropsOfImage(Dataset[Any]):
 
     def __init__(self, images: Path, num_crops: int, size: int, how: InterpolationMode) -> None:
         self._images = ImageFolder(str(images))
-        self._crops = CropConfig(num_crops=num_crops)
+        self._num_crops = num_crops
         self._size = size
         self._how = how
 
@@ -139,8 +139,8 @@ class CropsOfImage(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, CropRecords, tuple[int, int]]:
         picture, _ = self._images[index]
         size = (picture.height, picture.width)
-        numbers = np.arange(self._crops.num_crops)
-        records = sample_crops(self._crops, b"%d" % index, size, numbers)
+        numbers = np.arange(self._num_crops)
+        records = sample_crops(CropConfig(), b"%d" % index, size, numbers)
         crops = [
             pillow_crop(picture, box, bool(flip), self._size, self._how)
             for box, flip in zip(records.box.tolist(), records.flip, strict=True)

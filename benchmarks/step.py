@@ -10,7 +10,7 @@ from benchmarks.loading import our_stream, training_settings
 from benchmarks.rows import Goal, Row, per_second
 from benchmarks.training import NUM_CLASSES, bare_side, engine_side
 from benchmarks.workbench import Workbench
-from fkd.data.batches import CropFormat
+from fkd.crops.replay import InputSpec
 from fkd.methods import MethodInputs
 from fkd.methods.fkd import FKD
 from fkd.training.config import count_workers, loads_in_bursts
@@ -42,5 +42,5 @@ def measure(bench: Workbench) -> list[Row]:
 
 def fkd(bench: Workbench) -> FKD:
     """The method, for the student of the measurements."""
-    student = CropFormat(bench.scale.crop_size, "bilinear")
+    student = InputSpec(bench.scale.crop_size, "bilinear")
     return FKD(MethodInputs(num_classes=NUM_CLASSES, student=student))

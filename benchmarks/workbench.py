@@ -13,6 +13,7 @@ from benchmarks.rows import Skipped
 from benchmarks.scale import Scale
 from fkd.data import ImagesConfig, ImageSource
 from fkd.labeling import LabelConfig, label
+from fkd.labels.codecs import MarginalSmoothing
 from fkd.models.names import parse_model_name
 from fkd.models.packaged import package_for, packaged_file
 from fkd.store import LabelStore
@@ -93,10 +94,10 @@ class Workbench:
             out=str(self.folder / "real-labels"),
             teacher=self.scale.teacher,
             num_crops=self.scale.crops,
-            codec=f"ms:{K}",
+            codec=MarginalSmoothing(K),
             value_dtype="f32",
-            gate_images=0,
-            probes=0,
+            accuracy_images=0,
+            spot_checks=0,
             device="cpu",
         )
         label(config)

@@ -66,7 +66,7 @@ def write_store(
 def _content(source, rows, config, unreadable) -> tuple[list[bytes], LabeledCrops]:
     loaded = [load(source, i) for i in rows]
     sizes = [tuple(image.image.shape[1:]) for image in loaded]
-    crops = CropConfig(num_crops=config["num_crops"])
+    crops = CropConfig()
     numbers = np.arange(config["num_crops"])
     codec = parse_codec(config["codec"])
     labels = torch.cat([_probabilities(source, i, config) for i in rows])

@@ -10,9 +10,11 @@ import numpy as np
 
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.rows import Labels, Row
+from fkd.crops.sampling import CropConfig
 from fkd.data import ImagesConfig, ImageSource, open_source
 from fkd.engine.schedule import ScheduleConfig
 from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
+from fkd.labels.codecs import Full
 from fkd.methods import MealV2Config
 from fkd.store import convert_store
 from fkd.training import TrainConfig, TrainResult, train
@@ -67,8 +69,8 @@ def _label_config(config: ClaimsConfig, path: Path) -> LabelConfig:
         out=str(path),
         teacher=config.teacher,
         num_crops=config.epochs,
-        scale=config.scale,
-        codec="full",
+        crops=CropConfig(scale=config.scale),
+        codec=Full(),
         classes="dataset",
         device=config.device,
     )
@@ -96,6 +98,8 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
     options: dict[str, Any] = dict(row.options)
     if row.labels is not None:
         options["store"] = str(make_labels(config, row.labels, say))
+    else:
+        options["crops"] = CropConfig(scale=config.scale)
     if row.maps:
         options["store"] = str(make_maps(config, say))
     if row.asks:
@@ -117,7 +121,6 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
         optimizer=optimizer,
         # So few epochs have no room for a staircase, nor for an ending with single crops.
         schedule=ScheduleConfig(per_step=True, single_crop_ending=False),
-        scale=config.scale,
         seed=seed,
         num_workers=config.num_workers,
         device=config.device,

@@ -71,7 +71,7 @@ def test_every_sum_is_rounded_to_the_nearest():
 
 
 def test_both_crops_are_cut_flipped_and_augmented_by_themselves_before_they_are_mixed():
-    config, size = CropConfig(num_crops=6), 20
+    config, size = CropConfig(), 20
     images = [noise(3, 40, 50), noise(3, 30, 33), noise(3, 64, 41)]
     own, *theirs = (
         sample_crops(config, key, tuple(image.shape[1:]), np.arange(6))

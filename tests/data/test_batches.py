@@ -7,23 +7,22 @@ import pytest
 import torch
 
 from fkd.crops.augment import AugmentConfig
-from fkd.crops.replay import replay, sample_crops
+from fkd.crops.replay import InputSpec, replay, sample_crops
 from fkd.crops.sampling import CropConfig
-from fkd.data.batches import CropCutter, CropFormat, load_batches
+from fkd.data.batches import CropCutter, load_batches
 from fkd.data.crop_sources import CropRequest, FreshCropSource, StoredCropSource
 from fkd.data.joining import join_store, map_classes
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, MissingLabel, StoreMismatch
 from fkd.store import LabelStore
 
-SMALL = CropFormat(16, "bilinear")
-LARGE = CropFormat(24, "bicubic")
+SMALL = InputSpec(16, "bilinear")
+LARGE = InputSpec(24, "bicubic")
 
 
 @pytest.fixture
 def views(image_source, label_store) -> StoredCropSource:
-    rows = join_store(image_source, label_store).rows
-    return StoredCropSource(image_source, label_store, rows, stride=2)
+    return StoredCropSource(image_source, label_store, crops_per_image=2)
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def cutter(image_source, label_store, views) -> CropCutter:
 
 def test_a_batch_holds_the_stored_crops_and_their_labels(cutter, views, image_source, label_store):
     images = [7, 0, 14]
-    batch = cutter.cut(images, start=4, count=2)
+    batch = cutter.cut(images, start=4, crops_per_image=2)
     numbers = views.crop_numbers(np.array(images), 4, 2)
     dense = batch.targets.dense()
     for j, i in enumerate(images):
@@ -62,9 +61,8 @@ def test_labels_of_every_codec_reach_the_batch(
     codec, value_dtype, image_source, make_store, tmp_path
 ):
     store = make_store(tmp_path / "store", image_source, codec=codec, value_dtype=value_dtype)
-    rows = join_store(image_source, store).rows
-    views = StoredCropSource(image_source, store, rows, stride=3)
-    batch = CropCutter(image_source, views, [SMALL]).cut([5, 2], start=0, count=3)
+    views = StoredCropSource(image_source, store, crops_per_image=3)
+    batch = CropCutter(image_source, views, [SMALL]).cut([5, 2], start=0, crops_per_image=3)
     numbers = views.crop_numbers(np.array([5, 2]), 0, 3)
     stored = [store[image_source.key(i)].decode()[numbers[j]] for j, i in enumerate((5, 2))]
     dense = batch.targets.dense()
@@ -86,8 +84,7 @@ def test_all_crops_of_a_cycle_are_seen_once(views):
 
 
 def test_independent_draws_may_repeat_between_passes_but_not_within(image_source, label_store):
-    rows = join_store(image_source, label_store).rows
-    views = StoredCropSource(image_source, label_store, rows, stride=3, order="iid")
+    views = StoredCropSource(image_source, label_store, crops_per_image=3, order="iid")
     passes = [views.crop_numbers(np.arange(15), start, 3) for start in (0, 3)]
     for crops in passes:
         assert all(len(set(row)) == 3 for row in crops.tolist())
@@ -97,14 +94,14 @@ def test_independent_draws_may_repeat_between_passes_but_not_within(image_source
 
 def test_more_crops_than_stored_are_refused(image_source, label_store):
     with pytest.raises(ConfigError, match="the store has 6 crops per image, asked for 7"):
-        StoredCropSource(image_source, label_store, np.arange(15), stride=7)
+        StoredCropSource(image_source, label_store, crops_per_image=7)
 
 
 def test_fresh_crops_are_numbered_by_their_positions(image_source):
     """So a student that is shown M fresh crops sees what a store with M crops would hold."""
     config = CropConfig(seed=5)
     cutter = CropCutter(image_source, FreshCropSource(image_source, config), [SMALL])
-    batch = cutter.cut([3], start=10, count=2)
+    batch = cutter.cut([3], start=10, crops_per_image=2)
     pixels = load(image_source, 3).image
     records = sample_crops(config, image_source.key(3), pixels.shape[1:], np.array([10, 11]))
     assert torch.equal(batch.crops[0], replay(pixels, records, 16, "bilinear"))
@@ -166,7 +163,7 @@ def test_a_changed_image_is_named_in_one_sentence(
         victim.write_bytes(victim.read_bytes()[:-20])
     else:
         victim.unlink()
-    views = StoredCropSource(source, store, np.arange(15), stride=1)
+    views = StoredCropSource(source, store, crops_per_image=1)
     requests = [[CropRequest(4, 0, 1)], [CropRequest(5, 0, 1)]]
     cutter = CropCutter(source, views, [SMALL])
     batches = load_batches(cutter, requests, pin_memory=False, **options)
@@ -182,16 +179,16 @@ def test_an_image_of_another_size_is_refused(views, image_source, label_store, m
     loaded = load(image_source, 0)
     turned = type(loaded)(loaded.image.transpose(1, 2), loaded.crc32, loaded.num_bytes)
     with pytest.raises(CropMismatch, match="decodes to"):
-        views.pick(np.array([0]), 0, 1).records(0, turned)
+        views.select(np.array([0]), 0, 1).records(0, turned)
 
 
 def test_unreadable_images_are_known_when_joining(tmp_path, image_source, make_store):
     store = make_store(tmp_path / "store", image_source, unreadable=(2, 9))
     join = join_store(image_source, store)
     assert join.labeled.tolist() == [i for i in range(15) if i not in (2, 9)]
-    views = StoredCropSource(image_source, store, join.rows, stride=1)
+    views = StoredCropSource(image_source, store, crops_per_image=1)
     with pytest.raises(MissingLabel):
-        views.pick(np.array([2]), 0, 1)
+        views.select(np.array([2]), 0, 1)
 
 
 def test_renamed_images_are_called_renamed(tmp_path, make_images, make_store):

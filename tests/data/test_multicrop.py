@@ -1,6 +1,8 @@
 """The public data set: like any other, in any loop."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -49,10 +51,11 @@ def test_the_readme_loop_runs(image_folder, label_store):
 
 
 def test_collated_crops_are_image_after_image(dataset):
-    images, targets = collate_crops([dataset[4], dataset[9]])
-    assert torch.equal(images[:2], dataset[4][0])
-    assert torch.equal(images[2:], dataset[9][0])
-    assert torch.equal(targets.dense()[2:], dataset[9][1].dense())
+    items = [dataset[4], dataset[9]]
+    images, targets = collate_crops(items)
+    assert torch.equal(images[:2], items[0][0])
+    assert torch.equal(images[2:], items[1][0])
+    assert torch.equal(targets.dense()[2:], items[1][1].dense())
     assert targets.labels.tolist() == [0, 0, 1, 1]
 
 
@@ -68,15 +71,76 @@ def test_passes_use_every_stored_crop_once(dataset):
     torch.testing.assert_close(every[order[0]], stored[order[1]])
 
 
-def test_persistent_workers_see_the_next_pass(dataset):
+def test_persistent_workers_see_the_next_pass(dataset, image_source, label_store):
     """A plain attribute would be read as 0 in their second pass."""
+    other = MultiCropDataset(image_source, label_store, crops_per_image=2, size=16)
     loader = DataLoader(
         dataset, batch_size=15, num_workers=1, persistent_workers=True, collate_fn=collate_crops
     )
     for epoch in range(2):
         dataset.set_epoch(epoch)
+        other.set_epoch(epoch)
         images, _ = next(iter(loader))
-        assert torch.equal(images, collate_crops([dataset[i] for i in range(15)])[0])
+        assert torch.equal(images, collate_crops([other[i] for i in range(15)])[0])
+
+
+LOADERS = [
+    {"num_workers": 0},
+    {"num_workers": 2},
+    {"num_workers": 2, "persistent_workers": True},
+]
+
+
+@pytest.mark.parametrize("options", LOADERS)
+def test_three_epochs_have_different_crops(image_source, make_store, tmp_path, options):
+    """M = 200, m = 4: 12 crops of every image."""
+    store = make_store(tmp_path / "store", image_source, num_crops=200, codec="full")
+    dataset = MultiCropDataset(image_source, store, crops_per_image=4, size=8)
+    loader = DataLoader(dataset, batch_size=4, collate_fn=collate_crops, **options)
+    labels = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        labels.append(torch.cat([targets.dense() for _, targets in loader]).view(15, 4, -1))
+    for image in torch.cat(labels, dim=1):
+        assert len(image.unique(dim=0)) == 12
+
+
+REPEATING_LOOPS = """
+import pickle, sys
+from torch.utils.data import DataLoader
+from fkd import MultiCropDataset, collate_crops
+
+source, store, loaders = pickle.loads(bytes.fromhex(sys.argv[1]))
+for options in loaders:
+    dataset = MultiCropDataset(source, store, crops_per_image=2, size=8)
+    loader = DataLoader(dataset, batch_size=2, shuffle=True, collate_fn=collate_crops, **options)
+    print("loader", [sum(len(crops) for crops, _ in loader) for epoch in range(3)], file=sys.stderr)
+"""
+
+
+def test_repeated_epochs_without_set_epoch_are_warned_of_once(image_source, label_store):
+    """In a process of its own, because workers warn on their standard error."""
+    # Python shows a warning once per line of code and process, and workers inherit what was shown.
+    loaders = [*LOADERS[1:], LOADERS[0]]
+    argument = pickle.dumps((image_source, label_store, loaders)).hex()
+    run = subprocess.run(
+        [sys.executable, "-c", REPEATING_LOOPS, argument], capture_output=True, text=True
+    )
+    *parts, rest = run.stderr.split("loader [30, 30, 30]\n")
+    assert len(parts) == len(loaders), run.stderr
+    assert rest == ""
+    for part in parts:
+        assert part.count("UserWarning") == 1
+        assert part.count("set_epoch(epoch)") == 1
+
+
+def test_the_warning_comes_with_the_first_repeated_image(dataset):
+    dataset[3], dataset[5]
+    dataset.set_epoch(1)
+    dataset[3]
+    with pytest.warns(UserWarning, match=r"again in epoch 1, with the same 2 of its 6 .*set_epoch"):
+        dataset[3]
+    dataset[3]  # only once
 
 
 def test_it_can_be_pickled_and_divided(dataset):

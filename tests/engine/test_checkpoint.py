@@ -127,7 +127,7 @@ class Full:
 def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(checkpoints, monkeypatch, room):
     checkpoints.save(1, state(1))
     monkeypatch.setattr(durable, "open", lambda *a: Full(Path.open(*a), room), raising=False)
-    with pytest.raises(RunError, match="No space left on device; make room"):
+    with pytest.raises(RunError, match="No space left on device; free some space"):
         checkpoints.save(2, state(2))
     assert checkpoints.load_newest()["step"] == 1
     assert not list(checkpoints.folder.glob("*.tmp"))

@@ -46,12 +46,21 @@ def test_the_rate_reaches_every_group(model):
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
 
 
+def test_momentum_is_used_where_the_optimizer_has_one(model):
+    for name in ("sgd", "rmsprop"):
+        optimizer = build_optimizer(OptimizerConfig(name=name, lr=0.1, momentum=0.5), model)
+        assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"name": "adamww"}, "optimizer.name 'adamww' is unknown; did you mean adamw"),
         ({"lr": 0.0}, "optimizer.lr must be above 0, got 0.0"),
         ({"weight_decay": -1.0}, "optimizer.weight_decay must be >= 0, got -1.0"),
+        ({"name": "adamw", "momentum": 0.8}, "optimizer.momentum: optimizer adamw does not use it"),
+        ({"name": "adamw", "nesterov": True}, "optimizer.nesterov: optimizer adamw does not use"),
+        ({"name": "rmsprop", "nesterov": True}, "nesterov: optimizer rmsprop does not use it"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(arguments, message):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fkd.engine.order import Order, step_seed
@@ -60,6 +60,7 @@ def test_any_number_of_processes_shares_the_same_global_batches(world_size, accu
         assert together == alone.chunk(step, 0).requests
 
 
+@settings(deadline=None)
 @given(
     num_images=st.integers(1, 40),
     batch_size=st.integers(1, 50),
@@ -105,15 +106,15 @@ def test_a_last_batch_of_one_crop_joins_the_one_before():
     assert order.num_steps == 1
 
 
-def test_places_count_epochs_and_find_the_ends_of_passes():
+def test_step_infos_count_epochs_and_find_the_ends_of_passes():
     order = make_order(num_images=10, batch_size=8, epochs=9, crops_per_image=4)
-    assert [view.crops for view in order.passes] == [4, 4, 1]
-    ends = [step for step in range(order.num_steps) if order.place(step).ends_pass]
+    assert [of_pass.crops_per_image for of_pass in order.passes] == [4, 4, 1]
+    ends = [step for step in range(order.num_steps) if order.step_info(step).ends_pass]
     assert len(ends) == len(order.passes)
-    assert order.place(0).epoch == 0
-    assert order.place(order.num_steps - 1).epoch_after == 9
+    assert order.step_info(0).epoch == 0
+    assert order.step_info(order.num_steps - 1).epoch_after == 9
     for step in range(1, order.num_steps):
-        assert order.place(step).epoch == pytest.approx(order.place(step - 1).epoch_after)
+        assert order.step_info(step).epoch == pytest.approx(order.step_info(step - 1).epoch_after)
 
 
 def test_chunks_from_a_step_on_are_those_of_the_whole_run():

@@ -28,7 +28,7 @@ def test_passes_of_300_epochs_are_those_of_the_official_loops(
     plan = plan_passes(300, crops_per_image, ScheduleConfig(warmup_epochs=warmup))
     assert len(plan) == passes
     middle = plan[warmup : warmup + multi_crop]
-    assert {view.crops for view in middle} == {crops_per_image}
+    assert {of_pass.crops_per_image for of_pass in middle} == {crops_per_image}
     assert plan[:warmup] == [Pass(epoch, 1) for epoch in range(warmup)]
     assert plan[warmup + multi_crop :] == [
         Pass(epoch, 1) for epoch in range(300 - single_crop_ending, 300)
@@ -45,8 +45,8 @@ def test_passes_cover_every_epoch_once(epochs, crops_per_image, warmup, ending):
     config = ScheduleConfig(warmup_epochs=min(warmup, epochs), single_crop_ending=ending)
     covered = [
         position
-        for view in plan_passes(epochs, crops_per_image, config)
-        for position in range(view.epoch, view.epoch + view.crops)
+        for p in plan_passes(epochs, crops_per_image, config)
+        for position in range(p.epoch, p.epoch + p.crops_per_image)
     ]
     assert covered == list(range(epochs))
 
@@ -102,6 +102,14 @@ def test_rates_end_at_the_smallest_rate():
         ({"name": "sawtooth"}, "schedule.name"),
         ({"warmup_epochs": -1}, "schedule.warmup_epochs"),
         ({"min_lr": -1.0}, "schedule.min_lr"),
+        ({"milestones": (0.5,)}, "schedule.milestones: schedule cosine does not use it"),
+        ({"name": "linear", "milestones": (0.5,)}, "milestones: schedule linear does not use"),
+        ({"name": "step", "min_lr": 1e-5}, "schedule.min_lr: schedule step does not use it"),
+        (
+            {"name": "step", "warmup_epochs": 1, "after_warmup": True},
+            "schedule.after_warmup: schedule step does not use it",
+        ),
+        ({"warmup_lr": 0.0}, "schedule.warmup_lr: a schedule without warmup_epochs does not use"),
     ],
 )
 def test_impossible_schedules_are_refused_by_name(arguments, field):

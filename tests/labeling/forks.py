@@ -18,6 +18,7 @@ from fkd.crops.partners import StoredMixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.errors import FKDError
 from fkd.labeling import LabelConfig, label
+from fkd.labels.codecs import MarginalSmoothing
 from fkd.models.teacher import TeacherConfig
 from fkd.store import verify_store
 
@@ -108,10 +109,10 @@ def main(root: str, checkpoint: str, folder: str, num_trials: int) -> None:
             teacher=TeacherConfig("test_efficientnet", checkpoint=checkpoint, input_size=32),
             out=f"{folder}/{name}",
             num_crops=5,
-            codec="ms:3",
+            codec=MarginalSmoothing(3),
             images_per_shard=1,
             batch_size=8,
-            probes=8,
+            spot_checks=8,
             stored_mixing=mixing,
         )
 

@@ -47,7 +47,7 @@ def test_every_image_of_a_small_store_has_a_canary_and_all_are_exact(labeled):
 @pytest.mark.parametrize("wrong", [flipped, brighter])
 def test_with_the_same_libraries_every_bit_counts(labeled, monkeypatch, wrong):
     monkeypatch.setattr(canary, "replay", wrong)
-    with pytest.raises(CropMismatch, match=r"ant/0\.png does not look as it did to the teacher"):
+    with pytest.raises(CropMismatch, match=r"ant/0\.png differs from what the teacher saw"):
         check_canaries(*labeled)
 
 

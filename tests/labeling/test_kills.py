@@ -56,8 +56,8 @@ def test_torchrun_shares_the_work_and_writes_the_same_bytes(
         "codec": "ms:3",
         "images_per_shard": 4,
         "batch_size": 8,
-        "gate_images": 0,
-        "probes": 16,
+        "accuracy_images": 0,
+        "spot_checks": 16,
         "out": tmp_path / "two",
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fkd.crops.records import CropRecords
-from fkd.crops.replay import replay
+from fkd.crops.replay import InputSpec, replay
 from fkd.labeling.pipeline import (
     ImageRow,
     PreparedImage,
@@ -46,16 +46,16 @@ def test_every_image_starts_in_one_batch_also_when_it_cannot_be_read():
         ["worse"],
     ]
     assert [len(batch) for batch in batches] == [4, 0, 0]
-    assert replay_batch(batches[1], [(8, "bilinear")], 4).views == []
+    assert replay_batch(batches[1], [InputSpec(8, "bilinear")], 4).views == []
 
 
 def test_the_last_batch_is_padded_because_an_output_depends_on_the_size_of_its_batch():
     (batch,) = cut_batches([image(0, "a", 2), image(0, "b", 1)], 8)
-    views = [(5, "bilinear"), (7, "bicubic")]
+    views = [InputSpec(5, "bilinear"), InputSpec(7, "bicubic")]
     teacher_input = replay_batch(batch, views, 8)
     assert [tuple(view.shape) for view in teacher_input.views] == [(8, 3, 5, 5), (8, 3, 7, 7)]
     assert teacher_input.crops == [("a", 0), ("a", 1), ("b", 0)]
-    for view, (size, interpolation) in zip(teacher_input.views, views, strict=True):
+    for view, (size, interpolation, _) in zip(teacher_input.views, views, strict=True):
         assert view.is_contiguous(memory_format=torch.channels_last)
         first = batch.pieces[0].image
         assert torch.equal(view[:2], replay(first.pixels, first.row.records, size, interpolation))

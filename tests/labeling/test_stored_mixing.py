@@ -16,8 +16,7 @@ from fkd.data.joining import join_store
 from fkd.data.multicrop import MultiCropDataset
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch
-from fkd.labeling import audit_store, label, plan
-from fkd.labeling.config import crop_config
+from fkd.labeling import label, plan, spot_check
 from fkd.models.teacher import load_teachers
 from fkd.store import LabelStore, convert_store
 from fkd.viewing import PageConfig, render_page
@@ -28,10 +27,10 @@ MIXING = StoredMixingConfig(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.8, partner
 @pytest.fixture(scope="module")
 def config(make_config, tmp_path_factory):
     out = tmp_path_factory.mktemp("mixed") / "store"
-    config = make_config(out, stored_mixing=MIXING, codec="full", value_dtype="f32", probes=75)
+    config = make_config(out, stored_mixing=MIXING, codec="full", value_dtype="f32", spot_checks=75)
     result = label(config)
-    assert result.audit.num == 75
-    assert result.audit.max_abs_diff < 1e-5  # of labels made anew from what the store says
+    assert result.spot_checks.labels.num == 75
+    assert result.spot_checks.labels.total_variation < 1e-5  # from what the store says
     return config
 
 
@@ -46,7 +45,7 @@ def mix_by_hand(source, config, records, i, crop, view) -> torch.Tensor:
     def cut(position):
         image = load(source, position).image
         size = tuple(image.shape[1:])
-        own = sample_crops(crop_config(config), source.key(position), size, np.array([crop]))
+        own = sample_crops(config.crops, source.key(position), size, np.array([crop]))
         return replay(image, own, *view)[0]
 
     picture = cut(i)
@@ -56,7 +55,7 @@ def mix_by_hand(source, config, records, i, crop, view) -> torch.Tensor:
     return picture
 
 
-def test_labels_are_the_teachers_word_on_the_mixtures(config, store):
+def test_labels_are_the_teachers_output_on_the_mixtures(config, store):
     source, teachers = open_source(config.images), load_teachers([config.teacher])
     stored = store.read(np.arange(15))
     mixed = mixed_crops(stored.records)
@@ -121,12 +120,12 @@ def test_other_mixing_is_refused_by_name(config):
         label(other)
 
 
-def test_canaries_and_audits_rebuild_mixtures(config, store):
+def test_canaries_and_spot_checks_rebuild_mixtures(config, store):
     source = open_source(config.images)
     report = check_canaries(store, source)
     assert report.num_exact == report.num == 15
-    audit = audit_store(store, source, load_teachers([config.teacher]), probes=40)
-    assert audit.max_abs_diff < 1e-5
+    checks = spot_check(store, source, load_teachers([config.teacher]), 40)
+    assert checks.labels.total_variation < 1e-5
 
 
 def test_a_partner_that_was_changed_is_noticed(config, store, image_folder, tmp_path):
@@ -153,7 +152,7 @@ def test_fewer_crops_keep_their_partners(store, config, tmp_path, form):
         np.testing.assert_array_equal(array, before.extra[name][:, :3])
     np.testing.assert_array_equal(kept.box, before.box[:, :3])
     source = open_source(config.images)
-    assert audit_store(after, source, load_teachers([config.teacher]), 30).max_abs_diff < 2e-5
+    assert spot_check(after, source, load_teachers([config.teacher]), 30).labels.max_kl < 2e-5
 
 
 def test_the_page_shows_mixtures_and_wants_all_images(store, config, image_folder, tmp_path):

@@ -5,10 +5,10 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.data.batches import Batch
 from fkd.data.mixing import Mix
 from fkd.errors import ConfigError
-from fkd.methods import DeitConfig, MethodInputs
+from fkd.methods import DeitConfig
 from fkd.methods.deit import Deit
 
 
@@ -18,22 +18,23 @@ def batch() -> Batch:
     return Batch(crops, torch.tensor([0, 1, 6, 3]), None)
 
 
-def build(teacher, **options) -> Deit:
-    smoothing, t = options.pop("label_smoothing", 0.0), options.pop("temperature", 1.0)
-    student = CropFormat(32, "bilinear")
-    inputs = MethodInputs(
-        num_classes=7,
-        student=student,
-        temperature=t,
-        label_smoothing=smoothing,
-        teacher=teacher,
-        deit=DeitConfig(**options),
-    )
-    return Deit(inputs)
+@pytest.fixture
+def build(method_inputs, teacher):
+    def build_deit(temperature=1.0, label_smoothing=0.0, **options) -> Deit:
+        return Deit(
+            method_inputs(
+                temperature=temperature,
+                label_smoothing=label_smoothing,
+                teacher=teacher,
+                options=DeitConfig(**options),
+            )
+        )
+
+    return build_deit
 
 
-def test_hard_labels_are_the_teachers_choice_on_the_mixed_picture(teacher, batch):
-    method = build(teacher, label_smoothing=0.1)
+def test_hard_labels_are_the_teachers_choice_on_the_mixed_crops(build, teacher, batch):
+    method = build(label_smoothing=0.1)
     mixed = batch.mixed(Mix(torch.tensor([1, 2, 3, 0]), 0.6, None, (32, 32)))
     of_class, of_teacher = torch.randn(4, 7), torch.randn(4, 7)
     loss = method.loss((of_class, of_teacher), method.targets(mixed))
@@ -45,8 +46,8 @@ def test_hard_labels_are_the_teachers_choice_on_the_mixed_picture(teacher, batch
 
 
 @pytest.mark.parametrize("divide", [False, True])
-def test_soft_labels_are_kl_with_temperature(teacher, batch, divide):
-    method = build(teacher, kind="soft", alpha=0.1, divide_by_classes=divide, temperature=3.0)
+def test_soft_labels_are_kl_with_temperature(build, teacher, batch, divide):
+    method = build(kind="soft", alpha=0.1, divide_by_classes=divide, temperature=3.0)
     of_class, of_teacher = torch.randn(4, 7), torch.randn(4, 7)
     loss = method.loss((of_class, of_teacher), method.targets(batch))
     p = torch.log_softmax(teacher.logits([batch.crops[1]]) / 3.0, 1)
@@ -59,15 +60,15 @@ def test_soft_labels_are_kl_with_temperature(teacher, batch, divide):
     torch.testing.assert_close(loss, 0.9 * F.cross_entropy(of_class, batch.labels) + 0.1 * soft)
 
 
-def test_a_network_without_the_token_learns_both_with_its_head(teacher, batch):
-    method, logits = build(teacher), torch.randn(4, 7)
+def test_a_network_without_the_token_learns_both_with_its_head(build, batch):
+    method, logits = build(), torch.randn(4, 7)
     targets = method.targets(batch)
     torch.testing.assert_close(method.loss(logits, targets), method.loss((logits, logits), targets))
 
 
-def test_the_token_answers_while_training_and_is_averaged_in_evaluation(teacher):
+def test_both_tokens_have_logits_in_training_and_are_averaged_in_evaluation(build):
     student = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=7, img_size=32)
-    build(teacher).begin(student)
+    build().prepare_student(student)
     pixels = torch.randn(2, 3, 32, 32)
     answers = student.train()(pixels)
     assert [tuple(answer.shape) for answer in answers] == [(2, 7), (2, 7)]

@@ -5,14 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.data.batches import Batch
 from fkd.errors import ConfigError
 from fkd.labels.targets import SoftTargets
-from fkd.methods import MealV2Config, MethodInputs
+from fkd.methods import MealV2Config
 from fkd.methods.mealv2 import MealV2, MealV2FKD, build_discriminator
 from fkd.models.teacher import TeacherEnsemble
-
-STUDENT = CropFormat(32, "bilinear")
 
 
 @pytest.fixture
@@ -22,9 +20,20 @@ def batch() -> Batch:
     return Batch(crops, torch.full((4,), -1), stored)
 
 
-def build(kind, teacher=None, discriminator="official"):
-    meal = MealV2Config(discriminator=discriminator)
-    return kind(MethodInputs(num_classes=7, student=STUDENT, teacher=teacher, mealv2=meal))
+@pytest.fixture
+def build(method_inputs):
+    def build_method(kind, teacher=None, discriminator="official"):
+        options = MealV2Config(discriminator=discriminator)
+        return kind(method_inputs(teacher=teacher, options=options))
+
+    return build_method
+
+
+def whole_loss(method, logits, targets):
+    """What a training step lowers."""
+    auxiliary = method.auxiliary_loss(logits, targets)
+    loss = method.loss(logits, targets)
+    return loss if auxiliary is None else loss + auxiliary
 
 
 def naive_discriminator_loss(method, student, teachers):
@@ -43,39 +52,39 @@ def test_the_discriminator_has_the_published_size():
     assert [layer.out_features for layer in build_discriminator(10)[::2]] == [16, 8, 2]
 
 
-def test_online_it_compares_logits(teacher, batch):
+def test_online_it_compares_logits(build, teacher, batch):
     ensemble = TeacherEnsemble([*teacher.teachers, *teacher.teachers])
     method, logits = build(MealV2, ensemble), torch.randn(4, 7)
     said = teacher.logits([batch.crops[1]])
     soft = F.cross_entropy(logits, torch.softmax(said, 1))
     expected = soft + naive_discriminator_loss(method, logits, said)
-    torch.testing.assert_close(method.loss(logits, method.targets(batch)), expected)
+    torch.testing.assert_close(whole_loss(method, logits, method.targets(batch)), expected)
 
 
-def test_with_stored_labels_it_compares_probabilities(batch):
+def test_with_stored_labels_it_compares_probabilities(build, batch):
     method, logits = build(MealV2FKD), torch.randn(4, 7)
     q = batch.targets.dense()
     expected = F.cross_entropy(logits, q) + naive_discriminator_loss(
         method, torch.softmax(logits, 1), q
     )
-    torch.testing.assert_close(method.loss(logits, method.targets(batch)), expected)
+    torch.testing.assert_close(whole_loss(method, logits, method.targets(batch)), expected)
 
 
-def test_without_the_discriminator_it_is_soft_cross_entropy(batch):
+def test_without_the_discriminator_it_is_soft_cross_entropy(build, batch):
     method, logits = build(MealV2FKD, discriminator="off"), torch.randn(4, 7)
     assert method.auxiliary_model is None
-    loss = method.loss(logits, method.targets(batch))
+    loss = whole_loss(method, logits, method.targets(batch))
     torch.testing.assert_close(loss, F.cross_entropy(logits, batch.targets.dense()))
 
 
-def test_reversed_changes_the_sign_for_the_student_alone(batch):
+def test_reversed_changes_the_sign_for_the_student_only(build, batch):
     torch.manual_seed(0)
     gradients = {}
     for kind in ("off", "official", "reversed"):
         torch.manual_seed(1)
         method = build(MealV2FKD, discriminator=kind)
         logits = torch.linspace(-1, 1, 28).view(4, 7).requires_grad_()
-        method.loss(logits, method.targets(batch)).backward()
+        whole_loss(method, logits, method.targets(batch)).backward()
         own = (
             None
             if method.auxiliary_model is None

@@ -5,28 +5,29 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fkd.crops.replay import InputSpec
 from fkd.crops.sampling import CropConfig
-from fkd.data.batches import Batch, CropCutter, CropFormat
+from fkd.data.batches import Batch, CropCutter
 from fkd.data.crop_sources import FreshCropSource, StoredCropSource
-from fkd.data.joining import join_store
 from fkd.data.mixing import Mix
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.labeling import LabelConfig, label
+from fkd.labels.codecs import Full
 from fkd.labels.targets import SoftTargets
-from fkd.methods import METHODS, MethodInputs, find_method
+from fkd.methods import METHODS, find_method
 from fkd.methods.fkd import FKD
 from fkd.methods.kd import KD
 from fkd.methods.vanilla import Vanilla
 from fkd.store import LabelStore
 
-STUDENT = CropFormat(32, "bilinear")
+STUDENT = InputSpec(32, "bilinear")
 EPOCHS = 5
 
 
 @pytest.mark.parametrize("value_dtype", ["f32", "u16"])
 def test_fkd_sees_the_crops_and_targets_of_online_kd(
-    value_dtype, teacher_config, teacher, image_folder, image_source, tmp_path
+    value_dtype, teacher_config, teacher, image_folder, image_source, tmp_path, method_inputs
 ):
     """Full labels, one crop at a time, as many crops as epochs: the same training, bit for bit in
     the pictures and to 1e-5 in the labels."""
@@ -36,23 +37,19 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
             out=str(tmp_path / "store"),
             teacher=teacher_config,
             num_crops=EPOCHS,
-            codec="full",
+            codec=Full(),
             value_dtype=value_dtype,
             device="cpu",
         )
     )
     store = LabelStore.open(tmp_path / "store")
-    rows = join_store(image_source, store).rows
-    views = StoredCropSource(image_source, store, rows, stride=1)
-    fkd, kd = (
-        METHODS[name](MethodInputs(num_classes=7, student=STUDENT, teacher=teacher))
-        for name in ("fkd", "kd")
-    )
+    views = StoredCropSource(image_source, store, crops_per_image=1)
+    fkd, kd = (METHODS[name](method_inputs(teacher=teacher)) for name in ("fkd", "kd"))
     offline = CropCutter(image_source, views, fkd.formats)
     online = CropCutter(image_source, views, kd.formats)
     logits, used = torch.randn(4, 7), []
     for epoch in range(EPOCHS):
-        stored, asked = (c.cut([3, 14, 0, 8], start=epoch, count=1) for c in (offline, online))
+        stored, asked = (c.cut([3, 14, 0, 8], epoch, 1) for c in (offline, online))
         assert torch.equal(stored.crops[0], asked.crops[0])
         known, answer = fkd.targets(stored), kd.targets(asked)
         torch.testing.assert_close(known.soft.dense(), answer.soft.dense(), atol=1e-5, rtol=0)
@@ -61,7 +58,7 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
         )
         used.append(stored.crops[0])
     fresh = CropCutter(image_source, FreshCropSource(image_source, CropConfig()), kd.formats)
-    drawn = [fresh.cut([3, 14, 0, 8], start=epoch, count=1).crops[0] for epoch in range(EPOCHS)]
+    drawn = [fresh.cut([3, 14, 0, 8], epoch, 1).crops[0] for epoch in range(EPOCHS)]
     for image in range(4):
         ours = {crops[image].numpy().tobytes() for crops in used}
         assert ours == {crops[image].numpy().tobytes() for crops in drawn}
@@ -80,8 +77,8 @@ def test_every_method_says_what_it_is():
         find_method("meal")
 
 
-def test_vanilla_trains_on_the_true_class():
-    method = Vanilla(MethodInputs(num_classes=3, student=STUDENT, label_smoothing=0.1))
+def test_vanilla_trains_on_the_true_class(method_inputs):
+    method = Vanilla(method_inputs(num_classes=3, label_smoothing=0.1))
     targets = method.targets(batch_of([2, 0]))
     logits = torch.randn(2, 3)
     expected = F.cross_entropy(logits, torch.tensor([2, 0]), label_smoothing=0.1)
@@ -89,8 +86,8 @@ def test_vanilla_trains_on_the_true_class():
     assert method.needs_classes
 
 
-def test_fkd_gives_the_stored_label_as_it_is():
-    method = FKD(MethodInputs(num_classes=3, student=STUDENT, temperature=2.0))
+def test_fkd_gives_the_stored_label_as_it_is(method_inputs):
+    method = FKD(method_inputs(num_classes=3, temperature=2.0))
     stored = SoftTargets.full(torch.tensor([[0.2, 0.3, 0.5]]))
     targets = method.targets(batch_of([1], stored))
     assert targets.soft is stored
@@ -101,10 +98,10 @@ def test_fkd_gives_the_stored_label_as_it_is():
     )
 
 
-def test_kd_blends_the_teacher_with_the_truth(teacher):
+def test_kd_blends_the_teacher_with_the_truth(teacher, method_inputs):
     """Eq. 1 of the paper, written naively."""
-    kd = KD(MethodInputs(num_classes=7, student=STUDENT, soft_weight=0.7, teacher=teacher))
-    assert kd.formats == (STUDENT, CropFormat(48, teacher.views[0][1]))
+    kd = KD(method_inputs(soft_weight=0.7, teacher=teacher))
+    assert kd.formats == (STUDENT, InputSpec(48, teacher.views[0][1]))
     assert kd.needs_classes
     large = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8)
     labels, logits = torch.tensor([1, 6, 3]), torch.randn(3, 7)
@@ -117,18 +114,18 @@ def test_kd_blends_the_teacher_with_the_truth(teacher):
     assert kd.loss(logits, targets).item() == pytest.approx(0.7 * soft + 0.3 * hard, rel=1e-5)
 
 
-def test_a_teacher_that_wants_the_students_crops_gets_the_same(teacher):
-    size, how = teacher.views[0]
-    kd = KD(MethodInputs(num_classes=7, student=CropFormat(size, how), teacher=teacher))
-    assert kd.formats == (CropFormat(size, how),)
-    augmented = CropFormat(size, how, augmented=True)
-    kd = KD(MethodInputs(num_classes=7, student=augmented, teacher=teacher))
-    assert kd.formats == (augmented, CropFormat(size, how))
+def test_a_teacher_that_wants_the_students_crops_gets_the_same(teacher, method_inputs):
+    size, how, _ = teacher.views[0]
+    kd = KD(method_inputs(student=InputSpec(size, how), teacher=teacher))
+    assert kd.formats == (InputSpec(size, how),)
+    augmented = InputSpec(size, how, augmented=True)
+    kd = KD(method_inputs(student=augmented, teacher=teacher))
+    assert kd.formats == (augmented, InputSpec(size, how))
 
 
-def test_kd_asks_about_a_large_batch_in_chunks(teacher, monkeypatch):
+def test_kd_asks_about_a_large_batch_in_chunks(teacher, monkeypatch, method_inputs):
     """On a CPU; every chunk but the last has the same size, and the order of the crops is kept."""
-    kd, asked = KD(MethodInputs(num_classes=7, student=STUDENT, teacher=teacher)), []
+    kd, asked = KD(method_inputs(teacher=teacher)), []
     crops = [torch.randint(0, 256, (40, 3, s, s), dtype=torch.uint8) for s in (32, 48)]
     whole = teacher.probabilities(crops[1:])
     ask = type(teacher).answer
@@ -143,9 +140,9 @@ def test_kd_asks_about_a_large_batch_in_chunks(teacher, monkeypatch):
     torch.testing.assert_close(targets.soft.dense(), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_a_temperature_of_kd_divides_both_logits_and_counts_squared(teacher):
+def test_a_temperature_of_kd_divides_both_logits_and_counts_squared(teacher, method_inputs):
     """Hinton's loss, written naively."""
-    kd = KD(MethodInputs(num_classes=7, student=STUDENT, temperature=3.0, teacher=teacher))
+    kd = KD(method_inputs(temperature=3.0, teacher=teacher))
     large, logits = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8), torch.randn(3, 7)
     targets = kd.targets(Batch((torch.empty(0), large), torch.zeros(3), None))
     p = torch.softmax(teacher.logits([large]) / 3.0, 1)
@@ -153,8 +150,8 @@ def test_a_temperature_of_kd_divides_both_logits_and_counts_squared(teacher):
     torch.testing.assert_close(kd.loss(logits, targets), expected)
 
 
-def test_who_is_asked_online_sees_mixed_crops_and_the_truth_is_mixed_alike(teacher):
-    kd = KD(MethodInputs(num_classes=7, student=STUDENT, soft_weight=0.5, teacher=teacher))
+def test_who_is_asked_online_sees_mixed_crops_and_the_truth_is_mixed_alike(teacher, method_inputs):
+    kd = KD(method_inputs(soft_weight=0.5, teacher=teacher))
     crops = tuple(torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8) for s in (32, 48))
     partner = torch.tensor([2, 3, 1, 0])
     mix = Mix(partner, 0.25, None, (32, 32))
@@ -167,10 +164,10 @@ def test_who_is_asked_online_sees_mixed_crops_and_the_truth_is_mixed_alike(teach
     torch.testing.assert_close(targets.truth.dense(), 0.25 * one_hot + 0.75 * one_hot[partner])
 
 
-def test_stored_labels_are_mixed_like_the_pixels():
+def test_stored_labels_are_mixed_like_the_pixels(method_inputs):
     stored = SoftTargets.full(torch.softmax(torch.randn(4, 3), 1))
     partner = torch.tensor([1, 0, 3, 2])
     batch = batch_of([0, 1, 2, 0], stored).mixed(Mix(partner, 0.5, (0, 0, 32, 16), (32, 32)))
-    targets = FKD(MethodInputs(num_classes=3, student=STUDENT)).targets(batch)
+    targets = FKD(method_inputs(num_classes=3)).targets(batch)
     expected = 0.5 * stored.weight + 0.5 * stored.weight[partner]
     torch.testing.assert_close(targets.soft.dense(), expected)

@@ -105,7 +105,7 @@ def test_real_cells_see_what_lies_in_them():
     dense = DenseTeacher(ensemble.teachers[0])
     assert dense.grid == (7, 7)
     image = torch.from_numpy(data.chelsea().copy()).permute(2, 0, 1)
-    picture = replay(image, whole_image(tuple(image.shape[1:])), *dense.view)
+    picture = replay(image, whole_image(tuple(image.shape[1:])), *dense.view[:2])
     maps, logits = dense.logit_maps(picture)[0], ensemble.logits([picture])[0]
     torch.testing.assert_close(maps.mean(0), logits, atol=1e-4, rtol=0)
     cats = [i for i, name in enumerate(ensemble.class_names) if name in _CATS]

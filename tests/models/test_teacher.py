@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fkd.crops.records import CropRecords
-from fkd.crops.replay import replay
+from fkd.crops.replay import InputSpec, replay
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.classes import display_names
 from fkd.models.numerics import exact_convolutions, precision
@@ -207,7 +207,7 @@ class TestEnsembles:
         ensemble = TeacherEnsemble(
             [tiny_teacher(seed=1, weight=3.0, temperature=2.0), tiny_teacher(seed=2, weight=1.0)]
         )
-        assert ensemble.views == [(8, "bilinear")]
+        assert ensemble.views == [InputSpec(8, "bilinear")]
         found = ensemble.probabilities([crops()])
         first = torch.softmax(plain_logits(seed=1).double() / 2, 1)
         second = torch.softmax(plain_logits(seed=2).double(), 1)
@@ -230,7 +230,7 @@ class TestEnsembles:
         ensemble = TeacherEnsemble(
             [tiny_teacher(seed=1), tiny_teacher(seed=2, size=12), tiny_teacher(seed=3)]
         )
-        assert ensemble.views == [(8, "bilinear"), (12, "bilinear")]
+        assert ensemble.views == [InputSpec(8, "bilinear"), InputSpec(12, "bilinear")]
         found = ensemble.probabilities([crops(), crops(size=12)])
         parts = [plain_logits(seed=1), plain_logits(seed=2, size=12), plain_logits(seed=3)]
         expected = sum(torch.softmax(part, 1) for part in parts) / 3
@@ -317,7 +317,7 @@ class TestLoading:
     def test_input_size_on_request(self, checkpoint):
         config = TeacherConfig("test_resnet", checkpoint=checkpoint, input_size=64)
         ensemble = load_teachers([config])
-        assert ensemble.views == [(64, "bilinear")]
+        assert ensemble.views == [InputSpec(64, "bilinear")]
         assert ensemble.probabilities([crops(size=64)]).shape == (5, 3)
 
     def test_run_folder_needs_no_name(self, checkpoint, tmp_path):
@@ -329,7 +329,7 @@ class TestLoading:
         (folder / "classes.json").write_text(json.dumps(["x", "y", "z"]))
         ensemble = load_teachers([TeacherConfig(checkpoint=str(folder))])
         assert ensemble.class_names == ["x", "y", "z"]
-        assert ensemble.views == [(8, "bilinear")]
+        assert ensemble.views == [InputSpec(8, "bilinear")]
         assert ensemble.identity()[0]["mean"] == [0.5, 0.4, 0.3]
 
 
@@ -380,7 +380,7 @@ def whole_image(pixels, view):
     side = min(height, width)
     box = np.array([[(height - side) // 2, (width - side) // 2, side, side]])
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-    return replay(image, CropRecords(box, np.array([False])), *view)
+    return replay(image, CropRecords(box, np.array([False])), *view[:2])
 
 
 @pytest.fixture(scope="module")
@@ -394,7 +394,7 @@ class TestRealTeacher:
 
     def test_configuration_is_the_networks_own(self, ensemble):
         identity = ensemble.identity()[0]
-        assert ensemble.views == [(224, "bicubic")]
+        assert ensemble.views == [InputSpec(224, "bicubic")]
         assert identity["mean"] == identity["std"] == [0.5, 0.5, 0.5]
         assert len(ensemble.class_names) == 1000
         assert len(identity["weights_sha256"]) == 64

@@ -83,7 +83,7 @@ def contents(draw, config, keys):
     box, flip = box.reshape(n, m, 4), draw(arrays(bool, (n, m)))
     if config.get("geometry") == "recomputed":
         numbers = np.broadcast_to(np.arange(m), (n, m))
-        box, flip = sample_boxes(CropConfig(num_crops=m), stream_keys(0, keys), size, numbers)
+        box, flip = sample_boxes(CropConfig(), stream_keys(0, keys), size, numbers)
     value = draw(arrays(np.float32, (n, m, v), elements=values)) if v else None
     if compact and k and v:
         value = -np.sort(-value, axis=2) + np.float32(2**-9)

@@ -1,6 +1,7 @@
-"""The summary and the page, on a small store of random pictures."""
+"""The summary and the page, on a small store of random images."""
 
 import re
+import shutil
 import zlib
 from html.parser import HTMLParser
 
@@ -25,7 +26,7 @@ CLASSES = ["n02123045", "n02099601", "a <b>bold</b> class", "plain"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three pictures; one has a name that wants to break out of the page."""
+    """Three images; one has a name that wants to break out of the page."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for name in ("a.png", "b <script>.png", "c.png"):
@@ -36,6 +37,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(folder, tmp_path_factory):
+    return write_store(folder, tmp_path_factory.mktemp("stores") / "small")
+
+
+def write_store(folder, path, unreadable=()):
     keys = sorted(path.name.encode() for path in folder.iterdir())
     codec = parse_codec("ms:2")
     config = {
@@ -52,16 +57,18 @@ def store(folder, tmp_path_factory):
         "keys_sha256": keys_digest(keys),
         "teachers": [{"name": "a teacher"}],
     }
-    path = tmp_path_factory.mktemp("stores") / "pictures"
     with StoreWriter.open(path, config) as writer:
         for shard in writer.pending():
             first, stop = writer.shard_range(shard)
-            writer.commit(shard, keys[first:stop], content(folder, keys[first:stop], codec))
+            writer.commit(
+                shard, keys[first:stop], content(folder, keys[first:stop], codec, unreadable)
+            )
         writer.finish(environment={}, canaries=[])
     return LabelStore.open(path)
 
 
-def content(folder, keys, codec):
+def content(folder, keys, codec, unreadable):
+    number_of = {path.name.encode(): i for i, path in enumerate(sorted(folder.iterdir()))}
     data = [(folder / key.decode()).read_bytes() for key in keys]
     records = [sample_crops(CropConfig(), key, (60, 90), np.arange(M)) for key in keys]
     probabilities = torch.tensor([0.6, 0.3, 0.08, 0.02]).repeat(len(keys) * M, 1)
@@ -70,7 +77,7 @@ def content(folder, keys, codec):
         crc32=np.array([zlib.crc32(d) for d in data], dtype=np.uint32),
         num_bytes=np.array([len(d) for d in data], dtype=np.uint64),
         size=np.array([[60, 90]] * len(keys), dtype=np.uint32),
-        status=np.zeros(len(keys), dtype=np.uint8),
+        status=np.array([number_of[key] in unreadable for key in keys], dtype=np.uint8),
     )
     label = encoded.map(lambda array: array.reshape(len(keys), M, 2))
     return LabeledCrops(images, CropRecords.stack(records), label)
@@ -103,7 +110,7 @@ def test_the_summary_counts_and_decodes(store):
     assert "tabby" in str(summary.samples[0][2])  # n02123045 by its readable name
 
 
-def test_the_page_shows_every_box_picture_and_bar(store, folder):
+def test_the_page_shows_every_box_crop_and_bar(store, folder):
     page = render_page(store, open_source(ImagesConfig(root=str(folder))))
     tags = Tags()
     tags.feed(page)
@@ -130,8 +137,35 @@ def test_the_page_loads_nothing(store, folder):
 
 def test_a_page_of_other_images_is_refused(store, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "other.png")
-    with pytest.raises(StoreMismatch, match="none of the images"):
+    with pytest.raises(StoreMismatch, match="3 labeled but not there"):
         render_page(store, open_source(ImagesConfig(root=str(tmp_path))))
+
+
+def test_a_replaced_image_is_refused_as_training_refuses_it(store, folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "images")
+    images = ["--images.root", str(tmp_path / "images")]
+    (tmp_path / "images/c.png").write_bytes((folder / "a.png").read_bytes())
+    train = ["--method", "fkd", "--store", str(store.path), "--student.name", "test_resnet"]
+    messages = []
+    for command in (["view", str(store.path)], ["train", *train, "--out", str(tmp_path / "run")]):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, *images])
+        assert stop.value.code == 2
+        messages.append(capsys.readouterr().err.strip().splitlines()[-1])
+    assert "c.png is not the file that was labeled" in messages[0]
+    assert messages[0] == messages[1]
+
+
+def test_unreadable_images_are_counted_without_reading_the_store(folder, tmp_path, monkeypatch):
+    """The checksums of all records of ImageNet's labels cover 7 GB."""
+    store = write_store(folder, tmp_path / "store", unreadable=(1,))
+    checked = []
+    images = LabelStore.images
+    monkeypatch.setattr(
+        LabelStore, "images", lambda self, rows: checked.extend(rows) or images(self, rows)
+    )
+    assert summarize(store).facts["unreadable images"] == "1"
+    assert set(checked) == {1}  # only rows without labels are compared with their checksums
 
 
 def test_an_impossible_page_is_refused():
@@ -148,6 +182,6 @@ def test_inspect_prints_the_settings(store, capsys):
 
 def test_view_writes_the_page_beside_the_store(store, folder, capsys):
     main(["view", str(store.path), "--images.root", str(folder), "--page.num_images", "1"])
-    page = store.path.with_name("pictures.html")
+    page = store.path.with_name("small.html")
     assert page.read_text(encoding="utf-8").count("<article>") == 1
     assert str(page) in capsys.readouterr().out

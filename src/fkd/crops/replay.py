@@ -8,7 +8,7 @@ labeled.
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,20 @@ from fkd.randomness import stream_key
 Interpolation = Literal["bilinear", "bicubic"]
 
 
+class InputSpec(NamedTuple):
+    """The crops that a network takes.
+
+    Attributes:
+        size: side of the square crops, pixels.
+        interpolation: how they are resized.
+        augmented: whether the student-only augmentation is applied.
+    """
+
+    size: int
+    interpolation: Interpolation
+    augmented: bool = False
+
+
 def sample_crops(
     config: CropConfig,
     key: bytes,
@@ -37,7 +51,7 @@ def sample_crops(
         config: how crops are drawn.
         key: the image's key; together with `config.seed` it picks the random stream.
         size: height and width of the decoded image, pixels.
-        numbers: crop numbers; the store holds 0 .. M-1, fresh views may go on for ever.
+        numbers: crop numbers, from 0; a store holds 0 .. M-1, fresh crops have no upper limit.
         augment: further augmentations to draw parameters for.
     """
     stream = stream_key(config.seed, key)

@@ -1,15 +1,16 @@
-"""A mini-batch from images on disk: decode once, cut m crops for every network that looks at them.
+"""A mini-batch from images on disk: each image is decoded once, m crops are cut for every network.
 
-The loader is driven by *view requests*, which say everything (image, position, number of crops);
-workers therefore hold no epoch, no counter and no random state, and any of them may build any
-batch. Crops stay uint8 until they reach the device: a quarter of the bytes between processes.
+The loader is driven by *crop requests* (image, position, number of crops) that are complete by
+themselves; workers therefore hold no epoch, no counter and no random state, and any of them may
+build any batch. Crops stay uint8 until they reach the device: a quarter of the bytes between
+processes.
 """
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
-from fkd.crops.replay import Interpolation, replay
+from fkd.crops.replay import InputSpec, replay
 from fkd.data.ahead import in_bursts, look_ahead, single_threaded_pool
 from fkd.data.crop_sources import CropRequest, CropSource
 from fkd.data.decode import Decoder
@@ -31,31 +32,17 @@ Workers = Literal["threads", "processes"]
 _BATCHES_AHEAD = 2  # per worker, as torch's DataLoader has it
 
 
-class CropFormat(NamedTuple):
-    """How a network wants to see a crop.
-
-    Attributes:
-        size: side of the square crop, pixels.
-        interpolation: how it is resized.
-        augmented: whether the student-only augmentation is applied.
-    """
-
-    size: int
-    interpolation: Interpolation
-    augmented: bool = False
-
-
 @dataclass(frozen=True)
 class Batch:
     """Crops of B images, m of each, image after image.
 
     Attributes:
-        crops: uint8 (B * m, 3, S, S), channels-last, one tensor per crop format.
+        crops: uint8 (B * m, 3, S, S), channels-last, one tensor per input spec.
         labels: ground-truth class of each crop before it was mixed, int64 (B * m,), -1 where
             unknown.
         targets: stored soft labels of the crops before they were mixed (with `labels` inside);
             None where there is no store.
-        mix: how the crops were mixed; None where they are as they were cut.
+        mix: how the crops were mixed; None where they were not.
         crops_per_image: m.
     """
 
@@ -77,7 +64,7 @@ class Batch:
         return replace(self, crops=tuple(mix_crops(mix, crops) for crops in self.crops), mix=mix)
 
     def label_mixed(self, targets: SoftTargets) -> SoftTargets:
-        """Labels of the crops as they are now, from labels of the crops as they were cut."""
+        """Labels of the mixed crops, from labels of the crops before they were mixed."""
         return targets if self.mix is None else mix_labels(self.mix, targets)
 
     def pin_memory(self) -> "Batch":
@@ -94,23 +81,24 @@ class Batch:
 
 
 class CropCutter:
-    """Builds batches: the images, where their crops come from, and who looks at them.
+    """Builds batches from images, the source of their crops and the inputs of the networks.
 
     Args:
         images: the image files.
-        views: which crops.
-        formats: how each network wants them; the batch has them in this order.
-        class_ids: the id of each class of the source; -1 for classes that the labels lack.
-        student_augment: drawn afresh on top of a crop, for formats that are `augmented`.
+        crop_source: which crops.
+        formats: the input of each network; the batch has them in this order.
+        class_ids: the id of each class of the source, int64 (classes,), -1 for classes that the
+            labels lack.
+        student_augment: drawn for each access, on top of a crop, for formats that are `augmented`.
         seed: picks the student augmentation.
-        decoder: who decodes the images.
+        decoder: decodes the images.
     """
 
     def __init__(
         self,
         images: ImageSource,
-        views: CropSource,
-        formats: Sequence[CropFormat],
+        crop_source: CropSource,
+        formats: Sequence[InputSpec],
         *,
         class_ids: np.ndarray | None = None,
         student_augment: AugmentConfig = NO_AUGMENT,
@@ -119,35 +107,35 @@ class CropCutter:
     ) -> None:
         self.images = images
         self.formats = tuple(formats)
-        self._views = views
+        self._crop_source = crop_source
         self._class_ids = class_ids
         self._student_augment = student_augment
         self._seed = seed
         self._decoder = decoder
 
-    def cut(self, images: Sequence[int], start: int, count: int) -> Batch:
-        """The batch of `count` crops, from position `start` on, of each image.
+    def cut(self, images: Sequence[int], start: int, crops_per_image: int) -> Batch:
+        """The batch of m crops, from position `start` on, of each of B images.
 
         Raises:
             ImageError: a file cannot be read or decoded.
             CropMismatch: a file is not the one that was labeled.
             StoreError: a label is missing or damaged.
         """
-        picked = self._views.pick(np.asarray(images, np.int64), start, count)
-        crops = tuple(_empty(len(images) * count, fmt.size) for fmt in self.formats)
+        m = crops_per_image
+        selected = self._crop_source.select(np.asarray(images, np.int64), start, m)
+        crops = tuple(_empty(len(images) * m, fmt.size) for fmt in self.formats)
         for j, i in enumerate(images):
             loaded = load(self.images, i, self._decoder)
-            records = picked.records(j, loaded)
-            partners = picked.partners(j, partial(load, self.images, decoder=self._decoder))
+            records = selected.records(j, loaded)
+            partners = selected.partners(j, partial(load, self.images, decoder=self._decoder))
             for tensor, fmt in zip(crops, self.formats, strict=True):
-                place = tensor[j * count : (j + 1) * count]
-                replay(loaded.image, records, fmt.size, fmt.interpolation, place, partners)
+                out = tensor[j * m : (j + 1) * m]
+                replay(loaded.image, records, fmt.size, fmt.interpolation, out, partners)
                 if fmt.augmented:
-                    self._augment(place, i, start)
-        labels = torch.tensor([self.label(i) for i in images]).repeat_interleave(count)
-        targets = picked.targets
-        targets = None if targets is None else replace(targets, labels=labels)
-        return Batch(crops, labels, targets, crops_per_image=count)
+                    self._augment(out, i, start)
+        labels = torch.tensor([self.label(i) for i in images]).repeat_interleave(m)
+        targets = None if selected.targets is None else replace(selected.targets, labels=labels)
+        return Batch(crops, labels, targets, crops_per_image=m)
 
     def label(self, i: int) -> int:
         """The ground-truth class id of image `i`, -1 where unknown."""
@@ -163,10 +151,10 @@ class CropCutter:
 
 
 class BatchDataset(Dataset[Any]):
-    """What the workers of the training loader run: lists of view requests to batches.
+    """What the workers of the training loader run: lists of crop requests to batches.
 
-    An error a user can mend is handed over as a value, because torch would wrap it, with the
-    worker's traceback in its message, on the way to the main process.
+    An FKDError is returned as a value, because torch would wrap it, with the worker's traceback in
+    its message, on the way to the main process.
     """
 
     def __init__(self, cutter: CropCutter) -> None:
@@ -175,7 +163,7 @@ class BatchDataset(Dataset[Any]):
     def __getitems__(self, requests: Sequence[CropRequest]) -> Batch | FKDError:
         first = requests[0]
         try:
-            return self._cutter.cut([r.image for r in requests], first.start, first.crops)
+            return self._cutter.cut([r.image for r in requests], first.start, first.crops_per_image)
         except FKDError as error:
             return error
 
@@ -196,16 +184,16 @@ def load_batches(
 
     Args:
         cutter: builds a batch.
-        requests: of each batch; those of one list share `start` and `crops`.
-        num_workers: threads or processes; 0 builds each batch when it is asked for.
-        pin_memory: put batches into page-locked memory, for a quick way to a GPU.
-        workers: what the workers are; the batches are the same.
-        bursts: threads build a batch each while the student waits, and rest while it learns. Where
-            they share its cores that is quicker: a core that is taken from one of the student's
+        requests: of each batch; those of one list share `start` and `crops_per_image`.
+        num_workers: threads or processes; 0 builds each batch when it is needed.
+        pin_memory: put batches into page-locked memory, for fast copies to a GPU.
+        workers: threads or processes; the batches are the same.
+        bursts: threads build a batch each while the student waits, and pause while it trains.
+            Faster where they share its cores: a core that is taken from one of the student's
             threads keeps all the others waiting (94 instead of 90 % of the bare step on 2 cores).
 
     Raises:
-        FKDError: what `CropCutter.cut` raises, when its turn has come.
+        FKDError: what `CropCutter.cut` raises, at the batch that it concerns.
     """
     batches: Iterable[Batch | FKDError]
     if workers == "threads" and num_workers > 0:
@@ -225,11 +213,11 @@ def _by_threads(
     pin_memory: bool,
     bursts: bool,
 ) -> Iterator[Batch | FKDError]:
-    """Decoding and resizing leave Python's lock, and batches need no way between processes."""
+    """Decoding and resizing release Python's lock, and batches are not copied between processes."""
     dataset = BatchDataset(cutter)
 
-    def build(wanted: Sequence[CropRequest]) -> Batch | FKDError:
-        batch = dataset.__getitems__(wanted)
+    def build(batch_requests: Sequence[CropRequest]) -> Batch | FKDError:
+        batch = dataset.__getitems__(batch_requests)
         return batch.pin_memory() if pin_memory and isinstance(batch, Batch) else batch
 
     with single_threaded_pool(num_workers) as pool:
@@ -248,26 +236,26 @@ def _by_processes(
     return DataLoader(
         BatchDataset(cutter),
         batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists will do
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_stopping_to_the_main_process,
+        worker_init_fn=_ignore_first_stop_signals,
     )
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Ctrl-C and a batch system's SIGTERM reach all processes; the main one still needs us to end
-    in order. A second SIGTERM, which multiprocessing sends to stuck workers, does its work."""
+def _ignore_first_stop_signals(worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach all processes, but the main one needs its workers
+    to finish the step. A second SIGTERM, which multiprocessing sends to stuck workers, ends one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def _empty(num_crops: int, size: int) -> Tensor:
-    """Room for crops, channels-last; in a worker, in memory shared with the main process."""
+    """Uninitialized crops (n, 3, S, S), channels-last; in a worker, in shared memory."""
     shape = (num_crops, size, size, 3)
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
-"""What some crops looked like to the teacher, kept so that training can see that it cuts the same.
+"""Canaries: pixels of a few crops as the teacher saw them, to check that training cuts the same.
 
 A canary is one crop of a store (of label maps, a whole image): the SHA-256 of the pixels that
-entered the teacher, and a thumbnail of them. Rebuilding it needs the image, the record and no
-teacher. Another image, decoder, orientation, box, flip or resampling shows at once.
+entered the teacher, and a thumbnail of them. Rebuilding it needs the image and the record, but no
+teacher. Another image, decoder, orientation, box, flip or resampling is found.
 """
 
 import base64
@@ -17,17 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fkd.crops.partners import Partner, Partners, partner_rows
-from fkd.crops.records import CropRecords
-from fkd.crops.replay import Interpolation, replay, whole_image
+from fkd.crops.replay import InputSpec, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
-from fkd.data.sources import ImageSource, load
-from fkd.errors import CropMismatch, StoreMismatch
+from fkd.data.identity import load_labeled, load_partners
+from fkd.data.sources import ImageSource
+from fkd.errors import CropMismatch
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LABELED, LabelStore
-from fkd.store.canonical import printable
 
-# A canary takes 370 bytes of the manifest, which a small store should not be made of.
+# A canary takes 370 bytes of the manifest, so a small store gets few.
 _MOST, _LEAST, _CROPS_PER_CANARY = 64, 4, 1024
 _SIDE = 8  # pixels of a thumbnail's side
 _LIMIT = 2.0  # gray levels by which thumbnails of other decoders may differ on average
@@ -35,13 +33,13 @@ _LIMIT = 2.0  # gray levels by which thumbnails of other decoders may differ on 
 
 @dataclass(frozen=True)
 class CanaryReport:
-    """How the canaries of a store fare with these images and libraries.
+    """How the canaries of a store compare with crops cut here.
 
     Attributes:
         num: canaries compared.
         num_exact: canaries whose pixels are the same to the bit.
         mean_difference: mean over all thumbnails of their absolute difference, gray levels.
-        same_libraries: whether decoder, torch and kind of CPU are those that made the store.
+        same_libraries: whether decoder, torch and type of CPU are those that made the store.
     """
 
     num: int
@@ -52,17 +50,17 @@ class CanaryReport:
     def __str__(self) -> str:
         libraries = "same" if self.same_libraries else "other"
         return (
-            f"{self.num_exact} of {self.num} crops look to the bit as they did to the teacher, "
+            f"{self.num_exact} of {self.num} crops have exactly the teacher's pixels, "
             f"mean difference {self.mean_difference:.2f} gray levels ({libraries} libraries)"
         )
 
 
-def sample_places(
+def sample_positions(
     seed: int, purpose: str, count: int, num_images: int, num_crops: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and crop numbers, int64 (count,) each: spread evenly over the images, at random inside.
 
-    With no more places than images, no image comes twice.
+    With `count` at most `num_images`, no image comes twice.
     """
     stream = stream_key(seed, purpose.encode())
     draws = uniforms(stream, Purpose.PROBE, np.arange(count), 2)
@@ -92,10 +90,10 @@ def make_canaries(
     """
     num_crops = store.num_crops if store.grid is None else 1
     count = count or count_canaries(store.num_images, num_crops)
-    rows, crops = sample_places(0, "canary", count, store.num_images, num_crops)
+    rows, crops = sample_positions(0, "canary", count, store.num_images, num_crops)
     readable = store.images(rows).status == LABELED
     return [
-        {"row": row, "crop": crop} | _portrait(_rebuild(store, source, row, crop))
+        {"row": row, "crop": crop} | _fingerprint(_rebuild(store, source, row, crop))
         for row, crop in zip(rows[readable].tolist(), crops[readable].tolist(), strict=True)
     ]
 
@@ -117,13 +115,13 @@ def check_canaries(
     same_libraries = decoder == "pillow" and _libraries_of(store) == here
     differences, num_exact = [], 0
     for canary in store.canaries:
-        portrait = _portrait(_rebuild(store, source, canary["row"], canary["crop"], decoder))
-        exact = portrait["sha256"] == canary["sha256"]
-        difference = 0.0 if exact else _difference(portrait["thumbnail"], canary["thumbnail"])
+        rebuilt = _fingerprint(_rebuild(store, source, canary["row"], canary["crop"], decoder))
+        exact = rebuilt["sha256"] == canary["sha256"]
+        difference = 0.0 if exact else _difference(rebuilt["thumbnail"], canary["thumbnail"])
         if not exact and (same_libraries or difference > _LIMIT):
             raise CropMismatch(
-                f"crop {canary['crop']} of {source.name(canary['row'])} does not look as it did to "
-                f"the teacher (thumbnails differ by {difference:.1f} gray levels); the store was "
+                f"crop {canary['crop']} of {source.name(canary['row'])} differs from what the "
+                f"teacher saw (thumbnails differ by {difference:.1f} gray levels); the store was "
                 "made by another version of fkd or its libraries, label again"
             )
         differences.append(difference)
@@ -132,61 +130,15 @@ def check_canaries(
     return CanaryReport(len(differences), num_exact, mean, same_libraries)
 
 
-def load_labeled(
-    store: LabelStore, source: ImageSource, row: int, decoder: Decoder = "pillow"
-) -> Tensor:
-    """The decoded image of a row of the store, uint8 (3, H, W), checked to be the labeled one.
-
-    Raises:
-        StoreMismatch: the source has another image at this place.
-        CropMismatch: the file was changed since it was labeled.
-        ImageError: it cannot be read.
-    """
-    key = store.keys([row])[0]
-    if row >= len(source) or source.key(row) != key:
-        raise StoreMismatch(
-            f"{source.root} has no image {printable(key)} in the place where {store.path} has it; "
-            "use the images that were labeled"
-        )
-    loaded, facts = load(source, row, decoder), store.images([row])
-    found = (loaded.crc32, loaded.num_bytes, *loaded.image.shape[1:])
-    if found != (int(facts.crc32[0]), int(facts.num_bytes[0]), *facts.size[0].tolist()):
-        raise CropMismatch(
-            f"{source.name(row)} is not the file that was labeled (checksum, length or size "
-            "differ); restore the original, or label again"
-        )
-    return loaded.image
-
-
-def load_partners(
-    store: LabelStore,
-    source: ImageSource,
-    records: CropRecords,
-    crops: np.ndarray,
-    decoder: Decoder = "pillow",
-) -> Partners:
-    """What the crops of a store with these records and numbers (n,) are mixed with, checked.
-
-    Raises:
-        StoreMismatch, CropMismatch, ImageError: as `load_labeled`.
-    """
-    return {
-        row: Partner(
-            load_labeled(store, source, row, decoder), store.read([row], crops[None]).records[0]
-        )
-        for row in partner_rows(records)
-    }
-
-
 def cpu_name() -> str:
-    """The kind of CPU, as far as torch chooses its routines by it."""
+    """The type of CPU, as far as torch chooses its routines by it."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def teacher_view(store: LabelStore) -> tuple[int, Interpolation]:
-    """Side in pixels and interpolation of the first teacher's input."""
+def teacher_input(store: LabelStore) -> InputSpec:
+    """The input of the first teacher of a store."""
     teacher = store.config["teachers"][0]
-    return teacher["input_size"], teacher["interpolation"]
+    return InputSpec(teacher["input_size"], teacher["interpolation"])
 
 
 def _libraries_of(store: LabelStore) -> tuple[Any, Any, Any]:
@@ -204,10 +156,11 @@ def _rebuild(
     else:
         records = whole_image((image.shape[1], image.shape[2]))
     partners = load_partners(store, source, records, np.array([crop]), decoder)
-    return replay(image, records, *teacher_view(store), partners=partners)[0]
+    size, interpolation, _ = teacher_input(store)
+    return replay(image, records, size, interpolation, partners=partners)[0]
 
 
-def _portrait(crop: Tensor) -> dict[str, str]:
+def _fingerprint(crop: Tensor) -> dict[str, str]:
     pixels = crop.permute(1, 2, 0).contiguous().numpy().tobytes()
     small = F.adaptive_avg_pool2d(crop.float(), _SIDE).round().to(torch.uint8)
     thumbnail = small.permute(1, 2, 0).contiguous().numpy().tobytes()

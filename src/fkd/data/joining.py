@@ -1,56 +1,56 @@
-"""Which image of a source has which row of a label store, and which classes they share."""
+"""Which images of a source have labels in a store, and which classes the two share."""
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from fkd.data.sources import ImageSource
+from fkd.data.sources import ImageSource, fingerprint
+from fkd.errors import ConfigError
 from fkd.store import LabelStore
 
 
 @dataclass(frozen=True)
 class Join:
-    """A source and a store that fit together.
+    """What training needs to know of a source and a store with the same images.
+
+    Both are in the order of their keys: the position of an image in the source is its row in the
+    store.
 
     Attributes:
-        rows: store row of each image, int64 (n,).
-        labeled: positions of the images that have labels, int64; the others were unreadable when
-            the store was made.
-        class_ids: the store's id of each class of the source, int64, -1 where it has none; None
-            for a source without classes.
+        labeled: positions of the images that have labels, int64 (n,), ascending; the others were
+            unreadable when the store was made.
+        class_ids: the store's id of each class of the source, int64 (classes,), -1 where it has
+            none; None for a source without classes.
     """
 
-    rows: np.ndarray
     labeled: np.ndarray
     class_ids: np.ndarray | None
 
 
 def join_store(images: ImageSource, store: LabelStore) -> Join:
-    """Match every image with its row, by key.
+    """Make sure that a source and a store have the same images.
 
     Raises:
         StoreMismatch: images are missing, extra or renamed; the message counts and names them.
+        ConfigError: the source is not in ascending order of its keys.
     """
     keys = [images.key(i) for i in range(len(images))]
+    if any(key >= following for key, following in pairwise(keys)):
+        raise ConfigError(f"the keys of {images.root} are not in strictly ascending bytewise order")
 
-    def fingerprint(key: bytes) -> tuple[int, int]:
-        data = images.read(position[key])
-        return zlib.crc32(data), len(data)
+    def fingerprint_of(key: bytes) -> tuple[int, int]:
+        return fingerprint(images.read(position[key]))
 
     position = {key: i for i, key in enumerate(keys)}
-    store.join(keys, fingerprint=fingerprint)
-    rows = np.arange(store.num_images)  # both are in the order of their keys
-    return Join(
-        rows,
-        np.flatnonzero(store.labeled(rows)),
-        map_classes(images.class_names, store.class_names),
-    )
+    store.join(keys, fingerprint=fingerprint_of)
+    labeled = np.flatnonzero(store.labeled(np.arange(len(keys))))
+    return Join(labeled, map_classes(images.class_names, store.class_names))
 
 
 def map_classes(names: Sequence[str] | None, known: Sequence[str]) -> np.ndarray | None:
-    """The id in `known` of each name, int64, -1 for unknown ones; None for None.
+    """The id in `known` of each name, int64 (len(names),), -1 for unknown ones; None for None.
 
     Example:
         >>> map_classes(["dog", "ant", "elk"], ["ant", "cat", "dog"])

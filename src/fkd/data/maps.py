@@ -1,8 +1,8 @@
 """Fresh crops whose labels come from the label map of their image.
 
-Boxes and flips are those of `FreshCropSource`: new ones at every position. An image's size is known
-from the store, so boxes are placed, and labels pooled, before the image itself is read; the image
-is then compared with the one that was labeled, as for stored crops.
+Boxes and flips are those of `FreshCropSource`: new ones at every position. The store knows the size
+of an image, so boxes are placed, and labels pooled, before the image itself is read; the image is
+then compared with the one that was labeled, as for stored crops.
 
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021), Sec. 3.2. A flip moves no label: a crop's
 label has no place inside it.
@@ -13,11 +13,11 @@ import numpy as np
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, sample_augment
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, draw_crops, place_crops
-from fkd.data.crop_sources import SelectedCrops, check_image
+from fkd.data.crop_sources import SelectedCrops, image_streams
+from fkd.data.identity import require_labeled_file
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError
-from fkd.labels.pooling import PoolingConfig, crop_weights, pool_maps
-from fkd.randomness import stream_keys
+from fkd.labels.pooling import pool_maps, roi_align_weights
 from fkd.store import LabelStore
 
 
@@ -25,11 +25,10 @@ class MapCropSource:
     """New random crops at every position, and their labels pooled from a store of label maps.
 
     Args:
-        images: where the images come from; their keys are looked up in the store.
+        images: the images of the store; the position of one is its row.
         store: the maps.
-        rows: store row of each image, int64 (len(images),).
         config: how crops are drawn.
-        pooling: how labels are pooled.
+        swap_xy: exchange the axes of boxes where labels are pooled.
         augment: further augmentations of the crops.
 
     Raises:
@@ -40,10 +39,10 @@ class MapCropSource:
         self,
         images: ImageSource,
         store: LabelStore,
-        rows: np.ndarray,
         config: CropConfig,
-        pooling: PoolingConfig,
         augment: AugmentConfig = NO_AUGMENT,
+        *,
+        swap_xy: bool = False,
     ) -> None:
         if store.grid is None:
             raise ConfigError(
@@ -53,26 +52,25 @@ class MapCropSource:
         self._images = images
         self._store = store
         self._grid = store.grid
-        self._rows = rows
         self._config = config
-        self._pooling = pooling
+        self._swap_xy = swap_xy
         self._augment = augment
 
-    def pick(self, images: np.ndarray, start: int, count: int) -> SelectedCrops:
-        """The maps are read at once; an image is checked when it is at hand."""
-        numbers = np.arange(start, start + count)
-        streams = stream_keys(self._config.seed, [self._images.key(int(i)) for i in images])
-        stored = self._store.read(self._rows[images])
+    def select(self, images: np.ndarray, start: int, crops_per_image: int) -> SelectedCrops:
+        """The maps are read at once; each image is checked when it is loaded."""
+        numbers = np.arange(start, start + crops_per_image)
+        streams = image_streams(self._images, images, self._config.seed)
+        stored = self._store.read(images)
         sizes = stored.images.size[:, None]
         box, flip = place_crops(self._config, draw_crops(streams[:, None], numbers), sizes)
-        weights = crop_weights(self._pooling, box, sizes, self._grid)
+        weights = roi_align_weights(box, sizes, self._grid, swap_xy=self._swap_xy)
         ids, values = stored.label.ids, stored.label.values
         assert ids is not None
         assert values is not None
-        targets = pool_maps(self._pooling, ids, values, weights, self._store.num_classes)
+        targets = pool_maps(ids, values, weights, self._store.num_classes)
 
         def records(j: int, loaded: LoadedImage) -> CropRecords:
-            check_image(stored, j, loaded, self._images.name(int(images[j])))
+            require_labeled_file(stored.images, j, loaded, self._images.name(int(images[j])))
             return CropRecords(box[j], flip[j], sample_augment(self._augment, streams[j], numbers))
 
         return SelectedCrops(targets, records)

@@ -1,25 +1,17 @@
-"""A label store and its images as an ordinary map-style data set, for any training loop.
+"""A label store and its images as an ordinary map-style data set, for any training loop."""
 
-store   = LabelStore.open("labels/pets")
-dataset = MultiCropDataset(ImageFolder(root), store, crops_per_image=4)
-loader  = DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=collate_crops)
-for epoch in range(epochs // 4):        # one pass with m = 4 crops is worth 4 epochs
-    dataset.set_epoch(epoch)            # the next 4 crops of every image
-    for images, targets in loader:      # 64 images = 256 crops
-        loss = SoftTargetLoss()(model(images), targets)
-"""
-
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
-from fkd.crops.replay import Interpolation
-from fkd.data.batches import Batch, CropCutter, CropFormat
+from fkd.crops.replay import InputSpec, Interpolation
+from fkd.data.batches import CropCutter
 from fkd.data.crop_sources import CropOrder, StoredCropSource
 from fkd.data.decoders import DecoderChoice, choose_decoder
 from fkd.data.joining import join_store
@@ -37,30 +29,49 @@ Item = tuple[Tensor, SoftTargets]
 class MultiCropDataset(Dataset[Item]):
     """The images of a label store; an item is m crops of one image and their soft labels.
 
-    Indices count the *labeled* images, in the order of their keys; images that could not be read
-    when the store was made are left out. The ground-truth classes, as ids of the store (-1 where
-    unknown), travel as `targets.labels`.
+    An item has crops (m, 3, S, S), float32 or uint8, and SoftTargets of the m crops, whose `labels`
+    are the ground-truth classes as ids of the store (-1 where unknown). Indices count the *labeled*
+    images, in the order of their keys; images that could not be read when the store was made are
+    left out. `collate_crops` makes batches of items.
+
+    Which m of the M stored crops an item has depends on the epoch: call `set_epoch` before every
+    pass over the data, with 0, 1, 2 ...; M / m such passes use every stored crop once. Without it,
+    every pass has the same m crops; when an image is read again before `set_epoch` is called, the
+    data set warns, once. With worker processes, the first of them warns, on standard error.
 
     Args:
-        images: torchvision's ImageFolder, any map-style data set of pictures, or an ImageSource.
+        images: torchvision's ImageFolder, any map-style data set of images, or an ImageSource.
         store: the labels of exactly these images.
         crops_per_image: m; a pass over the data set is worth m epochs.
-        size: side of the crops, pixels.
+        size: S, side of the crops, pixels.
         interpolation: how crops are resized.
         mean, std: of the normalized RGB channels, for pixels in [0, 1].
         output: "float32" normalized, or "uint8" as they are (a quarter of the memory).
         seed: picks the order in which stored crops are used.
         order: every crop once per cycle, or an independent draw at every access.
-        codec: how labels are decoded; by default as the store says. see also
+        codec: how labels are decoded; by default as the store says. See also
             `with_temperature(store.codec, 2.0)`, `with_teacher_weights(store.codec, [1, 3])`.
         student_augment: drawn on top of each crop; the teacher did not see it.
-        decoder: who decodes JPEGs, see `fkd.data.decoders.choose_decoder`.
+        decoder: decodes JPEGs, see `fkd.data.decoders.choose_decoder`.
 
     Raises:
         StoreMismatch: the images are not those of the store.
         ConfigError: m is larger than the store's crops per image.
 
     Items raise ImageError, CropMismatch (not the file that was labeled) and DamagedStore.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> from torchvision.datasets import ImageFolder
+        >>> store = LabelStore.open("labels")  # 6 crops of each of 15 images
+        >>> dataset = MultiCropDataset(ImageFolder("photos"), store, crops_per_image=2, size=32)
+        >>> loader = DataLoader(dataset, batch_size=5, shuffle=True, collate_fn=collate_crops)
+        >>> for epoch in range(3):
+        ...     dataset.set_epoch(epoch)  # the next 2 crops of every image
+        ...     for crops, targets in loader:
+        ...         pass  # loss = SoftTargetLoss()(model(crops), targets)
+        >>> crops.shape, targets
+        (torch.Size([10, 3, 32, 32]), SoftTargets(crops=10, classes=4, kept=2))
     """
 
     def __init__(
@@ -82,19 +93,13 @@ class MultiCropDataset(Dataset[Item]):
     ) -> None:
         source = as_source(images)
         join = join_store(source, store)
-        views = StoredCropSource(
-            source,
-            store,
-            join.rows,
-            stride=crops_per_image,
-            seed=seed,
-            order=order,
-            codec=codec,
+        crop_source = StoredCropSource(
+            source, store, crops_per_image=crops_per_image, seed=seed, order=order, codec=codec
         )
         self._cutter = CropCutter(
             source,
-            views,
-            [CropFormat(size, interpolation, augmented=True)],
+            crop_source,
+            [InputSpec(size, interpolation, augmented=True)],
             class_ids=join.class_ids,
             student_augment=student_augment,
             seed=seed,
@@ -105,9 +110,10 @@ class MultiCropDataset(Dataset[Item]):
         self._crops_per_image = crops_per_image
         self._output = output
         self._mean, self._std = tuple(mean), tuple(std)
-        # Worker processes outlive a pass, so they must see the parent's later changes.
-        self._epoch: Tensor = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        # In shared memory, because worker processes may outlive an epoch.
+        self._epoch = _shared_zeros((), torch.int64)
+        self._was_read = _shared_zeros((len(join.labeled),), torch.bool)  # since set_epoch
+        self._has_warned = _shared_zeros((), torch.bool)
 
     def __len__(self) -> int:
         return len(self._labeled)
@@ -120,46 +126,75 @@ class MultiCropDataset(Dataset[Item]):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass over the data set comes next (0, 1, 2 ...)."""
+        """Choose the crops of the next pass over the data set, which is number 0, 1, 2 ..."""
         self._epoch.fill_(epoch)
+        self._was_read.zero_()
 
     def __getitem__(self, index: int) -> Item:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """Several items, whose labels are read in one go; called by torch's DataLoader."""
+        self._warn_of_repeats(list(indices))
         images = self._labeled[list(indices)].tolist()
         m = self._crops_per_image
-        batch = self._cutter.cut(images, start=int(self._epoch) * m, count=m)
-        return [self._item(batch, slice(j * m, (j + 1) * m)) for j in range(len(images))]
-
-    def _item(self, batch: Batch, rows: slice) -> Item:
-        assert batch.targets is not None
-        crops = batch.crops[0][rows]
+        batch = self._cutter.cut(images, start=int(self._epoch) * m, crops_per_image=m)
+        assert batch.targets is not None  # crops are stored ones
+        crops = batch.crops[0]
         if self._output == "float32":
             crops = _normalize(crops, self._mean, self._std)
-        return crops, batch.targets[rows]
+        items = [slice(j * m, (j + 1) * m) for j in range(len(images))]
+        return [(crops[item], batch.targets[item]) for item in items]
+
+    def _warn_of_repeats(self, indices: list[int]) -> None:
+        """Warn once in all processes if an image is read again in the same epoch.
+
+        In a repeated pass every worker reads images again, so that the first one, worker 0, can
+        warn for all; if all did, two of them could do so at the same time.
+        """
+        repeated = bool(self._was_read[indices].any())
+        self._was_read[indices] = True
+        worker = get_worker_info()
+        if repeated and not self._has_warned and (worker is None or worker.id == 0):
+            self._has_warned.fill_(True)
+            warnings.warn(
+                f"an image was read again in epoch {int(self._epoch)}, with the same "
+                f"{self._crops_per_image} of its {self._store.num_crops} stored crops; call "
+                "dataset.set_epoch(epoch) before every pass over the data (nothing is wrong where "
+                "a sampler repeats images within an epoch)",
+                stacklevel=3,
+            )
 
 
 def collate_crops(items: Sequence[Item]) -> Item:
-    """One batch of items: crops (B * m, 3, S, S), image after image, and their targets."""
+    """One batch of B items with m crops each: crops (B * m, 3, S, S), image after image, and their
+    soft targets.
+
+    Example:
+        >>> from torchvision.datasets import ImageFolder
+        >>> dataset = MultiCropDataset(
+        ...     ImageFolder("photos"), LabelStore.open("labels"), crops_per_image=2, size=32
+        ... )
+        >>> crops, targets = collate_crops([dataset[0], dataset[7], dataset[14]])
+        >>> crops.shape, targets.labels
+        (torch.Size([6, 3, 32, 32]), tensor([0, 0, 1, 1, 2, 2]))
+    """
     crops, targets = zip(*items, strict=True)
-    return torch.cat(crops), _cat(targets)
+    tensors = {
+        name: torch.cat([getattr(part, name) for part in targets])
+        for name in ("index", "weight", "tail", "labels")
+        if getattr(targets[0], name) is not None
+    }
+    return torch.cat(crops), replace(targets[0], **tensors)
 
 
-def _cat(parts: Sequence[SoftTargets]) -> SoftTargets:
-    first = parts[0]
-    return replace(
-        first,
-        index=None if first.index is None else torch.cat([p.index for p in parts]),  # type: ignore[misc]
-        weight=torch.cat([p.weight for p in parts]),
-        tail=torch.cat([p.tail for p in parts]),
-        labels=None if first.labels is None else torch.cat([p.labels for p in parts]),  # type: ignore[misc]
-    )
+def _shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in memory that is shared with worker processes."""
+    return torch.zeros(shape, dtype=dtype).share_memory_()  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _normalize(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x / 255 - mean) / std, float32."""
+    """(x / 255 - mean) / std of uint8 crops (n, 3, S, S), float32."""
     scale = torch.tensor([1.0 / (255.0 * s) for s in std])[:, None, None]
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
     return torch.addcmul(shift, crops.float(), scale)

@@ -96,6 +96,11 @@ class LoadedImage:
     crc32: int
     num_bytes: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.image.shape[1], self.image.shape[2]
+
 
 def load(source: ImageSource, i: int, decoder: Decoder = "pillow") -> LoadedImage:
     """Read and decode image `i`; see `decode_image`.
@@ -104,7 +109,12 @@ def load(source: ImageSource, i: int, decoder: Decoder = "pillow") -> LoadedImag
         ImageError: it cannot be read or decoded.
     """
     data = source.read(i)
-    return LoadedImage(decode_image(data, source.name(i), decoder), zlib.crc32(data), len(data))
+    return LoadedImage(decode_image(data, source.name(i), decoder), *fingerprint(data))
+
+
+def fingerprint(data: bytes) -> tuple[int, int]:
+    """CRC-32 and length of an encoded image: what a store knows of its bytes."""
+    return zlib.crc32(data), len(data)
 
 
 def open_source(config: ImagesConfig) -> ImageSource:

@@ -1,8 +1,8 @@
 """Second half: the same small student trained four ways on real handwritten digits.
 
 A larger network is trained first and becomes the teacher. Then one student, one seed, one schedule,
-and only the origin of views and targets differs: ground truth, a teacher asked online, or the
-teacher's stored labels with one and with four crops of an image in a batch.
+and only the origin of crops and targets differs: ground truth, an online teacher, or the teacher's
+stored labels with one and with four crops of an image in a batch.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fkd.crops.sampling import CropConfig
 from fkd.data import ImagesConfig
 from fkd.demo.images import write_digits
 from fkd.engine.logging import Progress, read_metrics
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.labeling import LabelConfig, label
+from fkd.labels.codecs import MarginalSmoothing
 from fkd.models import TeacherConfig
 from fkd.training import StudentConfig, TrainConfig, train
 
@@ -52,7 +54,7 @@ class DigitsResult:
         num_train, num_test: digits.
         teacher_accuracy: top-1 of the teacher on the held-out digits, percent.
         labeling_seconds: the teacher's one run over all stored crops.
-        rows: one a way, plain training first.
+        rows: one per way of training, plain training first.
     """
 
     num_train: int
@@ -70,15 +72,15 @@ def compare_methods(
     `announce` is told what comes next and may answer with a listener for that training run.
     """
     num_train, num_test = write_digits(out / "digits")
-    teacher_run = _settings(out, "teacher", TEACHER, TEACHER_EPOCHS, method="vanilla")
+    teacher_run = _settings(out, "teacher", TEACHER, TEACHER_EPOCHS, method="vanilla", crops=_CROPS)
     teacher_result = train(teacher_run, announce(f"teacher: {TEACHER}"))
     teacher = TeacherConfig(checkpoint=teacher_run.out)
     announce(f"labels: {EPOCHS} crops of {num_train:,} digits, once")
     labels = label(_label_settings(out, teacher))
     stored = {"method": "fkd", "store": labels.path}
     ways: dict[str, dict[str, Any]] = {
-        "ground truth": {"method": "vanilla"},
-        "online KD": {"method": "kd", "teacher": teacher},
+        "ground truth": {"method": "vanilla", "crops": _CROPS},
+        "online KD": {"method": "kd", "teacher": teacher, "crops": _CROPS},
         "FKD, m = 1": stored,
         "FKD, m = 4": stored | {"crops_per_image": 4},
     }
@@ -106,7 +108,6 @@ def _settings(out: Path, name: str, network: str, epochs: int, **options: Any) -
         "optimizer": OptimizerConfig(name="adamw"),
         "schedule": _SCHEDULE,
         "log_every": _NO_LINES_WITHIN_A_PASS,
-        **_CROPS,
     }
     return TrainConfig(**(defaults | options))
 
@@ -117,20 +118,20 @@ def _label_settings(out: Path, teacher: TeacherConfig) -> LabelConfig:
         out=str(out / "digit-labels"),
         teacher=teacher,
         num_crops=EPOCHS,
-        codec="ms:5",
+        crops=_CROPS,
+        codec=MarginalSmoothing(5),
         batch_size=64,
-        **_CROPS,
     )
 
 
 # So few epochs have no room for a staircase, nor for an ending with single crops.
 _SCHEDULE = ScheduleConfig(per_step=True, single_crop_ending=False)
 # A mirrored digit is no digit, and a small crop of one is another.
-_CROPS: dict[str, Any] = {"scale": (0.6, 1.0), "ratio": (0.8, 1.25), "flip_prob": 0.0}
+_CROPS = CropConfig(scale=(0.6, 1.0), ratio=(0.8, 1.25), flip_prob=0.0)
 
 
 def _seconds_per_epoch(run: Path, num_images: int) -> float:
-    """Training time over epochs, from the log: one line a pass, with its crops per second."""
+    """Training time over epochs, from the log: one line per pass, with its crops per second."""
     lines = [line for line in read_metrics(run / "metrics.jsonl") if "crops_per_second" in line]
     epochs = [float(line["epoch"] or 0) for line in lines]
     sizes = [after - before for before, after in zip([0.0, *epochs], epochs, strict=False)]

@@ -56,8 +56,8 @@ def replace_file(path: Path, write: Callable[[Any], Any]) -> tuple[str, int]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise RunError(
-            f"cannot write {path}: {error.strerror}; make room or mend the disk, then run the same "
-            "command again: it goes on from the last checkpoint"
+            f"cannot write {path}: {error.strerror}; free some space or repair the disk, then run "
+            "the same command again: it goes on from the last checkpoint"
         ) from error
     return hashing.sha256.hexdigest(), hashing.num_bytes
 
@@ -77,7 +77,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Flush the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
-"""What a run tells: metrics.jsonl for programs, TensorBoard for eyes, a progress bar for patience.
+"""Metrics of a run: metrics.jsonl, TensorBoard events, and callbacks of a progress bar.
 
 Every line of metrics.jsonl has "step" (optimizer steps done) and "epoch"; training lines add "lr",
 "loss" and "train_top1", evaluation lines "val_top1" and "val_top5". Only "seconds" and
 "crops_per_second" depend on the clock: apart from them, a run that was killed and went on writes
-the very file of one that was not.
+the same file as one that was not.
 """
 
 import json
@@ -19,7 +19,7 @@ Metrics = Mapping[str, float | int | None]
 
 
 class Progress(Protocol):
-    """What a caller may pass to see a run go by; only the main process calls it."""
+    """Callbacks that report a run's progress; only the main process calls them."""
 
     def begin(self, step: int, num_steps: int, description: str) -> None:
         """Training starts, or goes on, after `step` of `num_steps` steps."""
@@ -40,7 +40,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # imports for a second
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         self._path = folder / METRICS
         replace_text(self._path, "".join(line + "\n" for line in _lines_up_to(self._path, step)))
@@ -72,12 +72,12 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
 
 def _lines_up_to(path: Path, step: int | None) -> list[str]:
     """Whole lines whose step is not later than `step`; a line torn by a kill is dropped."""
-    kept = []
+    lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             done = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):
             continue
         if step is None or done <= step:
-            kept.append(line)
-    return kept
+            lines.append(line)
+    return lines

@@ -4,35 +4,25 @@ It is handed everything it calls and looks nothing up: which method is trained, 
 from and how a student is evaluated are decided by `fkd.training`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fkd.data.batches import Batch
-from fkd.data.crop_sources import CropRequest
+from fkd.data.mixing import MixingConfig, sample_mix
 from fkd.engine.logging import Metrics
 from fkd.engine.optim import set_learning_rate
 from fkd.engine.order import Chunk, Order, StepInfo, step_seed
 from fkd.engine.recorder import Recorder, count_crops
+from fkd.engine.schedule import ScheduleConfig, learning_rate
 from fkd.engine.signals import StopSignals
-from fkd.engine.state import TrainState
+from fkd.engine.state import TrainableMethod, TrainState
 
-_AGREE_EVERY = 10  # steps between two questions whether another process was told to stop
-
-
-class Method(Protocol):
-    """What the loop needs of a method."""
-
-    def targets(self, batch: Batch) -> Any:
-        """What the student is trained against."""
-
-    def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """The mean loss of the crops."""
+_AGREE_EVERY = 10  # steps between two exchanges on whether a process was told to stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,94 +30,119 @@ class LoopConfig:
     """What happens in a run.
 
     Attributes:
-        order: which images when.
-        load: lists of view requests to their batches, in order.
+        order: which images in which step.
         normalize: uint8 crops to the student's input.
-        mix: (step, batch) to the batch with its crops mixed, or the batch itself.
-        method: gives targets and loss.
-        learning_rate: of the place of a step.
+        mixing: MixUp and CutMix.
+        method: gives targets and losses.
+        schedule: of the learning rate.
+        peak_lr: the rate that the schedule starts from.
+        epochs: of the whole run.
         evaluate: metrics of a model on the validation images; None without any.
         evaluate_every: passes between two evaluations; the last pass ends with one anyway.
         clip_grad: largest norm of the gradient; None does not clip.
-        seed: of dropout and drop path.
+        seed: of mixing, dropout and drop path.
     """
 
     order: Order
-    load: Callable[[Iterable[Sequence[CropRequest]]], Iterator[Batch]]
     normalize: Callable[[Tensor], Tensor]
-    mix: Callable[[int, Batch], Batch]
-    method: Method
-    learning_rate: Callable[[StepInfo], float]
+    mixing: MixingConfig
+    method: TrainableMethod
+    schedule: ScheduleConfig
+    peak_lr: float
+    epochs: int
     evaluate: Callable[[nn.Module], Metrics] | None
     evaluate_every: int
     clip_grad: float | None
     seed: int
 
+    def learning_rate(self, info: StepInfo) -> float:
+        """The rate of a step."""
+        epoch = info.epoch if self.schedule.per_step else info.of_pass.epoch
+        return learning_rate(self.schedule, self.peak_lr, epoch, self.epochs)
 
-def run(plan: LoopConfig, learner: TrainState, recorder: Recorder) -> None:
-    """Train from the learner's step to the end.
+    def evaluates_after(self, info: StepInfo) -> bool:
+        """Whether the student is evaluated after a step."""
+        is_last = info.pass_number == len(self.order.passes) - 1
+        is_due = is_last or (info.pass_number + 1) % self.evaluate_every == 0
+        return info.ends_pass and is_due
+
+
+def run(
+    config: LoopConfig, state: TrainState, recorder: Recorder, batches: Iterator[Batch]
+) -> None:
+    """Train from the state's step to the end.
+
+    Args:
+        config: what happens.
+        state: what is trained.
+        recorder: keeps logs and checkpoints.
+        batches: those of `config.order.chunks(state.step)`.
 
     Raises:
         FKDError: an image, a label or the disk fails, or the loss is not finite.
         KeyboardInterrupt: SIGINT came (SystemExit: SIGTERM); a checkpoint was written first.
     """
-    order, accelerator, optimizer = plan.order, learner.accelerator, learner.optimizer
+    order, accelerator = config.order, state.accelerator
     with StopSignals() as signals:
-        batches = plan.load(chunk.requests for chunk in order.chunks(learner.step))
-        while learner.step < order.num_steps:
-            place = order.place(learner.step)
-            lr = plan.learning_rate(place)
-            set_learning_rate(optimizer, lr)
-            learner.student.train()
-            counted = torch.zeros(4, device=accelerator.device)
+        while state.step < order.num_steps:
+            info = order.step_info(state.step)
+            lr = config.learning_rate(info)
+            set_learning_rate(state.optimizer, lr)
+            state.prepared.train()
+            counts = torch.zeros(4, device=accelerator.device)
             for part in range(order.accumulate_steps):
-                chunk = order.chunk(learner.step, part)
-                counted += _learn(plan, learner, chunk, next(batches).to(accelerator.device))
-            if plan.clip_grad is not None:
-                accelerator.clip_grad_norm_(learner.student.parameters(), plan.clip_grad)
-            optimizer.step()
-            optimizer.zero_grad()
-            learner.step += 1
-            if learner.ema is not None:
-                learner.ema.update(learner.module)
-            recorder.trained(place, lr, accelerator.reduce(counted))
-            if plan.evaluate is not None and _is_due(plan, place):
-                learner.share_buffers()
-                recorder.evaluated(place, plan.evaluate(learner.result))
-            stopping = _told_to_stop(accelerator, signals, learner.step)
-            recorder.checkpoint(now=place.ends_pass or stopping)
+                chunk = order.chunk(state.step, part)
+                batch = next(batches).to(accelerator.device)
+                counts += _forward_backward(config, state, chunk, batch)
+            if config.clip_grad is not None:
+                accelerator.clip_grad_norm_(state.prepared.parameters(), config.clip_grad)
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            state.step += 1
+            if state.ema is not None:
+                state.ema.update(state.module.student)
+            recorder.trained(info, lr, accelerator.reduce(counts))
+            if config.evaluate is not None and config.evaluates_after(info):
+                state.share_buffers()
+                recorder.evaluated(info, config.evaluate(state.result))
+            stopping = _is_stopping(accelerator, signals, state.step)
+            recorder.checkpoint(now=info.ends_pass or stopping)
             if stopping:
                 accelerator.wait_for_everyone()
                 signals.leave()
 
 
-def _is_due(plan: LoopConfig, place: StepInfo) -> bool:
-    """Whether the student is evaluated after a step."""
-    ends = place.number == len(plan.order.passes) - 1
-    return place.ends_pass and (ends or (place.number + 1) % plan.evaluate_every == 0)
-
-
-def _learn(plan: LoopConfig, learner: TrainState, chunk: Chunk, batch: Batch) -> Tensor:
-    """Forward and backward of one chunk; what it counted, zeros for a filler.
+def _forward_backward(config: LoopConfig, state: TrainState, chunk: Chunk, batch: Batch) -> Tensor:
+    """Add the gradient of one chunk; returns its `count_crops`, zeros for a filler.
 
     Processes exchange gradients in the last part of a step only.
     """
-    torch.manual_seed(step_seed(plan.seed, learner.step, chunk.number))
-    batch = plan.mix(learner.step, batch)
-    images, targets = plan.normalize(batch.crops[0]), plan.method.targets(batch)
-    accelerator = learner.accelerator
-    with nullcontext() if chunk.last else accelerator.no_sync(learner.student):
-        outputs = learner.student(images)
-        loss = plan.method.loss(outputs, targets)
+    accelerator, method = state.accelerator, config.method
+    torch.manual_seed(step_seed(config.seed, state.step, chunk.number))
+    batch = _mix(config.mixing, config.seed, state.step, batch)
+    images, targets = config.normalize(batch.crops[0]), method.targets(batch)
+    with nullcontext() if chunk.last else accelerator.no_sync(state.prepared):
+        outputs, auxiliary_loss = state.prepared(images, targets)
+        loss = method.loss(outputs, targets)
+        if auxiliary_loss is not None:
+            loss = loss + auxiliary_loss
         accelerator.backward(loss * chunk.weight)
     return count_crops(loss, outputs, batch) * float(chunk.weight > 0)
 
 
-def _told_to_stop(accelerator: Accelerator, signals: StopSignals, step: int) -> bool:
-    """Whether any process was told to stop; all processes answer alike."""
-    own = signals.requested is not None
+def _mix(config: MixingConfig, seed: int, step: int, batch: Batch) -> Batch:
+    """What a step trains on: the batch itself, or its crops mixed with each other."""
+    crops = batch.crops[0]
+    size = (crops.shape[2], crops.shape[3])
+    mix = sample_mix(config, seed, step, len(batch), size, batch.crops_per_image)
+    return batch if mix is None else batch.mixed(mix)
+
+
+def _is_stopping(accelerator: Accelerator, signals: StopSignals, step: int) -> bool:
+    """Whether any process was told to stop; the same answer in all processes."""
+    told = signals.requested is not None
     if accelerator.num_processes == 1:
-        return own
+        return told
     if step % _AGREE_EVERY:
         return False
-    return bool(accelerator.reduce(torch.tensor(float(own), device=accelerator.device)))
+    return bool(accelerator.reduce(torch.tensor(float(told), device=accelerator.device)))

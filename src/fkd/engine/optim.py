@@ -4,9 +4,14 @@ import difflib
 from dataclasses import dataclass
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.optim import (  # type: ignore[attr-defined]
+    create_optimizer_v2,
+    get_optimizer_info,
+    list_optimizers,
+)
 from torch import nn
 
+from fkd.engine.settings import refuse_unused
 from fkd.errors import ConfigError
 
 
@@ -18,8 +23,8 @@ class OptimizerConfig:
         name: sgd, adamw, or another optimizer of timm (`timm.optim.list_optimizers()`).
         lr: peak learning rate; by default 0.1 for sgd, 0.002 for others (the paper's at 1,024 crops
             per step). It is not scaled by batch_size or crops_per_image.
-        momentum: of sgd and its relatives.
-        nesterov: look ahead along the momentum (sgd).
+        momentum: of sgd and the other optimizers that have one.
+        nesterov: Nesterov's momentum; of sgd.
         weight_decay: by default 1e-4 for sgd, 0.05 for others.
         decay_all: also decay biases and normalization layers, as the paper's SGD recipe does.
     """
@@ -42,6 +47,9 @@ class OptimizerConfig:
             raise ConfigError(
                 f"optimizer.name {self.name!r} is unknown; did you mean {' or '.join(close)}?"
             )
+        unused = set() if get_optimizer_info(self.name).has_momentum else {"momentum"}
+        unused |= set() if self.name == "sgd" else {"nesterov"}
+        refuse_unused(self, unused, prefix="optimizer.", user=f"optimizer {self.name}")
 
     @property
     def peak_lr(self) -> float:

@@ -1,4 +1,4 @@
-"""Which images meet in which step, on which process: a pure function of (seed, epoch, step).
+"""Which images are in which step, on which process: a pure function of (seed, epoch, step).
 
 One *global batch* per optimizer step holds ceil(batch_size / m) images, whatever the number of
 processes. It is cut into `world_size * accumulate_steps` chunks, which processes take in turn:
@@ -8,7 +8,7 @@ processes. It is cut into `world_size * accumulate_steps` chunks, which processe
     part          |      0      |   0   |  1  |  1  |
 
 Nothing here is state: a run that goes on at step t, also with other processes, asks for the same
-batches as one that never stopped.
+batches as one that was never stopped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,17 @@ from fkd.randomness import Purpose, permutations, stream_key, uniforms
 
 @dataclass(frozen=True)
 class StepInfo:
-    """Where a step lies in its run.
+    """Which pass a step belongs to.
 
     Attributes:
-        number: which pass.
-        of: the pass.
+        pass_number: number of the pass, from 0.
+        of_pass: the pass.
         step: steps of this pass before this one.
         num_steps: steps of this pass.
     """
 
-    number: int
-    of: Pass
+    pass_number: int
+    of_pass: Pass
     step: int
     num_steps: int
 
@@ -46,12 +46,12 @@ class StepInfo:
     @property
     def epoch(self) -> float:
         """Epochs done before this step."""
-        return self.of.epoch + self.of.crops * self.step / self.num_steps
+        return self.of_pass.epoch + self.of_pass.crops_per_image * self.step / self.num_steps
 
     @property
     def epoch_after(self) -> float:
         """Epochs done after this step."""
-        return self.of.epoch + self.of.crops * (self.step + 1) / self.num_steps
+        return self.of_pass.epoch + self.of_pass.crops_per_image * (self.step + 1) / self.num_steps
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Chunk:
     """What one process computes in one forward pass.
 
     Attributes:
-        requests: the views to load.
+        requests: the crops to load.
         weight: factor of the chunk's mean loss, so that the gradients, averaged over processes and
             summed over parts, are those of the mean over the global batch; 0 for a filler, which a
             process computes where there are fewer images than chunks.
@@ -100,8 +100,8 @@ class Order:
         """Optimizer steps of the run."""
         return int(self._ends[-1])
 
-    def place(self, step: int) -> StepInfo:
-        """Where step `step` lies."""
+    def step_info(self, step: int) -> StepInfo:
+        """Which pass step `step` belongs to."""
         ends = self._ends
         number = int(np.searchsorted(ends, step, side="right"))
         first = int(ends[number - 1]) if number else 0
@@ -109,21 +109,24 @@ class Order:
 
     def global_batch(self, step: int) -> np.ndarray:
         """Positions of the images of a step, int64, the same for every process."""
-        place = self.place(step)
-        size = self._images_per_batch(place.of)
-        stop = (place.step + 1) * size if not place.ends_pass else len(self.images)
-        chosen = _image_order(self.seed, place.of.epoch, len(self.images))
-        batch: np.ndarray = self.images[chosen[place.step * size : stop]]
+        info = self.step_info(step)
+        size = self._images_per_batch(info.of_pass)
+        stop = (info.step + 1) * size if not info.ends_pass else len(self.images)
+        order = _image_order(self.seed, info.of_pass.epoch, len(self.images))
+        batch: np.ndarray = self.images[order[info.step * size : stop]]
         return batch
 
     def chunk(self, step: int, part: int) -> Chunk:
         """What this process does in the `part`-th forward pass of a step."""
-        images, view = self.global_batch(step), self.place(step).of
+        images, of_pass = self.global_batch(step), self.step_info(step).of_pass
         number = part * self.world_size + self.rank
-        own = np.array_split(images, self.world_size * self.accumulate_steps)[number]
-        weight = self.world_size * len(own) / len(images)
-        shown = own if len(own) else images[:1]
-        requests = [CropRequest(image, view.epoch, view.crops) for image in shown.tolist()]
+        chunk = np.array_split(images, self.world_size * self.accumulate_steps)[number]
+        weight = self.world_size * len(chunk) / len(images)
+        if len(chunk) == 0:
+            chunk = images[:1]  # a filler
+        requests = [
+            CropRequest(image, of_pass.epoch, of_pass.crops_per_image) for image in chunk.tolist()
+        ]
         return Chunk(requests, weight, number, last=part == self.accumulate_steps - 1)
 
     def chunks(self, first_step: int) -> Iterator[Chunk]:
@@ -132,21 +135,21 @@ class Order:
             for part in range(self.accumulate_steps):
                 yield self.chunk(step, part)
 
-    def _images_per_batch(self, view: Pass) -> int:
-        return -(-self.batch_size // view.crops)
+    def _images_per_batch(self, of_pass: Pass) -> int:
+        return -(-self.batch_size // of_pass.crops_per_image)
 
     @cached_property
     def _ends(self) -> np.ndarray:
         """Steps of the run up to the end of each pass."""
-        return np.cumsum([self._steps_of(view) for view in self.passes])
+        return np.cumsum([self._steps_of(of_pass) for of_pass in self.passes])
 
-    def _steps_of(self, view: Pass) -> int:
+    def _steps_of(self, of_pass: Pass) -> int:
         """Steps of one pass; the last, partial batch is kept.
 
         A last batch of one single crop joins the one before: batch norm cannot train on it.
         """
-        full, rest = divmod(len(self.images), self._images_per_batch(view))
-        return max(1, full + (rest * view.crops > 1))
+        full, rest = divmod(len(self.images), self._images_per_batch(of_pass))
+        return max(1, full + (rest * of_pass.crops_per_image > 1))
 
 
 @lru_cache(maxsize=2)  # an order of ImageNet takes 10 MB; the loader is at most one pass ahead

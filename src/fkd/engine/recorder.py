@@ -1,4 +1,4 @@
-"""What a run leaves behind while it goes on: log lines, checkpoints, a moving progress bar."""
+"""The records of a run in progress: log lines, checkpoints, a progress bar."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from fkd.errors import RunError
 
 @torch.no_grad()
 def count_crops(loss: Tensor, outputs: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
-    """Float32 (4,): loss summed over the crops, hits, crops with a known class, crops.
+    """Float32 (4,): loss summed over the crops, hits, crops of a known class, crops.
 
     Stays on the device: reading the numbers would wait for the computation. Of several outputs the
     first counts, and a mixed crop has no class.
@@ -34,39 +34,39 @@ def count_crops(loss: Tensor, outputs: Tensor | tuple[Tensor, ...], batch: Batch
 class Recorder:
     """Keeps the records of one run.
 
-    Every process has one and counts alike; only the main process is given files and a progress bar.
+    Every process has one and counts the same; only the main process has files and a progress bar.
 
     Args:
-        learner: whose records these are.
+        state: what is trained.
         log_every: optimizer steps between two lines of metrics.jsonl.
         checkpoint_seconds: time between two checkpoints inside a pass.
         log: metrics.jsonl; on the main process.
         checkpoints: on the main process.
         progress: what the caller passed; on the main process.
-        state: what the run goes on from, if it does.
+        resumed: the checkpoint that the run goes on from, if it does.
     """
 
     def __init__(
         self,
-        learner: TrainState,
+        state: TrainState,
         *,
         log_every: int,
         checkpoint_seconds: float,
         log: MetricsLog | None,
         checkpoints: Checkpoints | None,
         progress: Progress | None,
-        state: State | None,
+        resumed: State | None,
     ) -> None:
-        self._learner = learner
+        self._state = state
         self._log_every = log_every
         self._checkpoint_seconds = checkpoint_seconds
         self._log = log
         self._checkpoints = checkpoints
         self._progress = progress
         self._began = self._saved = self._logged = time.monotonic()
-        self._seconds_before = state["seconds"] if state else 0.0
-        counted = state["counted"] if state else torch.zeros(4)
-        self._counted = counted.to(learner.accelerator.device)
+        self._seconds_before = resumed["seconds"] if resumed else 0.0
+        counts = resumed["counts"] if resumed else torch.zeros(4)
+        self._counts = counts.to(state.accelerator.device)
         self._metrics: Metrics = {}
 
     @property
@@ -74,22 +74,26 @@ class Recorder:
         """Training time of the run so far, without what a kill has undone."""
         return self._seconds_before + time.monotonic() - self._began
 
-    def trained(self, place: StepInfo, lr: float, counted: Tensor) -> None:
-        """A step is done; `counted` is the sum of `count_crops` over all processes.
+    def trained(self, info: StepInfo, lr: float, counts: Tensor) -> None:
+        """A step is done; `counts` is the sum of `count_crops` over all processes.
 
         Raises:
             RunError: the loss is not finite.
         """
-        self._counted += counted
-        if self._learner.step % self._log_every == 0 or place.ends_pass:
-            self._write_training_line(place, lr)
+        self._counts += counts
+        if self._state.step % self._log_every == 0 or info.ends_pass:
+            self._write_training_line(info, lr)
         if self._progress is not None:
-            self._progress.advance(self._learner.step, self._metrics)
+            self._progress.advance(self._state.step, self._metrics)
 
-    def evaluated(self, place: StepInfo, metrics: Metrics) -> None:
+    def evaluated(self, info: StepInfo, metrics: Metrics) -> None:
         """The student was evaluated."""
-        where = {"step": self._learner.step, "epoch": place.epoch_after}
-        line = {**where, **metrics, "seconds": self.seconds}
+        line = {
+            "step": self._state.step,
+            "epoch": info.epoch_after,
+            **metrics,
+            "seconds": self.seconds,
+        }
         if self._log is not None:
             self._log.write(line)
         if self._progress is not None:
@@ -105,20 +109,20 @@ class Recorder:
         due = time.monotonic() - self._saved >= self._checkpoint_seconds
         if self._checkpoints is None or self._log is None or not (now or due):
             return
-        self._require_finite(self._counted[0].item())
+        self._require_finite(self._counts[0].item())
         self._log.sync()
-        state: dict[str, Any] = self._learner.state()
-        state |= {"seconds": self.seconds, "counted": self._counted.cpu()}
-        self._checkpoints.save(self._learner.step, state)
+        state: dict[str, Any] = self._state.state()
+        state |= {"seconds": self.seconds, "counts": self._counts.cpu()}
+        self._checkpoints.save(self._state.step, state)
         self._saved = time.monotonic()
 
-    def _write_training_line(self, place: StepInfo, lr: float) -> None:
-        loss, hits, known, crops = self._counted.tolist()
+    def _write_training_line(self, info: StepInfo, lr: float) -> None:
+        loss, hits, known, crops = self._counts.tolist()
         self._require_finite(loss)
         now = time.monotonic()
         self._metrics = {
-            "step": self._learner.step,
-            "epoch": place.epoch_after,
+            "step": self._state.step,
+            "epoch": info.epoch_after,
             "lr": lr,
             "loss": loss / crops,
             "train_top1": 100.0 * hits / known if known else None,
@@ -127,12 +131,12 @@ class Recorder:
         }
         if self._log is not None:
             self._log.write(self._metrics)
-        self._counted.zero_()
+        self._counts.zero_()
         self._logged = now
 
     def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise RunError(
-                f"the loss is {loss} at step {self._learner.step}; lower optimizer.lr, set "
+                f"the loss is {loss} at step {self._state.step}; lower optimizer.lr, set "
                 "clip_grad, or use amp no"
             )

@@ -1,12 +1,12 @@
 """The folder of a run: who may write it, with which settings, and whether it is finished.
 
 RUN/config.yaml        the settings, as `--config` reads them
-RUN/env.json           seed, commit, versions, hardware, what the data were
+RUN/env.json           seed, data, commit, versions and hardware of the first start
 RUN/metrics.jsonl      one line per log entry
 RUN/tensorboard/       the same for TensorBoard
-RUN/checkpoints/       to go on from
+RUN/checkpoints/       the newest two; a run that is started again goes on from the newest
 RUN/classes.json       class names in the order of the outputs
-RUN/student.json       how to build and feed the student
+RUN/student.json       architecture and input of the student
 RUN/model.safetensors  the final weights; written last: its presence means "finished"
 """
 

@@ -14,14 +14,14 @@ coarser than usual, the "serrated" curve; it is not scaled by m.
 
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3, and the authors' training loops.
 Differs: the authors' ViT script runs the ending one epoch ahead of its own curve; here every epoch
-has the rate of its own place.
+has the rate of its own epoch.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fkd.engine.settings import refuse_unused
 from fkd.errors import ConfigError
 
 Curve = Literal["cosine", "linear", "step"]
@@ -34,11 +34,11 @@ class Pass:
 
     Attributes:
         epoch: epochs (crops seen of every image) before this pass.
-        crops: crops of every image in this pass.
+        crops_per_image: crops of every image in this pass.
     """
 
     epoch: int
-    crops: int
+    crops_per_image: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,11 @@ class ScheduleConfig:
         warmup_epochs: first epochs, with single crops and a rising rate; the paper uses 5 for
             transformers and AdamW, 0 for plain SGD.
         warmup_lr: rate at the start of the warm-up.
-        min_lr: rate that cosine and linear end at; the paper's AdamW recipe uses 1e-5.
+        min_lr: rate that cosine and linear end at; the paper's AdamW recipe uses 1e-5. Not of step.
         after_warmup: begin the curve at the end of the warm-up; otherwise the warm-up replaces its
             beginning, as in the paper.
         milestones: where step drops: epochs, or shares of all epochs where below 1 (0.4 and 0.8 are
-            120 and 240 of 300).
+            120 and 240 of 300). Of no other curve.
         single_crop_ending: train the last epochs, at most crops_per_image, with one crop per image
             in a batch, as the authors do.
         per_step: follow the curve at every step instead of holding the rate through a pass.
@@ -79,6 +79,11 @@ class ScheduleConfig:
                 "schedule.warmup_lr and schedule.min_lr must be >= 0, "
                 f"got {self.warmup_lr} and {self.min_lr}"
             )
+        unused = {"min_lr", "after_warmup"} if self.name == "step" else {"milestones"}
+        refuse_unused(self, unused, prefix="schedule.", user=f"schedule {self.name}")
+        if self.warmup_epochs == 0:
+            user = "a schedule without warmup_epochs"
+            refuse_unused(self, {"warmup_lr", "after_warmup"}, prefix="schedule.", user=user)
 
 
 def plan_passes(epochs: int, crops_per_image: int, config: ScheduleConfig) -> list[Pass]:
@@ -108,20 +113,9 @@ def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int
     if epoch < config.warmup_epochs:
         return config.warmup_lr + (peak - config.warmup_lr) * epoch / config.warmup_epochs
     if config.name == "step":
-        return peak * 0.1 ** sum(epoch >= place for place in _places(config, epochs))
-    before = config.warmup_epochs if config.after_warmup else 0
-    return config.min_lr + (peak - config.min_lr) * _CURVES[config.name](
-        (epoch - before) / max(epochs - before, 1)
-    )
-
-
-def _places(config: ScheduleConfig, epochs: int) -> list[float]:
-    """The epochs at which step drops."""
-    return [place * epochs if place < 1.0 else place for place in config.milestones]
-
-
-# How much of the way from the peak to the smallest rate is left after a share of the epochs.
-_CURVES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
-    "linear": lambda share: 1.0 - share,
-}
+        drops = [m * epochs if m < 1.0 else m for m in config.milestones]
+        return peak * 0.1 ** sum(epoch >= drop for drop in drops)
+    first = config.warmup_epochs if config.after_warmup else 0
+    done = (epoch - first) / max(epochs - first, 1)
+    left = 1.0 - done if config.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return config.min_lr + (peak - config.min_lr) * left

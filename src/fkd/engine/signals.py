@@ -1,10 +1,10 @@
-"""Stopping politely: SIGINT and SIGTERM let the current step finish and a checkpoint be written."""
+"""Graceful stop: after SIGINT or SIGTERM the step is finished and a checkpoint written."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
@@ -22,9 +22,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         try:
-            for number in _STOPPING:
+            for number in _STOP_SIGNALS:
                 self._previous[number] = signal.signal(number, self._remember)
-        except ValueError:  # not the main thread: signals are somebody else's business
+        except ValueError:  # only the main thread may handle signals
             self._previous.clear()
         return self
 

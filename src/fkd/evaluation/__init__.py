@@ -1,4 +1,4 @@
-"""How good a classifier is."""
+"""Accuracy of classifiers."""
 
 from fkd.evaluation.accuracy import Accuracy, LabeledImages, measure_accuracy
 

@@ -6,10 +6,8 @@ classes by name, never by position.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +24,11 @@ from fkd.models import Preprocessing
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of the images whose class is the best guess, or among the best five, in percent.
+    """Shares of the images whose class is ranked first, or among the first five, in percent.
 
     Attributes:
-        top1: share of the best guess.
-        top5: share of the best five; of all classes where there are fewer.
+        top1: ranked first.
+        top5: among the first five; among all classes where there are fewer.
         num_images: images counted.
         num_skipped: images left out, because the model lacks their class.
     """
@@ -43,7 +41,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledImages:
-    """The images of a source that a model can be judged on.
+    """The images of a source whose class a model has.
 
     Attributes:
         source: the images.
@@ -90,9 +88,8 @@ def measure_accuracy(
     device: torch.device,
     batch_size: int = 128,
     num_workers: int = 0,
-    autocast: AbstractContextManager[Any] | None = None,
 ) -> Accuracy:
-    """How often a model is right; with several processes, each looks at its share of the images.
+    """The accuracy of a model; with several processes, each evaluates its share of the images.
 
     The model is in eval mode afterwards.
 
@@ -102,8 +99,7 @@ def measure_accuracy(
     model.eval()
     hits = torch.zeros(2, dtype=torch.int64)
     for crops, labels in _load(images, preprocessing, batch_size, num_workers):
-        with autocast or nullcontext():
-            logits = model(preprocessing.normalize(crops.to(device, non_blocking=True)))
+        logits = model(preprocessing.normalize(crops.to(device, non_blocking=True)))
         hits += _count_hits(logits.float(), labels.to(device)).cpu()
     if _distributed():
         hits = hits.to(device)
@@ -113,7 +109,7 @@ def measure_accuracy(
 
 
 def center_crop(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """The center of an image uint8 (3, H, W) as a model wants it, uint8 (3, S, S)."""
+    """The center of an image uint8 (3, H, W) at a model's input size, uint8 (3, S, S)."""
     size = preprocessing.input_size
     shorter = int(size / preprocessing.crop_pct)
     short = min(image.shape[1:])

@@ -32,9 +32,9 @@ from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
 from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
-from fkd.labeling.config import describe_environment
+from fkd.labeling.config import MapDtype
+from fkd.labeling.identity import describe_environment, map_identity
 from fkd.labeling.labels import facts_of
-from fkd.labeling.maps import MapDtype, map_identity
 from fkd.labeling.pipeline import ImageRow
 from fkd.labels.codecs import Encoded, TopKLogits
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names

@@ -14,19 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fkd.crops.partners import Partner, Partners
 from fkd.crops.records import CropRecords
-from fkd.crops.replay import Interpolation, replay
+from fkd.crops.replay import InputSpec, Interpolation, replay
 from fkd.data.ahead import look_ahead
 
 T = TypeVar("T")
 R = TypeVar("R")
-InputSpec = tuple[int, str]  # side in pixels and interpolation of a teacher's input
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def replay_batch(batch: CropBatch, views: Sequence[InputSpec], batch_size: int) 
 
 
 def _replay_view(batch: CropBatch, view: InputSpec, batch_size: int) -> Tensor:
-    size, interpolation = view[0], cast(Interpolation, view[1])
+    size, interpolation, _ = view
     parts = [_replay_piece(piece, size, interpolation) for piece in batch.pieces]
     missing = batch_size - len(batch)
     if missing:

@@ -1,27 +1,26 @@
 """What a student is trained against: one small file per method.
 
-A method is one choice of views, targets and loss; read the files side by side (the paper's Fig. 5).
+A method is one choice of crops, targets and loss; read the files side by side (the paper's Fig. 5).
 
-    method      views                     targets
+    method      crops                     targets
     vanilla     fresh random crops        the ground truth
-    kd          fresh random crops        a teacher, asked online
-    funmatch    fresh, mixed for both     a teacher, asked online about the mixture
-    deit        fresh random crops        the ground truth and a teacher, token by token
-    mealv2      fresh random crops        several teachers, asked online; a discriminator
+    kd          fresh random crops        an online teacher
+    funmatch    fresh, mixed for both     an online teacher that sees the mixture
+    deit        fresh random crops        the ground truth and an online teacher, token by token
+    mealv2      fresh random crops        several online teachers; a discriminator
     fkd         crops of the label store  the label store
     mealv2-fkd  crops of the label store  the label store; a discriminator
     relabel     fresh random crops        label maps of the whole images, pooled
 """
 
 from fkd.errors import ConfigError
-from fkd.methods.deit import Deit
+from fkd.methods.deit import Deit, DeitConfig
 from fkd.methods.fkd import FKD
 from fkd.methods.funmatch import FunMatch
 from fkd.methods.kd import KD
-from fkd.methods.mealv2 import MealV2, MealV2FKD
+from fkd.methods.mealv2 import MealV2, MealV2Config, MealV2FKD
 from fkd.methods.method import CropSourceKind, Method, MethodInputs
-from fkd.methods.options import DeitConfig, MealV2Config
-from fkd.methods.relabel import ReLabel
+from fkd.methods.relabel import ReLabel, ReLabelConfig
 from fkd.methods.vanilla import Vanilla
 
 METHODS: dict[str, type[Method]] = {
@@ -42,6 +41,7 @@ __all__ = [
     "MealV2Config",
     "Method",
     "MethodInputs",
+    "ReLabelConfig",
     "find_method",
 ]
 

@@ -1,4 +1,4 @@
-"""DeiT distillation: a transformer learns the true class and a teacher's word, token by token.
+"""DeiT distillation: one token of a transformer learns the true class, another the teacher's label.
 
     L = (1 - alpha) CE(z_class, y) + alpha L_teacher(z_distillation)
 
@@ -12,11 +12,13 @@ Source: Touvron et al., "Training data-efficient image transformers & distillati
 attention", 2021, Sec. 4.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from fkd.data.batches import Batch
+from fkd.errors import ConfigError
 from fkd.labels.losses import kl_divergence, soft_cross_entropy
 from fkd.labels.targets import SoftTargets
 from fkd.methods.method import (
@@ -30,6 +32,29 @@ from fkd.methods.method import (
 from fkd.methods.online import OnlineTeacher
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeitConfig:
+    """DeiT distillation.
+
+    Attributes:
+        kind: hard (the teacher's most probable class) or soft (its probabilities, with
+            temperature).
+        alpha: weight of the teacher against the true class; the paper uses 0.5 for hard labels.
+        divide_by_classes: divide the soft loss by the number of classes too, as the authors' code
+            does; not in the paper.
+    """
+
+    kind: Literal["hard", "soft"] = "hard"
+    alpha: float = 0.5
+    divide_by_classes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("hard", "soft"):
+            raise ConfigError(f"deit.kind must be hard or soft, got {self.kind!r}")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ConfigError(f"deit.alpha must lie in [0, 1], got {self.alpha}")
+
+
 class DeitTargets(NamedTuple):
     """Labels of B crops: the true ones, smoothed and mixed, and the teacher's."""
 
@@ -41,9 +66,10 @@ class Deit(Method):
     """True classes for the class token, the teacher for the distillation token."""
 
     summary: ClassVar[str] = "DeiT: true classes and a teacher, hard or soft, token by token"
-    views: ClassVar[CropSourceKind] = "fresh"
-    asks_teacher: ClassVar[bool] = True
-    uses: ClassVar[frozenset[str]] = frozenset({"temperature", "label_smoothing", "deit"})
+    crop_source: ClassVar[CropSourceKind] = "fresh"
+    needs_teacher: ClassVar[bool] = True
+    uses: ClassVar[frozenset[str]] = frozenset({"temperature", "label_smoothing"})
+    options: ClassVar[str | None] = "deit"
     needs_classes = True
 
     def __init__(self, inputs: MethodInputs) -> None:
@@ -52,16 +78,16 @@ class Deit(Method):
         self._num_classes = inputs.num_classes
         self._smoothing = inputs.label_smoothing
         self._temperature = inputs.temperature
-        self._options = inputs.deit
+        self._options: DeitConfig = inputs.options
 
-    def begin(self, student: nn.Module) -> None:
-        """Have both tokens answer while training; timm's networks average them otherwise."""
-        distilled: Any = student
-        if hasattr(student, "set_distilled_training"):
-            distilled.set_distilled_training(True)
+    def prepare_student(self, student: nn.Module) -> None:
+        """Let training return both tokens' logits; timm's networks average them otherwise."""
+        set_distilled_training: Any = getattr(student, "set_distilled_training", None)
+        if set_distilled_training is not None:
+            set_distilled_training(True)
 
     def targets(self, batch: Batch) -> DeitTargets:
-        """The truth, and what the teacher says now."""
+        """The true classes, and the teacher's labels."""
         answer = self._teacher.answer(batch.crops, self._temperature)
         if self._options.kind == "hard":
             teacher = SoftTargets.one_hot(answer.probabilities.argmax(1), self._num_classes)
@@ -70,12 +96,12 @@ class Deit(Method):
         return DeitTargets(true_labels(batch, self._num_classes, self._smoothing), teacher)
 
     def loss(self, outputs: Outputs, targets: DeitTargets) -> Tensor:
-        """The blend of both tokens' losses."""
-        of_class = class_logits(outputs)
-        of_teacher = outputs[1] if isinstance(outputs, tuple) else outputs
+        """The weighted mean of both tokens' losses."""
+        distillation_logits = outputs[1] if isinstance(outputs, tuple) else outputs
         alpha = self._options.alpha
-        base = soft_cross_entropy(of_class, targets.truth).mean()
-        return (1.0 - alpha) * base + alpha * self._distillation(of_teacher, targets.teacher)
+        base = soft_cross_entropy(class_logits(outputs), targets.truth).mean()
+        distillation = self._distillation(distillation_logits, targets.teacher)
+        return (1.0 - alpha) * base + alpha * distillation
 
     def _distillation(self, logits: Tensor, teacher: SoftTargets) -> Tensor:
         if self._options.kind == "hard":

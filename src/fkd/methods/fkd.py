@@ -7,24 +7,26 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
-from fkd.methods.blend import Blend, blend
 from fkd.methods.method import (
     OF_STORED_LABELS,
     CropSourceKind,
     Method,
     MethodInputs,
     Outputs,
+    PairedTargets,
     class_logits,
+    pair_targets,
 )
 
 
 class FKD(Method):
     """Replay the teacher's crops against the labels it gave them."""
 
-    summary: ClassVar[str] = "crops and soft labels from a label store; the teacher rests"
-    views: ClassVar[CropSourceKind] = "stored"
+    summary: ClassVar[str] = "crops and soft labels from a label store, without a teacher"
+    crop_source: ClassVar[CropSourceKind] = "stored"
     uses: ClassVar[frozenset[str]] = OF_STORED_LABELS | {
         "temperature",
         "soft_weight",
@@ -32,17 +34,17 @@ class FKD(Method):
     }
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
         self.needs_classes = inputs.soft_weight < 1.0
-        self._ingredients = inputs
+        self._inputs = inputs
         self._loss = SoftTargetLoss(inputs.temperature, inputs.soft_weight)
 
-    def targets(self, batch: Batch) -> Blend:
-        """What the teacher said when the store was made."""
+    def targets(self, batch: Batch) -> PairedTargets:
+        """The stored labels."""
         assert batch.targets is not None
-        return blend(self._ingredients, batch, batch.label_mixed(batch.targets))
+        return pair_targets(self._inputs, batch, batch.label_mixed(batch.targets))
 
-    def loss(self, outputs: Outputs, targets: Blend) -> Tensor:
+    def loss(self, outputs: Outputs, targets: PairedTargets) -> Tensor:
         """Soft cross-entropy, straight from the sparse labels."""
         loss: Tensor = self._loss(class_logits(outputs), *targets)
         return loss

@@ -1,7 +1,7 @@
-"""FunMatch: the student matches the teacher's function on mixed pictures that both see alike.
+"""FunMatch: the student matches the teacher's function on mixed crops that both see.
 
 Against vanilla KD: one tensor goes through both networks (same box, same size, same augmentation),
-MixUp blends it before either sees it, true classes play no part, and training is patient.
+MixUp blends it first, true classes are not used, and training is long.
 
     x~ = a x + (1 - a) x_partner        L = t^2 KL(softmax(T(x~) / t) || softmax(S(x~) / t))
 
@@ -23,21 +23,21 @@ from fkd.methods.online import OnlineTeacher
 
 
 class FunMatch(Method):
-    """One mixed view for both networks, KL, no labels."""
+    """The same mixed crops for both networks, KL, no true classes."""
 
-    summary: ClassVar[str] = "one mixed view for teacher and student alike, KL, no true classes"
-    views: ClassVar[CropSourceKind] = "fresh"
-    asks_teacher: ClassVar[bool] = True
+    summary: ClassVar[str] = "the same mixed crops for teacher and student, KL, no true classes"
+    crop_source: ClassVar[CropSourceKind] = "fresh"
+    needs_teacher: ClassVar[bool] = True
     uses: ClassVar[frozenset[str]] = frozenset({"temperature"})
     needs_mixing: ClassVar[bool] = True
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self._teacher = OnlineTeacher(inputs, shares_view=True)
+        self._teacher = OnlineTeacher(inputs, shares_crops=True)
         self.formats = self._teacher.formats
         self._temperature = inputs.temperature
 
     def targets(self, batch: Batch) -> SoftTargets:
-        """What the teacher says about the mixed crops of the student."""
+        """The teacher's probabilities of the mixed crops of the student."""
         return SoftTargets.full(self._teacher.answer(batch.crops, self._temperature).probabilities)
 
     def loss(self, outputs: Outputs, targets: SoftTargets) -> Tensor:

@@ -1,79 +1,76 @@
-"""What all methods have in common: what they are made of, and what they answer."""
+"""What all methods have in common: what they are built from, and what they return."""
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
-from fkd.data.batches import Batch, CropFormat
-from fkd.labels.pooling import PoolingConfig
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.targets import SoftTargets
-from fkd.methods.options import DeitConfig, MealV2Config
 from fkd.models.teacher import TeacherEnsemble
 
 CropSourceKind = Literal["stored", "fresh"]
-OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights", "calibration"})
-"""Settings of a run that say how stored labels are decoded, and which are trusted."""
+OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights"})
+"""Settings of a run that say how stored labels are decoded."""
 Outputs: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Logits of the student; of its class token and its distillation token where it has both."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodInputs:
-    """What a method may be made of.
+    """What a method is built from; the settings have their defaults in `TrainConfig`.
 
     Attributes:
         num_classes: C.
         student: how the student wants its crops.
+        teacher: the online teacher, for methods that need one.
         temperature: of the softmax.
-        soft_weight: lambda of Eq. 1, the weight of the soft label against the ground truth.
-        label_smoothing: of the ground truth.
-        teacher: asked online, by the methods that need one.
-        deit: of DeiT distillation.
-        mealv2: of MEAL V2.
-        relabel: of ReLabel.
+        soft_weight: lambda of Eq. 1, the weight of the soft label against the true class.
+        label_smoothing: of the true class.
+        options: of this method alone, such as a `DeitConfig`; None where it has none.
     """
 
     num_classes: int
-    student: CropFormat
-    temperature: float = 1.0
-    soft_weight: float = 1.0
-    label_smoothing: float = 0.0
-    teacher: TeacherEnsemble | None = None
-    deit: DeitConfig = field(default_factory=DeitConfig)
-    mealv2: MealV2Config = field(default_factory=MealV2Config)
-    relabel: PoolingConfig = field(default_factory=PoolingConfig)
+    student: InputSpec
+    teacher: TeacherEnsemble | None
+    temperature: float
+    soft_weight: float
+    label_smoothing: float
+    options: Any
 
 
 class Method(Protocol):
-    """CropSource, targets, loss; methods inherit what is said here unless they say otherwise.
+    """Crop source, targets, loss; methods inherit the defaults below.
 
     Attributes:
         summary: one line for --help.
-        views: where the crops come from unless the user says otherwise.
-        asks_teacher: whether it needs a teacher while training.
+        crop_source: where the crops come from by default.
+        needs_teacher: whether it needs an online teacher.
         reads_maps: whether its fresh crops get labels from a store of label maps.
-        uses: which of the optional settings of a run it looks at; others are refused.
+        uses: which of the settings of several methods it uses; others are refused.
+        options: the setting of this method alone, passed as `MethodInputs.options`; None for none.
         needs_mixing: whether it is this method only with mixed crops.
         needs_classes: whether every image must have a true class.
         formats: how crops are cut for it, the student's first.
-        auxiliary_model: a network of its own that learns beside the student.
+        auxiliary_model: a network of its own that is trained beside the student.
     """
 
     summary: ClassVar[str]
-    views: ClassVar[CropSourceKind]
-    asks_teacher: ClassVar[bool] = False
+    crop_source: ClassVar[CropSourceKind]
+    needs_teacher: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
     uses: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[str | None] = None
     needs_mixing: ClassVar[bool] = False
     needs_classes: bool = False
-    formats: tuple[CropFormat, ...]
+    formats: tuple[InputSpec, ...]
     auxiliary_model: nn.Module | None = None
 
     def __init__(self, inputs: MethodInputs) -> None: ...
 
-    def begin(self, student: nn.Module) -> None:
-        """Told once, before training, which network will learn; most methods need not know."""
+    def prepare_student(self, student: nn.Module) -> None:
+        """Called once before training; most methods leave the student as it is."""
         return
 
     def targets(self, batch: Batch) -> Any:
@@ -84,12 +81,35 @@ class Method(Protocol):
         """The mean loss of the crops, a scalar."""
         ...
 
+    def auxiliary_loss(self, outputs: Outputs, targets: Any) -> Tensor | None:
+        """What is added to the loss: a scalar computed by `auxiliary_model`; None without one."""
+        return None
+
+
+class PairedTargets(NamedTuple):
+    """The two labels of Eq. 1 for B crops.
+
+    Attributes:
+        soft: the teacher's.
+        truth: the true classes; None where they have no weight.
+    """
+
+    soft: SoftTargets
+    truth: SoftTargets | None
+
+
+def pair_targets(inputs: MethodInputs, batch: Batch, soft: SoftTargets) -> PairedTargets:
+    """The teacher's labels of a batch, and the true ones where they have weight."""
+    if inputs.soft_weight == 1.0:
+        return PairedTargets(soft, None)
+    return PairedTargets(soft, true_labels(batch, inputs.num_classes, inputs.label_smoothing))
+
 
 def class_logits(outputs: Outputs) -> Tensor:
     """Logits of the class token, of networks with a distillation token and of all others."""
     return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
-def true_labels(batch: Batch, num_classes: int, smoothing: float = 0.0) -> SoftTargets:
-    """The ground truth of the crops as they are now: one-hot, smoothed and mixed as they are."""
+def true_labels(batch: Batch, num_classes: int, smoothing: float) -> SoftTargets:
+    """The true classes of the crops of a batch: one-hot, smoothed, and mixed like the crops."""
     return batch.label_mixed(SoftTargets.one_hot(batch.labels, num_classes, smoothing))

@@ -1,12 +1,10 @@
-"""Asking a teacher while the student learns."""
+"""A teacher that labels crops while the student is trained."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fkd.crops.replay import Interpolation
-from fkd.data.batches import CropFormat
 from fkd.methods.method import MethodInputs
 from fkd.models.teacher import Answer, TeacherEnsemble
 
@@ -17,39 +15,34 @@ _CHUNK = 16
 
 
 class OnlineTeacher:
-    """A teacher that looks at the crops of a batch.
+    """The teacher of a run, and the crops it needs.
 
-    Every network gets the same boxes and flips, cut at its own size from the decoded image; or all
-    look at the very tensor of the student.
+    Every network gets the same boxes and flips, cut at its own size from the decoded image, or the
+    student's tensor itself.
 
     Attributes:
         formats: how crops must be cut for student and teacher, the student's first.
 
     Args:
-        inputs: name the student's format and the teacher.
-        shares_view: show the teacher the student's tensor.
+        inputs: of the method.
+        shares_crops: give the teacher the student's tensor.
     """
 
-    def __init__(self, inputs: MethodInputs, *, shares_view: bool = False) -> None:
+    def __init__(self, inputs: MethodInputs, *, shares_crops: bool = False) -> None:
         assert inputs.teacher is not None
         self._teacher: TeacherEnsemble = inputs.teacher
         student, views = inputs.student, self._teacher.views
-        wanted = [CropFormat(size, _known(how)) for size, how in views]
-        if shares_view:
+        wanted = list(views)
+        if shares_crops:
             wanted = [student] * len(views)
         self.formats = tuple(dict.fromkeys([student, *wanted]))
-        self._places = [self.formats.index(view) for view in wanted]
+        self._format_indices = [self.formats.index(fmt) for fmt in wanted]
 
     @torch.no_grad()
     def answer(self, crops: Sequence[Tensor], temperature: float = 1.0) -> Answer:
-        """What the teacher says now about the crops of a batch, one tensor per format."""
-        seen = [crops[place] for place in self._places]
-        size = _CHUNK if seen[0].device.type == "cpu" else len(seen[0])
-        chunks = zip(*(torch.split(views, size) for views in seen), strict=True)
+        """The teacher's answer for the crops of a batch, one uint8 tensor per format."""
+        inputs = [crops[i] for i in self._format_indices]
+        size = _CHUNK if inputs[0].device.type == "cpu" else len(inputs[0])
+        chunks = zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
         answers = [self._teacher.answer(chunk, temperature=temperature) for chunk in chunks]
         return Answer(*map(torch.cat, zip(*answers, strict=True)))
-
-
-def _known(interpolation: str) -> Interpolation:
-    """Of the two that preprocessing allows."""
-    return "bicubic" if interpolation == "bicubic" else "bilinear"

@@ -4,42 +4,58 @@ Source: Re-labeling ImageNet (Yun et al., CVPR 2021); the baseline of FKD (Shen 
 2022), Table 3. Pooling is done where batches are loaded: `fkd.data.maps`, `fkd.labels.pooling`.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
-from fkd.labels.pooling import fall_back
-from fkd.methods.blend import Blend, blend
-from fkd.methods.method import CropSourceKind, Method, MethodInputs, Outputs, class_logits
+from fkd.methods.method import (
+    CropSourceKind,
+    Method,
+    MethodInputs,
+    Outputs,
+    PairedTargets,
+    class_logits,
+    pair_targets,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReLabelConfig:
+    """ReLabel.
+
+    Attributes:
+        swap_xy: exchange the axes of the crop boxes where labels are pooled, as the authors' code
+            does.
+    """
+
+    swap_xy: bool = False
 
 
 class ReLabel(Method):
-    """Any crop against what the map says of its place."""
+    """Any crop against the part of the map that it covers."""
 
     summary: ClassVar[str] = "fresh random crops against label maps of the whole images"
-    views: ClassVar[CropSourceKind] = "fresh"
+    crop_source: ClassVar[CropSourceKind] = "fresh"
     reads_maps: ClassVar[bool] = True
-    uses: ClassVar[frozenset[str]] = frozenset(
-        {"temperature", "soft_weight", "label_smoothing", "relabel"}
-    )
+    uses: ClassVar[frozenset[str]] = frozenset({"temperature", "soft_weight", "label_smoothing"})
+    options: ClassVar[str | None] = "relabel"
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
-        self.needs_classes = inputs.soft_weight < 1.0 or inputs.relabel.fallback > 0.0
-        self._ingredients = inputs
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
+        self.needs_classes = inputs.soft_weight < 1.0
+        self._inputs = inputs
         self._loss = SoftTargetLoss(inputs.temperature, inputs.soft_weight)
 
-    def targets(self, batch: Batch) -> Blend:
-        """What the map says; the true class where it is in doubt, if asked for."""
+    def targets(self, batch: Batch) -> PairedTargets:
+        """The pooled labels."""
         assert batch.targets is not None
-        pooling, targets = self._ingredients.relabel, batch.targets
-        if pooling.fallback > 0.0:
-            targets = fall_back(pooling, targets, batch.labels)
-        return blend(self._ingredients, batch, batch.label_mixed(targets))
+        return pair_targets(self._inputs, batch, batch.label_mixed(batch.targets))
 
-    def loss(self, outputs: Outputs, targets: Blend) -> Tensor:
+    def loss(self, outputs: Outputs, targets: PairedTargets) -> Tensor:
         """Soft cross-entropy."""
         loss: Tensor = self._loss(class_logits(outputs), *targets)
         return loss

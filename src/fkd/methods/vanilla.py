@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fkd.data.batches import Batch, CropFormat
+from fkd.crops.replay import InputSpec
+from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
 from fkd.methods.method import (
@@ -25,18 +26,18 @@ class Vanilla(Method):
     """Fresh crops against one-hot classes."""
 
     summary: ClassVar[str] = "fresh random crops against the ground truth; no teacher"
-    views: ClassVar[CropSourceKind] = "fresh"
+    crop_source: ClassVar[CropSourceKind] = "fresh"
     uses: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     needs_classes = True
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.formats: tuple[CropFormat, ...] = (inputs.student,)
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
         self._num_classes = inputs.num_classes
         self._smoothing = inputs.label_smoothing
         self._loss = SoftTargetLoss()
 
     def targets(self, batch: Batch) -> SoftTargets:
-        """The class of each image, smoothed if asked for."""
+        """The class of each image, smoothed by `label_smoothing`."""
         return true_labels(batch, self._num_classes, self._smoothing)
 
     def loss(self, outputs: Outputs, targets: SoftTargets) -> Tensor:

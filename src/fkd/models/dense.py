@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fkd.crops.replay import InputSpec
 from fkd.errors import TeacherError
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import InputSpec, Teacher
+from fkd.models.teacher import Teacher
 
 _TOLERANCE = 1e-4  # between the mean of the cells and the logits, relative to the largest logit
 _SUITABLE = "resnet50, regnety_040, tf_efficientnet_lite0 or torchvision/resnet50"

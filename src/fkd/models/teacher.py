@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fkd.crops.replay import InputSpec
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.checkpoints import weights_sha256
 from fkd.models.classes import match_classes, numbered_classes, read_class_names, refuse_duplicates
@@ -23,9 +24,6 @@ from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.zoo import load_model
-
-InputSpec = tuple[int, str]
-"""What crops are made for: input size in pixels, and interpolation."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Teacher:
     @property
     def view(self) -> InputSpec:
         """What its crops must be made for."""
-        return self.preprocessing.input_size, self.preprocessing.interpolation
+        return InputSpec(self.preprocessing.input_size, self.preprocessing.interpolation)
 
     def with_classes(self, class_names: Sequence[str]) -> "Teacher":
         """The same network, answering about these classes in this order; they are found by name.

@@ -141,7 +141,7 @@ class StoreConfig:
             images_per_shard=fields.integer("images_per_shard", 1, MAX_IMAGES),
             keys_sha256=fields.digest("keys_sha256"),
             grid=_parse_grid(fields, form, num_crops, file),
-            crops=_parse_geometry(fields, form, num_crops, file),
+            crops=_parse_geometry(fields, form, file),
             levels=_parse_levels(fields, has_levels),
             source=value,
             config_id=config_id(value, file),
@@ -277,17 +277,17 @@ def _parse_grid(fields: Fields, form: str, num_crops: int, file: str) -> tuple[i
     return rows, columns
 
 
-def _parse_geometry(fields: Fields, form: str, num_crops: int, file: str) -> CropConfig | None:
+def _parse_geometry(fields: Fields, form: str, file: str) -> CropConfig | None:
     """How to draw the crops of a compact store again; None if they are stored."""
     if form != "compact":
         fields.absent("geometry", f"in a {form} store")
         return None
     if fields.choice("geometry", ("stored", "recomputed")) == "stored":
         return None
-    return parse_crops(fields.members("crops"), num_crops, file)
+    return parse_crops(fields.members("crops"), file)
 
 
-def parse_crops(value: Any, num_crops: int, file: str) -> CropConfig:
+def parse_crops(value: Any, file: str) -> CropConfig:
     """How crops were drawn, from the member `crops` of a config.
 
     Raises:
@@ -297,14 +297,13 @@ def parse_crops(value: Any, num_crops: int, file: str) -> CropConfig:
     fields.choice("generator", (GENERATOR,))
     try:
         return CropConfig(
-            num_crops=num_crops,
             scale=fields.pair("scale"),
             ratio=fields.pair("ratio"),
             flip_prob=fields.number("flip_prob"),
             seed=fields.integer("seed", -(1 << 63), (1 << 64) - 1),
         )
     except ConfigError as error:
-        raise FormatError(f"{file}: crops: {error}") from error
+        raise FormatError(f"{file}: {error}") from error
 
 
 def _parse_class_names(

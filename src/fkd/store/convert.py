@@ -165,7 +165,7 @@ def _new_config(
 def _can_recompute(store: LabelStore, num_crops: int, progress: Progress) -> bool:
     """Whether all boxes and flips are those that our generator draws."""
     try:
-        crops = parse_crops(store.config.get("crops"), num_crops, "the config")
+        crops = parse_crops(store.config.get("crops"), "the config")
     except FormatError:
         return False
     progress.begins("comparing boxes", store.num_images)

@@ -16,27 +16,21 @@ from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig, plan_passes
+from fkd.engine.settings import changed_fields, refuse_unused
 from fkd.errors import ConfigError
-from fkd.labels.calibration import CalibrationConfig
-from fkd.labels.pooling import PoolingConfig
-from fkd.methods import METHODS, CropSourceKind, DeitConfig, MealV2Config, Method, find_method
+from fkd.methods import (
+    METHODS,
+    CropSourceKind,
+    DeitConfig,
+    MealV2Config,
+    Method,
+    ReLabelConfig,
+    find_method,
+)
 from fkd.models.teacher import TeacherConfig
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
-_MOST_THREADS = 4  # beyond, Python's lock holds them up
-
-_OF_SOME_METHODS: dict[str, object] = {
-    "temperature": 1.0,
-    "label_temperature": 1.0,
-    "teacher_weights": [],
-    "calibration": CalibrationConfig(),
-    "soft_weight": 1.0,
-    "label_smoothing": 0.0,
-    "deit": DeitConfig(),
-    "mealv2": MealV2Config(),
-    "relabel": PoolingConfig(),
-}
-"""Settings that not every method looks at, with their defaults."""
+_MOST_THREADS = 4  # more wait for Python's lock
 
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers"}
@@ -88,7 +82,7 @@ class TrainConfig:
 
     Attributes:
         out: folder of the run.
-        images: the images to train on; for stored views, those that were labeled.
+        images: the images to train on; for stored crops, those that were labeled.
         student: the network to train.
         method: what the student is trained against; see the list above.
         store: the label store; needed by methods with stored crops, and by relabel, whose store
@@ -98,35 +92,30 @@ class TrainConfig:
         crops_per_image: m, crops of one image in a mini-batch.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
         batch_size: crops per optimizer step, over all processes and accumulated parts.
-        optimizer: what moves the weights.
-        schedule: how the learning rate falls, warm-up, single-crop ending.
-        mixing: MixUp and CutMix; a teacher that is asked online sees the mixed crops.
-        student_augment: drawn on top of each crop for the student alone; no teacher sees it.
-        views: stored (replay the crops of the store) or fresh (new random crops); by default what
-            the method is about.
+        optimizer: what updates the weights.
+        schedule: learning rate, warm-up, single-crop ending.
+        mixing: MixUp and CutMix; an online teacher sees the mixed crops.
+        crop_source: stored (replay the crops of the store) or fresh (new random crops); by default
+            that of the method.
         order: how stored crops are drawn: every crop once per cycle (epoch_permutation), or
             independently at every access as the authors' code does (iid).
-        scale: smallest and largest share of an image's area in a fresh crop.
-        ratio: smallest and largest width / height of a fresh crop.
-        flip_prob: probability of mirroring a fresh crop.
-        augment: further augmentations of fresh crops; unlike student_augment, a teacher that is
-            asked online sees them too.
-        temperature: of the student's softmax; where a teacher is asked online, also of its softmax,
-            and the soft loss is multiplied by the square.
+        crops: how fresh crops are drawn.
+        teacher_augment: further augmentations of fresh crops; an online teacher sees them too.
+        student_augment: drawn on top of each crop for the student only; no teacher sees it.
+        temperature: of the student's softmax; with an online teacher also of its softmax, and the
+            soft loss is multiplied by the square.
         label_temperature: of stored labels; needs a store that keeps logits (codec logits:K or
             logits). A student with a `temperature` of the same value has Hinton's loss without the
             factor of its square.
         teacher_weights: of the teachers of a store that keeps their labels apart, in its order; by
             default those it was made with.
-        calibration: which stored labels are trusted: crops of low confidence are left out, or get
-            their true class.
         soft_weight: lambda of the paper's Eq. 1, weight of the soft label against the true class.
-        label_smoothing: of the true class, where it counts.
+        label_smoothing: of the true class, where it has weight.
         deit: DeiT distillation.
         mealv2: MEAL V2.
-        relabel: how labels of crops are pooled from label maps.
-        teacher: the teacher that is asked online.
-        teachers: several teachers, averaged by their weights.
+        relabel: ReLabel.
+        teacher: the online teacher.
+        teachers: several online teachers, averaged by their weights.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
             dataset's.
         max_images: train on a random choice of that many images.
@@ -137,13 +126,13 @@ class TrainConfig:
         amp: compute in bf16 or fp16 instead of float32.
         device: cpu or cuda; by default a GPU if there is one.
         seed: of weights, order, crops, mixing and dropout.
-        decoder: who decodes JPEGs: auto is simplejpeg where it is installed and gives exactly the
+        decoder: what decodes JPEGs: auto is simplejpeg where it is installed and gives exactly the
             pixels of pillow, with which labels are made.
         num_workers: threads or processes that load batches; by default 2, beside a GPU up to 8, but
-            no more than there are cores.
-        workers: threads (quickest for a few: batches need no way between processes), processes
+            no more than there are usable cores.
+        workers: threads (fastest for a few: batches are not copied between processes), processes
             (for many: threads share Python's lock), or auto: threads up to 4. On a CPU, threads
-            load a batch each and rest while the student learns; processes always work ahead, which
+            load one batch each and pause during a training step; processes always work ahead, which
             is better where storage is slow.
         log_every: optimizer steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
@@ -162,22 +151,19 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
-    student_augment: AugmentConfig = NO_AUGMENT
-    views: CropSourceKind | None = None
+    crop_source: CropSourceKind | None = None
     order: CropOrder = "epoch_permutation"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_prob: float = 0.5
-    augment: AugmentConfig = NO_AUGMENT
+    crops: CropConfig = field(default_factory=CropConfig)
+    teacher_augment: AugmentConfig = NO_AUGMENT
+    student_augment: AugmentConfig = NO_AUGMENT
     temperature: float = 1.0
     label_temperature: float = 1.0
     teacher_weights: list[float] = field(default_factory=list)
-    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     soft_weight: float = 1.0
     label_smoothing: float = 0.0
     deit: DeitConfig = field(default_factory=DeitConfig)
     mealv2: MealV2Config = field(default_factory=MealV2Config)
-    relabel: PoolingConfig = field(default_factory=PoolingConfig)
+    relabel: ReLabelConfig = field(default_factory=ReLabelConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     classes: Literal["teacher", "dataset"] = "teacher"
@@ -197,71 +183,74 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out: give the folder of the run, e.g. --out runs/mine")
-        self._check_method()
-        self._check_numbers()
-        fresh_crops(self)  # checks its own fields
-        plan_passes(self.epochs, self.crops_per_image, self.schedule)  # likewise
-
-    def _check_method(self) -> None:
         method = find_method(self.method)
+        self._check_crop_source(method)
+        self._check_teachers(method)
+        self._check_unused(method)
+        self._check_mixing(method)
+        self._check_numbers()
+        plan_passes(self.epochs, self.crops_per_image, self.schedule)  # checks the warm-up
+
+    def _check_crop_source(self, method: type[Method]) -> None:
         if crop_source_kind(self) == "stored" and self.store is None:
             raise ConfigError(
-                f"method {self.method} with stored views needs a label store: --store FOLDER "
+                f"method {self.method} with stored crops needs a label store: --store FOLDER "
                 "(`fkd label` makes one)"
             )
-        if method.reads_maps and (self.store is None or self.views == "stored"):
+        if method.reads_maps and (self.store is None or self.crop_source == "stored"):
             raise ConfigError(
                 f"method {self.method} needs label maps, which give labels to fresh crops: --store "
-                "FOLDER (`fkd label-maps` makes one), and views fresh"
+                "FOLDER (`fkd label-maps` makes one), and crop_source fresh"
             )
-        if method.views == "stored" and self.views == "fresh":
+        if method.crop_source == "stored" and self.crop_source == "fresh":
             raise ConfigError(
-                f"method {self.method} replays stored crops; use views stored, or a method that "
-                "asks a teacher online"
+                f"method {self.method} replays stored crops; use crop_source stored, or a method "
+                "with an online teacher"
             )
-        if method.asks_teacher != bool(all_teachers(self)):
-            reason = "needs a teacher: --teacher.name NAME" if method.asks_teacher else "asks none"
-            raise ConfigError(f"teacher.name: method {self.method} {reason}")
+
+    def _check_teachers(self, method: type[Method]) -> None:
+        if method.needs_teacher and not all_teachers(self):
+            raise ConfigError(f"teacher.name: method {self.method} needs one: --teacher.name NAME")
+        if all_teachers(self) and not method.needs_teacher:
+            raise ConfigError(f"teacher.name: method {self.method} has no online teacher")
         if self.teacher is not None and self.teachers:
             raise ConfigError("teacher.name: name one teacher, or several in `teachers`, not both")
-        self._check_uses(method)
 
-    def _check_uses(self, method: type[Method]) -> None:
-        """Refuse settings that the method would not look at, and what it cannot do without."""
-        for name, default in _OF_SOME_METHODS.items():
-            if getattr(self, name) != default and name not in method.uses:
-                users = [other for other, kind in METHODS.items() if name in kind.uses]
-                raise ConfigError(
-                    f"{name}: method {self.method} does not use it; leave it out, or use one of "
-                    f"{', '.join(users)}"
-                )
-        if method.needs_mixing and not self.mixing.enabled:
+    def _check_unused(self, method: type[Method]) -> None:
+        """Refuse settings that have no effect."""
+        used_by = {name: kind.uses | {kind.options} for name, kind in METHODS.items()}
+        of_methods = set().union(*used_by.values()) - used_by[self.method]
+        for setting in sorted(changed_fields(self) & of_methods):
+            users = ", ".join(name for name, used in used_by.items() if setting in used)
             raise ConfigError(
-                f"method {self.method} is about mixed crops: add --mixing.mixup_alpha 1"
+                f"{setting}: method {self.method} does not use it; leave it out, or use one of "
+                f"{users}"
+            )
+        crops = crop_source_kind(self)
+        unused = {"crops", "teacher_augment"} if crops == "stored" else {"order"}
+        refuse_unused(self, unused, prefix="", user=f"a run with {crops} crops")
+        if "seed" in changed_fields(self.crops):
+            raise ConfigError("crops.seed: a run has one seed for everything; give seed instead")
+
+    def _check_mixing(self, method: type[Method]) -> None:
+        if method.needs_mixing and not self.mixing.enabled:
+            raise ConfigError(f"method {self.method} needs mixed crops: --mixing.mixup_alpha 1")
+        if method.needs_mixing and self.student_augment != NO_AUGMENT:
+            raise ConfigError(
+                f"student_augment: method {self.method} gives teacher and student the same crops; "
+                "use teacher_augment, which both see"
             )
         if self.mixing.within_image and self.crops_per_image == 1:
             raise ConfigError(
                 "mixing.within_image mixes crops of the same image: use crops_per_image above 1"
             )
-        if method.needs_mixing and self.student_augment != NO_AUGMENT:
-            raise ConfigError(
-                f"student_augment: method {self.method} shows teacher and student the same picture;"
-                " use augment, which both see"
-            )
 
     def _check_numbers(self) -> None:
-        at_least = {"crops_per_image": 1, "epochs": 1, "batch_size": 1, "accumulate_steps": 1}
-        at_least |= {
-            "max_images": 1,
-            "val_every": 1,
-            "num_workers": 0,
-            "log_every": 1,
-            "checkpoint_seconds": 0,
-        }
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        at_least_1 = ("crops_per_image", "epochs", "batch_size", "accumulate_steps", "val_every")
+        for name in (*at_least_1, "max_images", "log_every"):
+            _require_at_least(self, name, 1)
+        for name in ("num_workers", "checkpoint_seconds"):
+            _require_at_least(self, name, 0)
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay must lie in (0, 1), got {self.ema_decay}")
         if self.clip_grad is not None and self.clip_grad <= 0.0:
@@ -270,23 +259,22 @@ class TrainConfig:
             raise ConfigError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
 
 
+def _require_at_least(config: TrainConfig, name: str, least: int) -> None:
+    value = getattr(config, name)
+    if value is not None and value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
+
+
 # Functions, not properties: the parser of the command line takes public properties for subcommands.
 
 
 def crop_source_kind(config: TrainConfig) -> CropSourceKind:
     """Where crops come from."""
-    return config.views or find_method(config.method).views
-
-
-def fresh_crops(config: TrainConfig) -> CropConfig:
-    """How fresh crops are drawn."""
-    return CropConfig(
-        scale=config.scale, ratio=config.ratio, flip_prob=config.flip_prob, seed=config.seed
-    )
+    return config.crop_source or find_method(config.method).crop_source
 
 
 def all_teachers(config: TrainConfig) -> list[TeacherConfig]:
-    """The teachers of kd, one or several."""
+    """The online teachers, one or several."""
     return config.teachers if config.teacher is None else [config.teacher]
 
 
@@ -294,18 +282,25 @@ def count_workers(config: TrainConfig) -> int:
     """How many threads or processes load batches."""
     if config.num_workers is not None:
         return config.num_workers
-    return min(_WORKERS_BESIDE_A_GPU if _on_gpu(config) else _WORKERS, os.cpu_count() or 1)
+    return min(_WORKERS_BESIDE_A_GPU if _on_gpu(config) else _WORKERS, count_usable_cores())
+
+
+def count_usable_cores() -> int:
+    """The cores that this process may run on, fewer than the machine's in a batch job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def kind_of_workers(config: TrainConfig) -> Workers:
-    """What they are."""
+    """Threads or processes."""
     if config.workers != "auto":
         return config.workers
     return "threads" if count_workers(config) <= _MOST_THREADS else "processes"
 
 
 def loads_in_bursts(config: TrainConfig) -> bool:
-    """Whether threads that load batches rest while the student learns: on a CPU."""
+    """Whether threads that load batches pause during a training step: on a CPU."""
     return not _on_gpu(config)
 
 

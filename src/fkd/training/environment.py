@@ -1,4 +1,4 @@
-"""What env.json remembers of a run besides its settings: code, libraries, machine, data."""
+"""What env.json holds: the data, code, libraries and machine of a run's first start."""
 
 import platform
 import subprocess
@@ -31,17 +31,22 @@ def describe_environment(
     }
 
 
-def find_commit() -> str | None:
-    """The git commit of this code, None where it was installed without its history."""
+def find_commit(file: str = __file__) -> str | None:
+    """The git commit of the code in `file`; None where git does not track that file.
+
+    An installed package may lie inside a user's repository, whose commit says nothing about it.
+    """
+    if _git("ls-files", "--error-unmatch", file, cwd=Path(file).parent) is None:
+        return None
+    return _git("rev-parse", "HEAD", cwd=Path(file).parent)
+
+
+def _git(*arguments: str, cwd: Path) -> str | None:
+    """What git prints; None where it fails or is not installed."""
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+        result = subprocess.run(
+            ["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()
+    return result.stdout.strip()

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,18 +14,16 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from fkd.data.batches import Batch, load_batches
-from fkd.data.mixing import MixingConfig, sample_mix
+from fkd.data.batches import load_batches
 from fkd.engine.durable import replace_file, replace_text
-from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
+from fkd.engine.logging import METRICS, MetricsLog, Progress, read_metrics
 from fkd.engine.loop import LoopConfig, run
-from fkd.engine.order import Order, StepInfo
+from fkd.engine.order import Order
 from fkd.engine.recorder import Recorder
 from fkd.engine.run_folder import RunFolder
-from fkd.engine.schedule import Pass, learning_rate, plan_passes
+from fkd.engine.schedule import Pass, plan_passes
 from fkd.engine.state import TrainState
 from fkd.errors import ConfigError, RunError
-from fkd.evaluation import measure_accuracy
 from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
 from fkd.training.config import (
     FREE_FIELDS,
@@ -40,7 +38,7 @@ from fkd.training.setup import TrainSetup, build_setup
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came of a run; the figures are those of its metrics.jsonl.
+    """The outcome of a run; the figures are those of its metrics.jsonl.
 
     Attributes:
         path: the run folder.
@@ -48,7 +46,7 @@ class TrainResult:
         seconds: training and validation time, over all starts.
         loss: mean loss of the last log line.
         val_top1, val_top5: accuracy after the last pass, percent; None without validation images.
-        leads: whether this is the main process, which tells people.
+        leads: whether this is the main process, which reports to the user.
         already_finished: whether nothing was left to do.
     """
 
@@ -70,10 +68,10 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
 
     Args:
         config: all settings.
-        progress: told how the run goes by, on the main process.
+        progress: callbacks, called on the main process.
 
     Raises:
-        FKDError: something a user can mend; see `build_setup`, `RunFolder.open`, `loop.run`.
+        FKDError: something the user can repair; see `build_setup`, `RunFolder.open`, `loop.run`.
         KeyboardInterrupt: SIGINT came (SystemExit: SIGTERM); a checkpoint was written first.
     """
     path, settings = Path(config.out), asdict(config)
@@ -82,22 +80,18 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     if RunFolder.is_finished(path, settings, free=FREE_FIELDS):
         return _read_result(path, leads=main, already_finished=True)
     setup = build_setup(config, accelerator.device)
-    method = setup.method
-    learner = TrainState.build(
-        setup.student, accelerator, config.optimizer, config.ema_decay, method.auxiliary_model
+    state = TrainState.build(
+        setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
     )
-    method.auxiliary_model = (
-        learner.auxiliary_model
-    )  # as it was prepared: on its device, distributed
     environment = describe_environment(
         config.seed, accelerator.num_processes, accelerator.device, setup.data
     )
     with RunFolder.open(path, settings, environment, free=FREE_FIELDS, main=main) as folder:
         accelerator.wait_for_everyone()  # the main process has checked the folder
-        with _foreign_errors():
-            _train(config, setup, learner, folder, progress if main else None)
+        with _translated_errors():
+            _train(config, setup, state, folder, progress if main else None)
         if main:
-            _save(path, learner.result, setup)
+            _save(path, state.result, setup)
         accelerator.wait_for_everyone()
     accelerator.end_training()
     return _read_result(path, leads=main, already_finished=False)
@@ -106,43 +100,47 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
 def _train(
     config: TrainConfig,
     setup: TrainSetup,
-    learner: TrainState,
+    state: TrainState,
     folder: RunFolder,
     progress: Progress | None,
 ) -> None:
     """All steps that are left."""
-    accelerator = learner.accelerator
-    state = folder.checkpoints.load_newest()
-    if state is not None:
-        learner.load_state(state)
+    accelerator = state.accelerator
+    resumed = folder.checkpoints.load_newest()
+    if resumed is not None:
+        state.load_state(resumed)
     accelerator.wait_for_everyone()  # all have read before the main process writes the next one
-    passes = plan_passes(config.epochs, config.crops_per_image, config.schedule)
-    plan = _plan(config, setup, accelerator, passes)
-    log = MetricsLog(folder.path, learner.step) if accelerator.is_main_process else None
+    order = _build_order(config, setup, accelerator)
+    log = MetricsLog(folder.path, state.step) if accelerator.is_main_process else None
     recorder = Recorder(
-        learner,
+        state,
         log_every=config.log_every,
         checkpoint_seconds=config.checkpoint_seconds,
         log=log,
         checkpoints=folder.checkpoints if accelerator.is_main_process else None,
         progress=progress,
-        state=state,
+        resumed=resumed,
     )
     if progress is not None:
-        parts = [describe_passes(passes, config.crops_per_image), f"images by {setup.decoder}"]
-        if setup.calibration is not None:
-            parts.append(str(setup.calibration))
-        progress.begin(learner.step, plan.order.num_steps, "; ".join(parts))
+        progress.begin(state.step, order.num_steps, _describe_run(config, setup, order.passes))
+    batches = load_batches(
+        setup.cutter,
+        (chunk.requests for chunk in order.chunks(state.step)),
+        num_workers=count_workers(config),
+        pin_memory=accelerator.device.type == "cuda",
+        workers=kind_of_workers(config),
+        bursts=loads_in_bursts(config),
+    )
     try:
-        run(plan, learner, recorder)
+        run(_loop_config(config, setup, order), state, recorder, batches)
     finally:
         if log is not None:
             log.close()
 
 
 @contextmanager
-def _foreign_errors() -> Iterator[None]:
-    """What torch says when memory runs out, in our words."""
+def _translated_errors() -> Iterator[None]:
+    """Turn torch's errors about memory into RunError."""
     again = "the same command goes on from the last checkpoint"
     try:
         yield
@@ -152,7 +150,7 @@ def _foreign_errors() -> Iterator[None]:
             "smaller batch_size or more accumulate_steps"
         ) from error
     except (RuntimeError, ConnectionError, EOFError) as error:
-        # A process that dies while it hands over a batch closes the connection instead.
+        # A worker that dies while it sends a batch closes the connection instead.
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise RunError(
@@ -161,70 +159,45 @@ def _foreign_errors() -> Iterator[None]:
         ) from error
 
 
-def _plan(
-    config: TrainConfig, setup: TrainSetup, accelerator: Accelerator, passes: list[Pass]
-) -> LoopConfig:
-    order = Order(
+def _build_order(config: TrainConfig, setup: TrainSetup, accelerator: Accelerator) -> Order:
+    return Order(
         images=setup.chosen,
-        passes=passes,
+        passes=plan_passes(config.epochs, config.crops_per_image, config.schedule),
         batch_size=config.batch_size,
         seed=config.seed,
         world_size=accelerator.num_processes,
         rank=accelerator.process_index,
         accumulate_steps=config.accumulate_steps,
     )
-    on_gpu = accelerator.device.type == "cuda"
 
-    def rate(place: StepInfo) -> float:
-        epoch = place.epoch if config.schedule.per_step else place.of.epoch
-        return learning_rate(config.schedule, config.optimizer.peak_lr, epoch, config.epochs)
 
-    def mix(step: int, batch: Batch) -> Batch:
-        return mix_batch(config.mixing, config.seed, step, batch)
-
-    def evaluate(model: nn.Module) -> Metrics:
-        assert setup.validation is not None
-        accuracy = measure_accuracy(
-            model,
-            setup.validation,
-            setup.preprocessing,
-            device=accelerator.device,
-            num_workers=count_workers(config),
-        )
-        return {"val_top1": accuracy.top1, "val_top5": accuracy.top5}
-
+def _loop_config(config: TrainConfig, setup: TrainSetup, order: Order) -> LoopConfig:
     return LoopConfig(
         order=order,
-        load=lambda requests: load_batches(
-            setup.cutter,
-            requests,
-            num_workers=count_workers(config),
-            pin_memory=on_gpu,
-            workers=kind_of_workers(config),
-            bursts=loads_in_bursts(config),
-        ),
-        normalize=setup.preprocessing.normalize,
-        mix=mix,
+        normalize=setup.card.preprocessing.normalize,
+        mixing=config.mixing,
         method=setup.method,
-        learning_rate=rate,
-        evaluate=None if setup.validation is None else evaluate,
+        schedule=config.schedule,
+        peak_lr=config.optimizer.peak_lr,
+        epochs=config.epochs,
+        evaluate=None if setup.validation is None else setup.validation.evaluate,
         evaluate_every=config.val_every,
         clip_grad=config.clip_grad,
         seed=config.seed,
     )
 
 
-def mix_batch(config: MixingConfig, seed: int, step: int, batch: Batch) -> Batch:
-    """What a step trains on: the batch itself, or its crops mixed with each other."""
-    crops = batch.crops[0]
-    size = (crops.shape[2], crops.shape[3])
-    drawn = sample_mix(config, seed, step, len(batch), size, batch.crops_per_image)
-    return batch if drawn is None else batch.mixed(drawn)
+def _describe_run(config: TrainConfig, setup: TrainSetup, passes: Sequence[Pass]) -> str:
+    parts = [
+        describe_passes(passes, config.crops_per_image),
+        f"images decoded by {setup.decoder}",
+    ]
+    return "; ".join(parts)
 
 
-def describe_passes(passes: list[Pass], crops_per_image: int) -> str:
+def describe_passes(passes: Sequence[Pass], crops_per_image: int) -> str:
     """For example "74 passes with 4 crops per image, 4 with 1"."""
-    counts = Counter(view.crops for view in passes)
+    counts = Counter(of_pass.crops_per_image for of_pass in passes)
     (most, number), *others = sorted(counts.items(), reverse=True)
     first = f"{number} pass{'es' * (number > 1)} with {most} crop{'s' * (most > 1)} per image"
     described = ", ".join([first, *(f"{number} with {crops}" for crops, number in others)])
@@ -245,11 +218,11 @@ def _start_accelerator(config: TrainConfig) -> Accelerator:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: there is no usable GPU; use cpu, or leave device out")
     if not torch.distributed.is_initialized():
-        # accelerate keeps the settings of an earlier run of this process for ever otherwise.
+        # accelerate would otherwise keep the settings of an earlier run of this process.
         AcceleratorState._reset_state(reset_partial_state=True)
-    # Without a GPU, accelerate must be told so: it would start several processes without a link.
+    # Without a GPU, accelerate must know: it would not connect several processes.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
-    # Where this is not said, accelerate chooses a number of threads of its own, with a warning.
+    # Otherwise accelerate sets a number of threads, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
         return Accelerator(mixed_precision=config.amp, cpu=cpu)
@@ -258,7 +231,7 @@ def _start_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def _save(path: Path, model: nn.Module, setup: TrainSetup) -> None:
-    """The final files; the weights last, for their presence says that the run is finished."""
+    """The final files; the weights last, because their presence means that the run is finished."""
     replace_text(path / CLASSES_FILE, json.dumps(setup.class_names, indent=1) + "\n")
     replace_text(path / CARD_FILE, json.dumps(setup.card.to_json(), indent=1) + "\n")
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}

@@ -1,7 +1,7 @@
-"""One self-contained HTML page: photographs, their crop boxes, and what the teacher saw in each.
+"""One self-contained HTML page: images, their crop boxes, and the teacher's label of each crop.
 
-The page opens from disk, loads nothing and needs no server. Pixels come from the same decode and
-replay as labeling, so what is shown is what the teacher saw.
+The page opens from disk, loads nothing and needs no server. Images are checked to be those that
+were labeled, and decoded and cropped as in labeling: the page shows what the teacher saw.
 """
 
 import base64
@@ -11,22 +11,22 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import torch
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-from fkd.crops.partners import Partner, Partners, partner_rows
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import replay, resize
-from fkd.data.sources import ImageSource, load
-from fkd.errors import ConfigError, StoreMismatch
+from fkd.data.identity import load_labeled, load_partners
+from fkd.data.joining import join_store
+from fkd.data.sources import ImageSource
+from fkd.errors import ConfigError
 from fkd.store import LabelStore
 from fkd.store.canonical import printable
 from fkd.viewing.summary import TopClasses, sample_labeled_rows, summarize, top_classes
 
-# Eight colors that stay apart on light and dark photographs and for most color-blind readers.
-_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
+# Eight colors that stay apart on light and dark images and for most color-blind readers.
+_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class PageConfig:
         num_images: images on the page, drawn at random.
         crops_per_image: crops shown of each image, spread over the stored ones.
         num_classes: bars per crop.
-        image_side: longer side of a photograph on the page, pixels.
-        crop_side: side of a crop's picture, pixels.
+        image_side: longer side of an image on the page, pixels.
+        crop_side: side of a crop on the page, pixels.
         seed: picks the images.
     """
 
@@ -59,87 +59,59 @@ def render_page(store: LabelStore, images: ImageSource, config: PageConfig | Non
     """The page as HTML.
 
     Raises:
-        StoreMismatch: none of the store's images is in `images`.
-        ImageError: an image cannot be read.
+        StoreMismatch: the images are not those of the store.
+        CropMismatch: an image on the page is not the file that was labeled.
+        ImageError: it cannot be read.
     """
     config = config or PageConfig()
-    place = {images.key(i): i for i in range(len(images))}
+    join_store(images, store)  # a position in the source is a row of the store
     rows = sample_labeled_rows(store, config.num_images, config.seed)
-    rows = np.array([row for row in rows if store.keys([row])[0] in place], dtype=np.int64)
-    if len(rows) == 0:
-        raise StoreMismatch(
-            f"none of the images of {store.path} is in {images.root}; "
-            "give --images.root the folder that was labeled"
-        )
-    cards = [_card(store, images, int(row), place, config) for row in rows]
     template = files("fkd.viewing").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
         title=store.path.name,
         summary=summarize(store, num_samples=0),
-        cards=cards,
+        cards=[_card(store, images, row, config) for row in rows.tolist()],
         config=config,
     )
 
 
-def _card(
-    store: LabelStore, images: ImageSource, row: int, place: dict[bytes, int], config: PageConfig
-) -> dict[str, Any]:
-    """Everything the template shows of one image; `place` has the position of each key."""
-    loaded = load(images, place[store.keys([row])[0]])
+def _card(store: LabelStore, images: ImageSource, row: int, config: PageConfig) -> dict[str, Any]:
+    """Everything the template shows of one image."""
+    image = load_labeled(store, images, row)
     count = min(config.crops_per_image, store.num_crops)
     numbers = np.linspace(0, store.num_crops - 1, count).astype(np.int64)
-    records = store[store.keys([row])[0]].records[numbers]
+    records = store.read([row], numbers[None]).records[0]
     labels = top_classes(store, row, config.num_classes)
-    partners = _load_partners(store, images, records, numbers, place)
-    pictures = replay(loaded.image, records, config.crop_side, "bicubic", partners=partners)
-    height, width = loaded.image.shape[-2:]
+    partners = load_partners(store, images, records, numbers)
+    crops = replay(image, records, config.crop_side, "bicubic", partners=partners)
+    height, width = image.shape[1:]
     return {
-        "name": printable(store.keys([row])[0]),
+        "name": printable(images.key(row)),
         "width": width,
         "height": height,
         "stroke": max(height, width) / 200,
-        "picture": _data_uri(_shrink(loaded.image, config.image_side)),
+        "image": _data_uri(_shrink(image, config.image_side)),
         "crops": [
-            _crop(int(n), records, i, pictures[i], labels[int(n)]) for i, n in enumerate(numbers)
+            _crop(int(n), records, i, crops[i], labels[int(n)]) for i, n in enumerate(numbers)
         ],
     }
 
 
-def _load_partners(
-    store: LabelStore,
-    images: ImageSource,
-    records: CropRecords,
-    numbers: np.ndarray,
-    place: dict[bytes, int],
-) -> Partners:
-    """What crops with these records and numbers are mixed with."""
-    partners = {}
-    for row in partner_rows(records):
-        key = store.keys([row])[0]
-        if key not in place:
-            raise StoreMismatch(
-                f"crops are mixed with crops of {printable(key)}, which is not in {images.root}; "
-                "give --images.root the whole folder that was labeled"
-            )
-        theirs = store.read([row], numbers[None]).records[0]
-        partners[row] = Partner(load(images, place[key]).image, theirs)
-    return partners
-
-
 def _crop(
-    number: int, records: CropRecords, i: int, picture: Tensor, label: TopClasses
+    number: int, records: CropRecords, i: int, crop: Tensor, label: TopClasses
 ) -> dict[str, Any]:
+    """What the template shows of the i-th of these crops, number `number` in the store."""
     top, left, height, width = records.box[i].tolist()
     return {
         "number": number,
-        "color": _COLOURS[i % len(_COLOURS)],
+        "color": _COLORS[i % len(_COLORS)],
         "top": top,
         "left": left,
         "height": height,
         "width": width,
         "flip": bool(records.flip[i]),
-        "picture": _data_uri(picture),
+        "image": _data_uri(crop),
         "bars": [
             {"name": name, "percent": 100.0 * p}
             for name, p in zip(label.names, label.probabilities, strict=True)
@@ -149,7 +121,7 @@ def _crop(
 
 
 def _shrink(image: Tensor, side: int) -> Tensor:
-    """The image with its longer side at most `side` pixels."""
+    """A uint8 image (3, H, W) with its longer side at most `side` pixels."""
     height, width = image.shape[-2:]
     scale = side / max(height, width)
     if scale >= 1.0:
@@ -160,6 +132,7 @@ def _shrink(image: Tensor, side: int) -> Tensor:
 def _data_uri(image: Tensor) -> str:
     """A uint8 image (3, H, W) as a JPEG inside a URL."""
     buffer = io.BytesIO()
-    pixels = image.permute(1, 2, 0).contiguous().to(torch.uint8).numpy()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=85)
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(
+        buffer, format="JPEG", quality=85
+    )
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

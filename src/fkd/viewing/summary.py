@@ -87,7 +87,7 @@ def sample_labeled_rows(store: LabelStore, count: int, seed: int) -> np.ndarray:
     rows = np.unique(np.floor(draws * store.num_images).astype(np.int64))
     if store.num_images <= 8 * count:
         rows = np.arange(store.num_images)
-    rows = rows[store.images(rows).status == 0]
+    rows = rows[store.labeled(rows)]
     keep = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
     chosen: np.ndarray = rows[keep]
     return chosen
@@ -100,13 +100,13 @@ def store_bytes(path: Path) -> int:
 
 def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
     crops = store.num_images * store.num_crops
-    unreadable = int((store.images(np.arange(store.num_images)).status != 0).sum())
+    unreadable = store.num_images - int(store.labeled(np.arange(store.num_images)).sum())
     facts = {
         "images": f"{store.num_images:,}",
         **_crops(store),
         "classes": f"{store.num_classes:,}",
         "codec": _codec(store),
-        "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} a crop)",
+        "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} per crop)",
         "root hash": store.root_hash or "none: the store is not finished",
     }
     return facts | ({"unreadable images": f"{unreadable:,}"} if unreadable else {})

@@ -1,0 +1,87 @@
+"""Is this the image file that was labeled? Everything that pairs images with labels checks it here.
+
+A label belongs to the pixels of one file, so a file of other bytes is refused, and so is one that
+decodes to another size than it did when it was labeled.
+"""
+
+import numpy as np
+from torch import Tensor
+
+from fkd.crops.partners import Partner, Partners, partner_rows
+from fkd.crops.records import CropRecords
+from fkd.data.decode import Decoder
+from fkd.data.sources import ImageSource, LoadedImage, load
+from fkd.errors import CropMismatch, StoreMismatch
+from fkd.store import ImageFacts, LabelStore
+from fkd.store.canonical import printable
+
+
+def is_labeled_file(facts: ImageFacts, i: int, crc32: int, num_bytes: int) -> bool:
+    """Whether a file of this checksum and length is the i-th of the labeled files."""
+    return bool(facts.crc32[i] == crc32 and facts.num_bytes[i] == num_bytes)
+
+
+def require_labeled_file(facts: ImageFacts, i: int, loaded: LoadedImage, name: str) -> None:
+    """Refuse an image that is not the one that was labeled.
+
+    Args:
+        facts: what the store knows of n image files.
+        i: which of them the image should be.
+        loaded: the image.
+        name: what messages call it.
+
+    Raises:
+        CropMismatch: its bytes differ, or it decodes to another size.
+    """
+    if not is_labeled_file(facts, i, loaded.crc32, loaded.num_bytes):
+        raise CropMismatch(
+            f"{name} is not the file that was labeled (its checksum differs); restore it, or "
+            "label these images anew"
+        )
+    size, labeled = loaded.size, tuple(facts.size[i].tolist())
+    if size != labeled:
+        raise CropMismatch(
+            f"{name} decodes to {size[0]}x{size[1]} pixels here but to {labeled[0]}x{labeled[1]} "
+            "when it was labeled; use the decoder versions that the store names"
+        )
+
+
+def load_labeled(
+    store: LabelStore, source: ImageSource, row: int, decoder: Decoder = "pillow"
+) -> Tensor:
+    """The decoded image of a row of the store, uint8 (3, H, W), checked to be the labeled one.
+
+    Raises:
+        StoreMismatch: the source has another image at this position.
+        CropMismatch: the file was changed since it was labeled.
+        ImageError: it cannot be read.
+    """
+    (key,) = store.keys([row])
+    if row >= len(source) or source.key(row) != key:
+        raise StoreMismatch(
+            f"{source.root} has no image {printable(key)} at the position where {store.path} has "
+            "it; use the images that were labeled"
+        )
+    loaded = load(source, row, decoder)
+    require_labeled_file(store.images([row]), 0, loaded, source.name(row))
+    return loaded.image
+
+
+def load_partners(
+    store: LabelStore,
+    source: ImageSource,
+    records: CropRecords,
+    crops: np.ndarray,
+    decoder: Decoder = "pillow",
+) -> Partners:
+    """The mixing partners of stored crops with these records and numbers, int64 (n,), checked.
+
+    Raises:
+        StoreMismatch, CropMismatch, ImageError: as `load_labeled`.
+    """
+    return {
+        row: Partner(
+            load_labeled(store, source, row, decoder), store.read([row], crops[None]).records[0]
+        )
+        for row in partner_rows(records)
+    }
