@@ -44,13 +44,15 @@ def test_true_labels_agree_in_batches_of_any_size(checked, batch_size):
 
 
 def test_checks_are_spread_over_the_images():
-    rows, crops = canary.sample_places(5, "spot check", 100, 1_000_000, 200)
+    rows, crops = canary.sample_positions(5, "spot check", 100, 1_000_000, 200)
     assert np.array_equal(rows // 10_000, np.arange(100))
     assert set(crops.tolist()) <= set(range(200))
     assert len(set(crops.tolist())) > 50
-    again = canary.sample_places(5, "spot check", 100, 1_000_000, 200)
+    again = canary.sample_positions(5, "spot check", 100, 1_000_000, 200)
     np.testing.assert_array_equal(rows, again[0])
-    assert not np.array_equal(rows, canary.sample_places(6, "spot check", 100, 1_000_000, 200)[0])
+    assert not np.array_equal(
+        rows, canary.sample_positions(6, "spot check", 100, 1_000_000, 200)[0]
+    )
 
 
 class WhileLabeling(Progress):

@@ -1,4 +1,4 @@
-"""What labeling will cost - bytes, crops and teacher hours - before anything is run."""
+"""What labeling will cost - bytes, crops and teacher hours - before it runs."""
 
 import time
 from contextlib import closing

@@ -5,8 +5,8 @@
       `-- one shard after another, in order ----------------------------------> assemble: shard
 
 Batches never cross a shard, and the last one of a shard is padded: the output of a network depends
-in its last bits on the size of its batch, and a shard must be the same whoever computes it, and
-whatever was computed before. Only a few images and batches are in memory at any time.
+in its last bits on the size of its batch, and a shard must not depend on the process that computes
+it, nor on what was computed before. Only a few images and batches are in memory at any time.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -176,7 +176,7 @@ def _cut_shard(shard: int, images: Iterable[PreparedImage], batch_size: int) -> 
 
 
 def replay_batch(batch: CropBatch, views: Sequence[InputSpec], batch_size: int) -> TeacherInput:
-    """Cut the crops of a batch, once for every view, and let go of the images."""
+    """The crops of a batch, once for every view; the images are not kept."""
     return TeacherInput(
         batch.shard,
         batch.starting,

@@ -1,4 +1,4 @@
-"""What the paper says about its Tables 1 and 3, held against what came out."""
+"""What the paper says about its Tables 1 and 3, compared with the results."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.rows import BASE, fkd_name
 
-TEACHER_COST, OF_VANILLA, OF_ONLINE = 6.0, 1.0, 0.4
+TEACHER_COST, VANILLA_SHARE, ONLINE_SHARE = 6.0, 1.0, 0.4
 
 
 @dataclass(frozen=True)
-class Line:
+class Result:
     """A row of a table.
 
     Attributes:
         name: of the row.
         accuracies: top-1 of the finished seeds, percent.
-        seconds: their training time with whatever else the machine did; see `timing` for a cost.
+        seconds: their training time, whatever else the machine did; for a cost see `timing`.
         relative: seconds per epoch relative to vanilla; None where it was not timed.
-        teacher_crops: crops that the teacher looked at, for one student from scratch.
+        teacher_crops: crops that went through the teacher, for one student from scratch.
         label_bytes: per image.
     """
 
@@ -41,84 +41,86 @@ class Line:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """Mean and, of several, standard deviation."""
         spread = f" ± {self.deviation:.2f}" if len(self.accuracies) > 1 else ""
         return f"{self.mean:.2f}{spread}"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """An expectation and its outcome.
 
     Attributes:
-        says: the expectation.
-        found: the figures.
+        expectation: what the paper says.
+        figures: what was measured.
         holds: whether they meet it.
     """
 
-    says: str
-    found: str
+    expectation: str
+    figures: str
     holds: bool
 
     def __str__(self) -> str:
-        return f"* {self.says}: {'yes' if self.holds else '**no**'} ({self.found}).\n"
+        return f"* {self.expectation}: {'yes' if self.holds else '**no**'} ({self.figures}).\n"
 
 
-def judge(
-    config: ClaimsConfig, lines: Sequence[Line], networks: Mapping[str, float]
-) -> list[Verdict]:
-    """The expectations for which both sides are finished; nothing is said of others."""
-    by_name = {line.name: line for line in lines}
+def check_expectations(
+    config: ClaimsConfig, results: Sequence[Result], networks: Mapping[str, float]
+) -> list[Outcome]:
+    """The outcomes of expectations of which both sides are finished."""
+    by_name = {result.name: result for result in results}
     most, small = config.crops_per_image, f"ms:{config.kept}"
-    found = []
+    outcomes = []
     for m, codec in dict.fromkeys([(most, small), (1, small), (1, "full")]):
         ours = by_name.get(fkd_name(m, codec, config.epochs))
         if ours is not None:
-            found += _accuracies(f"FKD with m = {m}, {codec},", ours, m, by_name)
-            found += _costs(ours, by_name, networks) if (m, codec) == (most, small) else []
-    return found
+            outcomes += _accuracies(f"FKD with m = {m}, {codec},", ours, m, by_name)
+            outcomes += _costs(ours, by_name, networks) if (m, codec) == (most, small) else []
+    return outcomes
 
 
-def _accuracies(called: str, ours: Line, m: int, by_name: Mapping[str, Line]) -> Iterator[Verdict]:
+def _accuracies(
+    label: str, ours: Result, m: int, by_name: Mapping[str, Result]
+) -> Iterator[Outcome]:
     """Against the others with as many crops of an image in a batch, and against those with one."""
     for other_m in dict.fromkeys((m, 1)):
         online = by_name.get(f"kd-m{other_m}")
         if online is not None:
             allowed = max(ours.deviation, online.deviation)
-            yield Verdict(
-                f"{called} is within one standard deviation (the larger one) of online KD with "
+            yield Outcome(
+                f"{label} is within one standard deviation (the larger one) of online KD with "
                 f"m = {other_m}, or better",
-                f"{_told(ours)} against {_told(online)}",
+                f"{_text(ours)} against {_text(online)}",
                 ours.mean >= online.mean - allowed,
             )
     others = {"relabel": "ReLabel", f"vanilla-m{m}": f"vanilla training with m = {m}"}
-    for name, rival in (others | {BASE.name: "vanilla training with m = 1"}).items():
+    for name, peer in (others | {BASE.name: "vanilla training with m = 1"}).items():
         other = by_name.get(name)
         if other is not None:
-            found = f"{_told(ours)} against {_told(other)}"
-            yield Verdict(f"{called} is above {rival}", found, ours.mean > other.mean)
+            figures = f"{_text(ours)} against {_text(other)}"
+            yield Outcome(f"{label} is above {peer}", figures, ours.mean > other.mean)
 
 
 def _costs(
-    ours: Line, by_name: Mapping[str, Line], networks: Mapping[str, float]
-) -> Iterator[Verdict]:
+    ours: Result, by_name: Mapping[str, Result], networks: Mapping[str, float]
+) -> Iterator[Outcome]:
     online = by_name.get("kd-m1")
     if ours.relative is not None:
-        yield Verdict(
-            f"an epoch of FKD takes at most {OF_VANILLA:.1f}x that of vanilla training",
+        yield Outcome(
+            f"an epoch of FKD takes at most {VANILLA_SHARE:.1f}x that of vanilla training",
             f"{ours.relative:.2f}x",
-            ours.relative <= OF_VANILLA,
+            ours.relative <= VANILLA_SHARE,
         )
     if ours.relative is not None and online is not None and online.relative is not None:
         share, cost = ours.relative / online.relative, networks.get("ratio", 0.0)
-        yield Verdict(
-            f"an epoch of FKD takes at most {OF_ONLINE}x that of online KD, with a teacher that "
+        yield Outcome(
+            f"an epoch of FKD takes at most {ONLINE_SHARE}x that of online KD, with a teacher that "
             f"costs at least {TEACHER_COST:.0f}x the student",
             f"{share:.2f}x, the teacher's forward pass costs {cost:.1f}x",
-            share <= OF_ONLINE and cost >= TEACHER_COST,
+            share <= ONLINE_SHARE and cost >= TEACHER_COST,
         )
 
 
-def _told(line: Line) -> str:
-    return f"{line.told} %, n = {len(line.accuracies)}"
+def _text(result: Result) -> str:
+    return f"{result.text} %, n = {len(result.accuracies)}"

@@ -1,4 +1,4 @@
-"""Labels and runs: label stores and run folders, so everything goes on when it was killed."""
+"""Labels and runs: label stores and run folders, so a killed comparison can be resumed."""
 
 import shutil
 from collections.abc import Callable
@@ -30,27 +30,27 @@ def subset(config: ClaimsConfig) -> ImagesConfig:
     if not folder.exists():
         source = open_source(config.images)
         chosen = np.random.default_rng(0).permutation(len(source))[: config.max_images]
-        begun = folder.with_name("images.begun")
-        shutil.rmtree(begun, ignore_errors=True)
+        partial = folder.with_name("images.partial")
+        shutil.rmtree(partial, ignore_errors=True)
         for i in sorted(chosen.tolist()):
-            _copy(source, i, begun)
-        begun.rename(folder)
+            _copy(source, i, partial)
+        partial.rename(folder)
     return ImagesConfig(root=str(folder))
 
 
 def _copy(source: ImageSource, i: int, folder: Path) -> None:
     assert source.class_names is not None
-    place = folder / source.class_names[source.label(i)]
-    place.mkdir(parents=True, exist_ok=True)
+    target = folder / source.class_names[source.label(i)]
+    target.mkdir(parents=True, exist_ok=True)
     data = source.read(i)
-    kind = "png" if data.startswith(b"\x89PNG") else "jpg"
-    (place / f"{i:07}.{kind}").write_bytes(data)
+    suffix = "png" if data.startswith(b"\x89PNG") else "jpg"
+    (target / f"{i:07}.{suffix}").write_bytes(data)
 
 
 def make_labels(config: ClaimsConfig, labels: Labels, say: Say) -> Path:
-    """The store of these labels; the teacher is asked once for the largest and best of them."""
+    """The store of these labels; the teacher runs once, for the largest of them."""
     codec, stored = labels
-    path = Path(config.out) / "labels" / f"{codec.replace(':', '')}-M{stored}"
+    path = labels_folder(config, labels)
     most = ("full", config.epochs)
     if labels == most:
         if not (path / "manifest.json").exists():
@@ -61,6 +61,17 @@ def make_labels(config: ClaimsConfig, labels: Labels, say: Say) -> Path:
         say(f"labels   {codec}, {stored} crops of every image, from those")
         convert_store(source, path, form="plain", codec=codec, num_crops=stored)
     return path
+
+
+def labels_folder(config: ClaimsConfig, labels: Labels) -> Path:
+    """Where the store of these labels is."""
+    codec, stored = labels
+    return Path(config.out) / "labels" / f"{codec.replace(':', '')}-M{stored}"
+
+
+def maps_folder(config: ClaimsConfig) -> Path:
+    """Where the store of label maps is."""
+    return Path(config.out) / "labels" / "maps"
 
 
 def _label_config(config: ClaimsConfig, path: Path) -> LabelConfig:
@@ -78,7 +89,7 @@ def _label_config(config: ClaimsConfig, path: Path) -> LabelConfig:
 
 def make_maps(config: ClaimsConfig, say: Say) -> Path:
     """The store of label maps; as many classes a cell as the larger codec keeps of a crop."""
-    path = Path(config.out) / "labels" / "maps"
+    path = maps_folder(config)
     if not (path / "manifest.json").exists():
         say("labels   maps of the whole images, by the teacher")
     maps = LabelMapsConfig(
@@ -102,13 +113,13 @@ def settings(config: ClaimsConfig, row: Row, seed: int, say: Say) -> TrainConfig
         options["crops"] = CropConfig(scale=config.scale)
     if row.maps:
         options["store"] = str(make_maps(config, say))
-    if row.asks:
+    if row.online:
         options |= {"teacher": config.teacher, "classes": "dataset"}
     if "discriminator" in options:
         options["mealv2"] = MealV2Config(discriminator=options.pop("discriminator"))
     student, optimizer = config.student, config.optimizer
-    if row.begins_with is not None:
-        student = replace(student, checkpoint=str(run_folder(config, row.begins_with, seed)))
+    if row.starts_from is not None:
+        student = replace(student, checkpoint=str(run_folder(config, row.starts_from, seed)))
         optimizer = replace(optimizer, lr=config.fine_tuning_lr)
     return TrainConfig(
         out=str(run_folder(config, row.name, seed)),
