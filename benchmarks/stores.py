@@ -93,6 +93,7 @@ def store_config(
     crops = CropConfig()
     return {
         "format_version": 1,
+        "form": "plain",
         "num_images": len(keys),
         "num_crops": num_crops,
         "num_classes": NUM_CLASSES,

@@ -57,7 +57,7 @@ def test_maps_are_the_teachers_word_on_whole_images(plain):
     dense = DenseTeacher(load_teachers([plain.teacher]).teachers[0])
     assert store.grid == dense.grid == (3, 3)
     assert store.codec == TopKLogits(3)
-    assert store.config["format_version"] == 3
+    assert store.config["form"] == "map"
     assert verify_store(plain.out) == []
     stored = store.read(np.arange(15))
     for i in range(15):

@@ -77,7 +77,7 @@ def test_top_logits_become_smaller_labels_without_the_teacher(make_config, tmp_p
     for codec in ("ms:3", "logits:2", "hard"):
         done = convert_store(tmp_path / "logits", tmp_path / codec, form="plain", codec=codec)
         assert done.after.codec.name == codec
-        assert done.agreement.top1_agreement == 1.0
+        assert done.comparison.top1_agreement == 1.0
     converted = LabelStore.open(tmp_path / "ms:3")
     torch.testing.assert_close(
         labels_of(converted), labels_of(LabelStore.open(tmp_path / "ms")), atol=2e-5, rtol=0

@@ -164,7 +164,8 @@ def _print_start(start: RunStart, console: Console) -> None:
     each = f"maps of {grid[0]} x {grid[1]} cells" if grid else f"{identity['num_crops']} crops"
     console.print(
         f"store     {setup.config.out}: {each} per image, "
-        f"{identity['codec']} {identity['value_dtype']}{earlier}{processes}"
+        f"{identity['codec']} {identity.get('value_dtype', '')}".rstrip()
+        + f"{earlier}{processes}"
     )
 
 

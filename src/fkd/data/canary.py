@@ -26,7 +26,7 @@ from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LABELED, LabelStore
 
 # A canary takes 370 bytes of the manifest, so a small store gets few.
-_MOST, _LEAST, _CROPS_PER_CANARY = 64, 16, 1024
+_MOST, _LEAST, _CROPS_PER_CANARY = 64, 4, 1024
 _SIDE = 8  # pixels of a thumbnail's side
 _LIMIT = 2.0  # gray levels by which thumbnails of other decoders may differ on average
 

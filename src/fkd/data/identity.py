@@ -10,7 +10,7 @@ from fkd.data.decode import Decoder
 from fkd.data.sources import ImageSource, LoadedImage, load
 from fkd.errors import CropMismatch, StoreMismatch
 from fkd.store import ImageFacts, LabelStore
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 
 
 def is_labeled_file(facts: ImageFacts, i: int, crc32: int, num_bytes: int) -> bool:

@@ -246,11 +246,6 @@ def resolve_images_per_shard(
     )
 
 
-def resolve_value_dtype(config: LabelConfig) -> str:
-    """How values are stored: by default u16 for probabilities, f16 for logits."""
-    return config.value_dtype or ("f16" if config.codec.stores == "logits" else "u16")
-
-
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)

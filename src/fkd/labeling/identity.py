@@ -19,17 +19,14 @@ from fkd.labeling.config import (
     LabelMapsConfig,
     resolve_autocast,
     resolve_images_per_shard,
-    resolve_value_dtype,
     stored_codec,
 )
 from fkd.labels.codec_names import check_codec
 from fkd.labels.codecs import Codec, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
-from fkd.store import compact_members, keys_digest
+from fkd.store import form_members, keys_digest
 
-_FORMAT_VERSION = 1
-_MAP_VERSION = 3
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -39,12 +36,11 @@ def label_identity(
     """The identity of a store of random crops.
 
     Raises:
-        ConfigError: the codec keeps more classes than there are, or the images are too few to be
-            mixed.
+        ConfigError: the codec keeps more classes than there are or has no compact form.
     """
     codec = stored_codec(config)
-    identity = _shared_members(source, teachers.class_names, codec, resolve_value_dtype(config)) | {
-        "format_version": _FORMAT_VERSION,
+    form, names = config.form, teachers.class_names
+    identity = _shared_members(source, names, codec, form, config.value_dtype) | {
         "num_crops": config.num_crops,
         "extras": {
             name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
@@ -64,8 +60,6 @@ def label_identity(
         "teacher_augment": asdict(config.teacher_augment),
         "numerics": _numerics(teachers, batch_size, resolve_autocast(config)),
     }
-    if config.form == "compact":
-        identity |= compact_members(codec, len(teachers.class_names))
     return _as_read(identity)
 
 
@@ -107,9 +101,7 @@ def map_identity(
     Raises:
         ConfigError: more classes are kept than there are.
     """
-    return _shared_members(source, class_names, codec, value_dtype) | {
-        "format_version": _MAP_VERSION,
-        "geometry": "grid",
+    return _shared_members(source, class_names, codec, "map", value_dtype) | {
         "grid": list(grid),
         "num_crops": grid[0] * grid[1],
         "images_per_shard": resolve_images_per_shard(images_per_shard, len(source), 1),
@@ -128,17 +120,19 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def _shared_members(
-    source: ImageSource, class_names: Sequence[str], codec: Codec, value_dtype: str
+    source: ImageSource,
+    class_names: Sequence[str],
+    codec: Codec,
+    form: str,
+    value_dtype: str | None,
 ) -> dict[str, Any]:
     """What the identity of every store says of its images, classes and labels."""
     check_codec(codec, len(class_names))
-    return {
+    return form_members(form, codec, len(class_names), value_dtype) | {
         "num_images": len(source),
         "num_classes": len(class_names),
         "class_names": list(class_names),
         "codec": codec.name,
-        "value_dtype": value_dtype,
-        "extras": {},
         "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
         "decoder": DECODER,
     }

@@ -144,7 +144,7 @@ def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelS
         store_config=store_config,
         crops=RandomCrops(config, source),
         labeler=TeacherLabeler(
-            teachers, codec, store_config["value_dtype"], resolve_autocast(config)
+            teachers, codec, store_config.get("value_dtype"), resolve_autocast(config)
         ),
         shape=ShardShape(
             config.num_crops,

@@ -22,7 +22,7 @@ from fkd.data.joining import join_store
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 from fkd.viewing.summary import TopClasses, sample_labeled_rows, summarize, top_classes
 
 # Eight colors that stay apart on light and dark images and for most color-blind readers.
