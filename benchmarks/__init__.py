@@ -1,18 +1,14 @@
-"""Benchmarks: our side and its peers, measured in turn in one process on the user's machine.
+"""Benchmarks: fkd and its peers, measured in turns in one process on this machine.
 
-    harness.py   turns, medians, spread      rows.py      a line of the table, and its goal
-    machine.py   where figures come from     scale.py     how much is measured
-    official.py  the authors' structure      plain.py     plain loaders
-    labels.py    stores without a teacher    photographs.py  JPEG files
-    workbench.py shares them                 suite.py     runs all, makes the report
+    python -m benchmarks                          all rows but growth, about six minutes, one table
+    python -m benchmarks --rows read,loader       some of them
+    python -m benchmarks --rows growth            how cost grows with crops, images, m and workers
+    python -m benchmarks.compare OLD_SRC NEW_SRC  two checkouts side by side
+    python -m benchmarks.claims                   the paper's comparisons in small, see there
 
-and one module for each part of the table: reading, size, loading, loss, step and epoch (with
-training.py), labeling, startup. Each says what is compared with what, and how to read it. How cost
-grows with crops, images, m and workers is in growth.py.
+    suite    the list of rows, the report        harness  turns, medians, spread
+    rows     a line of the table, its goal       machine  where the figures come from
+    inputs   photographs and stores, shared      peers    other loaders, the authors' structure
+
+The other modules measure one part each; their docstrings say what is compared with what.
 """
-
-from benchmarks.machine import describe_machine, summary
-from benchmarks.rows import Row
-from benchmarks.suite import ROOMS, BenchConfig, Report, run_bench
-
-__all__ = ["ROOMS", "BenchConfig", "Report", "Row", "describe_machine", "run_bench", "summary"]

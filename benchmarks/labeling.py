@@ -1,175 +1,137 @@
 """Crops a second of labeling, with decoding, cropping, compressing and writing.
 
-    exact     `fkd label` itself, from the first image to the last label on disk
-    fast      the same with --numerics fast, which says how far it moves the labels
-    bare      the teacher's network alone on normalized crops that lie ready: same batch size, same
-              number of passes side by side, same threads; the limit of any labeling
-    official  the structure of the authors' generator: Pillow, chunks of 50 crops, a sort, one file
-              an image, two worker processes
-
-Our forward passes are reproducible to the last bit, which is why each has one thread (see
-`fkd.labeling.numerics`); the official generator may use all threads in each pass, as it does.
+exact     `fkd label` itself, from the first image to the last label on disk
+fast      the same with --numerics fast, whose effect on the labels is in the notes
+bare      the teacher's network alone on normalized crops in memory: same batch size, same
+          number of passes side by side, one thread each; the limit of any labeling
+official  the structure of the authors' generator: Pillow, chunks of 50 crops, a sort, one file
+          per image, two worker processes; all threads in each pass
 """
 
 import shutil
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 
-from benchmarks import official
-from benchmarks.harness import Side, Stream, alternate, compare, timed
-from benchmarks.labels import K
-from benchmarks.plain import EndlessBatches
-from benchmarks.rows import Goal, Row, per_second
-from benchmarks.workbench import Workbench
+from benchmarks import peers
+from benchmarks.harness import Side, Stream, alternate, timed, torch_threads
+from benchmarks.inputs import Inputs
+from benchmarks.rows import Row, at_least, per_second
+from benchmarks.stores import K
 from fkd.data.sources import ImagesConfig
 from fkd.labeling import LabelConfig, label
-from fkd.labeling.config import Numerics, resolve_batch_size
-from fkd.labeling.numerics import exact_numerics
-from fkd.models import load_teachers
-from fkd.models.zoo import LoadedModel, load_model
+from fkd.labels.codecs import MarginalSmoothing
+from fkd.models import load_model, load_teachers
 
 _WORKERS = 2
-_CPU = torch.device("cpu")
+_BATCH_SIZE = 16  # labeling's default on a CPU
 
 
-def measure(bench: Workbench) -> list[Row]:
+def measure_labeling(inputs: Inputs) -> list[Row]:
     """Ours against the limit and against the official structure.
 
     Raises:
         Skipped: the teacher's weights are not here.
     """
-    bench.require_teacher()
-    images = bench.some_photographs
-    batches = _official_batches(bench, images)
-    stream = Stream(batches, lambda item: len(item[0]))
-    shifts: list[str] = []
+    inputs.require_teacher()
+    number, crops = inputs.scale.labeled
+    impacts: list[str] = []
+    generator, images = _official_side(inputs)
     try:
         sides = {
-            "official": _official_side(bench, stream),
-            "bare": _bare_side(bench, images),
-            "exact": _label_side(bench, images, "exact"),
-            "fast": _label_side(bench, images, "fast", shifts.append),
+            "official": generator,
+            "bare": _bare_side(inputs),
+            "exact": partial(_label, inputs, "exact"),
+            "fast": partial(_label, inputs, "fast", impacts),
         }
-        costs = alternate(sides, bench.scale.repeats)
+        costs = alternate(sides, inputs.scale.repeats)
     finally:
-        stream.close()
-    number, crops = bench.scale.labeled
-    notes = {"images": number, "crops": crops, "teacher": bench.scale.teacher.name}
-    lines = (
-        ("exact", "bare", "bare teacher forward", 0.9),
-        ("exact", "official", "official generator", 1.9),
-        ("fast", "official", "official generator", 3.3),
-    )
+        images.close()
+    notes = {"images": number, "crops": crops, "teacher": inputs.scale.teacher.name}
     return [
         Row.of(
             f"labeling, {ours}",
-            compare(costs[ours], costs[peer]),
+            costs[ours],
+            costs[peer],
             against=against,
             unit="crops / s",
             show=per_second,
-            goal=Goal.times(goal),
-            notes=notes | ({"shift": shifts[-1]} if ours == "fast" else {}),
+            goal=at_least(goal),
+            notes=notes | ({"remark": impacts[-1]} if ours == "fast" else {}),
         )
-        for ours, peer, against, goal in lines
+        for ours, peer, against, goal in (
+            ("exact", "bare", "bare teacher forward", 0.9),
+            ("exact", "official", "official generator", 1.9),
+            ("fast", "official", "official generator", 3.3),
+        )
     ]
 
 
-def label_config(
-    bench: Workbench, images: Path, out: Path, numerics: Numerics = "exact"
-) -> LabelConfig:
-    """Labeling with the defaults, without the checks before and after it."""
-    return LabelConfig(
-        images=ImagesConfig(root=str(images)),
+def _label(inputs: Inputs, numerics: Any, impacts: list[str] | None = None) -> float:
+    """Seconds per crop of `fkd label`; adds to `impacts` what fast numerics do to the labels."""
+    number, crops = inputs.scale.labeled
+    out = inputs.folder / "labeled-store"
+    shutil.rmtree(out, ignore_errors=True)
+    config = LabelConfig(
+        images=ImagesConfig(root=str(inputs.teacher_images)),
         out=str(out),
-        teacher=bench.scale.teacher,
-        num_crops=bench.scale.labeled[1],
-        codec=f"ms:{K}",
+        teacher=inputs.scale.teacher,
+        num_crops=crops,
+        codec=MarginalSmoothing(K),
         numerics=numerics,
-        gate_images=0,
-        probes=0,
+        accuracy_images=0,
+        spot_checks=0,
         device="cpu",
     )
+    result = label(config)
+    if impacts is not None:
+        impacts.append(str(result.precision_impact))
+    return result.seconds / (number * crops)
 
 
-def _label_side(
-    bench: Workbench,
-    images: Path,
-    numerics: Numerics,
-    shifted: Callable[[str], None] = lambda shift: None,
-) -> Side:
-    """Seconds per crop of `fkd label`; `shifted` is told what fast numerics do to the labels."""
-    out = bench.folder / "labeled-store"
-    config = label_config(bench, images, out, numerics)
-    num_crops = bench.scale.labeled[0] * bench.scale.labeled[1]
-
-    def side() -> float:
-        shutil.rmtree(out, ignore_errors=True)
-        result = label(config)
-        shifted(str(result.shift))
-        return result.seconds / num_crops
-
-    return side
-
-
-def _bare_side(bench: Workbench, images: Path) -> Side:
+def _bare_side(inputs: Inputs) -> Side:
     """The network alone, batch after batch in as many threads as labeling has."""
-    teacher = load_teachers([bench.scale.teacher]).teachers[0]
-    model, size = teacher._model, teacher.preprocessing.input_size  # what labeling itself runs
-    chosen = label_config(bench, images, bench.folder).batch_size
-    batch_size = resolve_batch_size(chosen, _CPU)
-    crops = torch.rand(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
-    num_batches = -(-bench.scale.labeled[0] * bench.scale.labeled[1] // batch_size)
+    teacher = load_teachers([inputs.scale.teacher]).teachers[0]
+    size, passes = teacher.preprocessing.input_size, torch.get_num_threads()
+    crops = torch.rand(_BATCH_SIZE, 3, size, size).contiguous(memory_format=torch.channels_last)
+    number, crops_per_image = inputs.scale.labeled
+    num_batches = -(-number * crops_per_image // _BATCH_SIZE)
 
-    def answer(_: int) -> None:
+    def forward(_: int) -> None:
         with torch.inference_mode():
-            model(crops)
+            teacher.model(crops)
 
     def work() -> None:
-        with exact_numerics() as passes, ThreadPoolExecutor(passes) as pool:
-            list(pool.map(answer, range(num_batches)))
+        with torch_threads(1), ThreadPoolExecutor(passes) as pool:
+            list(pool.map(forward, range(num_batches)))
 
-    return timed(work, num_batches * batch_size)
-
-
-def _official_side(bench: Workbench, images: Stream[Any]) -> Side:
-    """The generator on as many images; its network is as its library gives it."""
-    number, crops = bench.scale.labeled
-    model = load_teacher(bench).model
-    out = bench.folder / "official-labeled"
-
-    def work() -> None:
-        official.generate(model, islice(iter(images), number), out, K)
-
-    return timed(work, number * crops)
+    return timed(work, num_batches * _BATCH_SIZE)
 
 
-def _official_batches(bench: Workbench, images: Path) -> Iterator[Any]:
-    loaded = load_teacher(bench)
-    how = InterpolationMode(loaded.preprocessing.interpolation)
-    dataset = official.CropsOfImage(
-        images, bench.scale.labeled[1], loaded.preprocessing.input_size, how
+def _official_side(inputs: Inputs) -> tuple[Side, Stream[Any]]:
+    """The generator on as many images, with the network as its library gives it; its images."""
+    config, (number, crops) = inputs.scale.teacher, inputs.scale.labeled
+    loaded = load_model(
+        config.name, pretrained=config.checkpoint is None, checkpoint=config.checkpoint
     )
-    sampler = EndlessBatches(len(dataset), 1)
-    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=_WORKERS, collate_fn=_only_item)
-    yield from loader
+    network, preprocessing = loaded.model.eval().requires_grad_(False), loaded.preprocessing
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    dataset = peers.CropsOfImage(
+        inputs.teacher_images, crops, preprocessing.input_size, interpolation
+    )
+    batches = peers.endless(dataset, 1, _WORKERS, collate_fn=_only_item)
+    images = Stream(batches, lambda item: len(item[0]))
+
+    def work() -> None:
+        folder = inputs.folder / "official-labeled"
+        peers.official_generate(network, islice(iter(images), number), folder, K)
+
+    return timed(work, number * crops), images
 
 
 def _only_item(items: list[Any]) -> Any:
     return items[0]
-
-
-def load_teacher(bench: Workbench) -> LoadedModel:
-    """The teacher's network as its library gives it, ready to answer."""
-    config = bench.scale.teacher
-    loaded = load_model(
-        config.name, pretrained=config.checkpoint is None, checkpoint=config.checkpoint
-    )
-    loaded.model.eval().requires_grad_(False)
-    return loaded

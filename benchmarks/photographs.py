@@ -1,25 +1,24 @@
 """Real JPEG files of the size that ImageNet's have, from the photographs of the demo.
 
 About 470x390 pixels and 110 kB, cut from a dozen photographs at random places, in class folders. A
-user's own images can take their place; the first ones are copied, so that every loader can read
-them as torchvision's ImageFolder.
+user's own images can take their place; some are copied, so that every loader can read them as
+torchvision's ImageFolder.
 """
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fkd.data.sources import ImagesConfig, ImageSource, open_source
+from fkd.data.sources import ImagesConfig, open_source
 from fkd.demo.images import write_photographs
 from fkd.errors import ConfigError
 
 _ASPECT = 1.2  # width over height
 _BYTES_PER_PIXEL = 0.6  # 110 kB for 470x390 pixels
 _QUALITIES = (75, 80, 85, 88, 90, 92, 94, 96, 97, 98)
-_LEAST = 2  # classes of ImageFolder, and images of a batch
+_MIN_IMAGES = 2
 
 
 def write_jpegs(folder: Path, number: int, side: int, seed: int = 0) -> None:
@@ -35,20 +34,20 @@ def write_jpegs(folder: Path, number: int, side: int, seed: int = 0) -> None:
     for i in range(number):
         path = paths[i % len(paths)]
         with Image.open(path) as opened:
-            picture = _cut(opened.convert("RGB"), side, draw)
+            image = _cut(opened.convert("RGB"), side, draw)
         target = folder / "classes" / path.stem / f"{i:05d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(_encode(picture))
+        target.write_bytes(_encode(image))
 
 
 def copy_images(folder: Path, images: ImagesConfig, number: int) -> None:
-    """The first images of a source, spread over it, as files in class folders.
+    """Some images of a source, spread over it, as files in class folders.
 
     Raises:
         ConfigError: there are too few images.
     """
     source = open_source(images)
-    if len(source) < max(number, _LEAST):
+    if len(source) < max(number, _MIN_IMAGES):
         raise ConfigError(
             f"images.root: {images.root} has {len(source)} images and {number} are needed; give "
             "another folder, or leave it out to use photographs that are installed"
@@ -56,41 +55,30 @@ def copy_images(folder: Path, images: ImagesConfig, number: int) -> None:
     for i in np.linspace(0, len(source) - 1, number).round().astype(int).tolist():
         name = "all" if source.class_names is None else source.class_names[source.label(i)]
         suffix = Path(source.key(i).decode("utf-8", "replace")).suffix or ".jpg"
-        target = folder / "classes" / f"{max(source.label(i), 0):05d}-{name[:40]}"
-        target = Path(str(target).replace(" ", "_"))
+        target = folder / "classes" / f"{max(source.label(i), 0):05d}-{name[:40].replace(' ', '_')}"
         target.mkdir(parents=True, exist_ok=True)
         (target / f"{i:08d}{suffix}").write_bytes(source.read(i))
 
 
-def open_classes(folder: Path) -> ImageSource:
-    """What `write_jpegs` or `copy_images` has left in `folder`."""
-    return open_source(ImagesConfig(root=str(folder / "classes")))
-
-
-def file_sizes(source: ImageSource) -> Iterator[int]:
-    """Bytes of every file."""
-    return (len(source.read(i)) for i in range(len(source)))
-
-
-def _cut(picture: Image.Image, side: int, draw: np.random.Generator) -> Image.Image:
-    """A random part of a picture, half to all of its width, at about the wanted size."""
+def _cut(image: Image.Image, side: int, draw: np.random.Generator) -> Image.Image:
+    """A random part of an image, half to all of its width, at about the wanted size."""
     height = round(side * draw.uniform(0.86, 1.14))
     width = round(height * _ASPECT)
-    largest = min(picture.width / width, picture.height / height)
+    largest = min(image.width / width, image.height / height)
     scale = largest * draw.uniform(0.6, 1.0)
-    left = draw.uniform(0, picture.width - scale * width)
-    top = draw.uniform(0, picture.height - scale * height)
+    left = draw.uniform(0, image.width - scale * width)
+    top = draw.uniform(0, image.height - scale * height)
     box = (left, top, left + scale * width, top + scale * height)
-    return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
-def _encode(picture: Image.Image) -> bytes:
+def _encode(image: Image.Image) -> bytes:
     """The JPEG whose length comes nearest to that of ImageNet's files for so many pixels."""
-    wanted = _BYTES_PER_PIXEL * picture.width * picture.height
+    wanted = _BYTES_PER_PIXEL * image.width * image.height
     best = b""
     for quality in _QUALITIES:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
+        image.save(file, "JPEG", quality=quality)
         best = min(best, file.getvalue(), key=lambda data: abs(len(data) - wanted))
         if len(best) > wanted:
             break

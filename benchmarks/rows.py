@@ -1,13 +1,15 @@
-"""What a measurement says: one line of the table, and of the JSON file."""
+"""One line of the table, and of the JSON file."""
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.harness import Comparison, compare, relative_range
+from benchmarks.harness import relative_range
 from fkd.errors import FKDError
 
-_RATIO_UNIT = "x"
+Costs = Sequence[float]
+"""What one unit of work cost in each repeat: seconds or bytes."""
 
 
 class Skipped(FKDError):
@@ -16,37 +18,28 @@ class Skipped(FKDError):
 
 @dataclass(frozen=True)
 class Goal:
-    """What a row should reach.
-
-    Attributes:
-        limit: the number to reach.
-        least: whether the figure shall be at least the limit, else at most.
-        of: the figure: "ratio", or "ours".
-    """
+    """What a row should reach: a ratio of at least `limit`, or a figure of ours of at most it."""
 
     limit: float
-    least: bool = True
-    of: str = "ratio"
+    of_ratio: bool
 
-    @staticmethod
-    def times(limit: float) -> "Goal":
-        """A ratio of at least `limit`."""
-        return Goal(limit)
-
-    @staticmethod
-    def below(limit: float) -> "Goal":
-        """Our own figure at most `limit`, in the unit of its row."""
-        return Goal(limit, least=False, of="ours")
-
-    def met(self, ours: float, ratio: float | None) -> bool:
-        """Whether the figure reaches the limit."""
-        figure = ours if self.of == "ours" or ratio is None else ratio
-        return figure >= self.limit if self.least else figure <= self.limit
+    def is_met(self, ours: float, ratio: float | None) -> bool:
+        """Whether the figure that the goal is about reaches the limit."""
+        return ratio is not None and ratio >= self.limit if self.of_ratio else ours <= self.limit
 
     def text(self, unit: str) -> str:
-        """For example ">= 80 x"."""
-        sign = ">=" if self.least else "<="
-        return f"{sign} {self.limit:g} {unit if self.of == 'ours' else _RATIO_UNIT}"
+        """For example ">= 4 x" or "<= 29 bytes / crop"."""
+        return f">= {self.limit:g} x" if self.of_ratio else f"<= {self.limit:g} {unit}"
+
+
+def at_least(limit: float) -> Goal:
+    """The ratio should be at least this."""
+    return Goal(limit, of_ratio=True)
+
+
+def at_most(limit: float) -> Goal:
+    """Our own figure should be at most this, in the unit of its row."""
+    return Goal(limit, of_ratio=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +48,17 @@ class Row:
 
     Attributes:
         name: what is measured.
-        against: what the peer is.
+        against: what the peer is; empty where there is none.
         unit: of `ours` and `peer`.
         ours, peer: medians; None where a side was not measured.
-        ratio: how many times better ours is, whatever "better" means for the unit.
+        ratio: how many times less ours costs, from the medians.
         goal: what the ratio, or ours, should reach; empty where there is none.
         met: whether it does.
         n: repeats.
-        spread: interquartile range of the ratios of single repeats over their median.
+        spread: interquartile range of the ratios of single repeats (without a peer: of the
+            figures) over their median.
         skipped: why nothing was measured; empty if it was.
-        notes: what else is known, in values of JSON.
+        notes: what else is known, as values of JSON.
     """
 
     name: str
@@ -83,50 +77,41 @@ class Row:
     @staticmethod
     def of(
         name: str,
-        found: Comparison,
+        ours: Costs,
+        peer: Costs | None = None,
         *,
-        against: str,
         unit: str,
+        against: str = "",
         show: Callable[[float], float] = lambda cost: cost,
         goal: Goal | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> "Row":
-        """The row of a comparison; `show` turns a cost (seconds, bytes) into the row's unit."""
-        ours = show(found.ours)
+        """The row of some costs, measured in turns with those of a peer or alone.
+
+        Args:
+            name: what is measured.
+            ours, peer: of the same repeats in the same order.
+            unit: of what `show` returns.
+            against: what the peer is.
+            show: turns a cost into the unit of the row.
+            goal: if there is one.
+            notes: what else is known.
+        """
+        figure, ratio, spread = show(statistics.median(ours)), None, relative_range([*ours])
+        if peer is not None:
+            ratio = statistics.median(peer) / statistics.median(ours)
+            spread = relative_range([theirs / own for own, theirs in zip(ours, peer, strict=True)])
         return Row(
             name=name,
             against=against,
             unit=unit,
-            ours=ours,
-            peer=show(found.peer),
-            ratio=found.ratio,
+            ours=figure,
+            peer=None if peer is None else show(statistics.median(peer)),
+            ratio=ratio,
             goal="" if goal is None else goal.text(unit),
-            met=None if goal is None else goal.met(ours, found.ratio),
-            n=found.n,
-            spread=found.spread,
-            notes=dict(notes or {}),
-        )
-
-    @staticmethod
-    def alone(
-        name: str,
-        costs: list[float],
-        *,
-        unit: str,
-        goal: Goal,
-        show: Callable[[float], float] = lambda cost: cost,
-        notes: Mapping[str, Any] | None = None,
-    ) -> "Row":
-        """The row of a figure that has no peer, only a goal; the spread is that of the figure."""
-        ours = show(compare(costs, costs).ours)
-        return Row(
-            name=name,
-            unit=unit,
-            ours=ours,
-            goal=goal.text(unit),
-            met=goal.met(ours, None),
-            n=len(costs),
-            spread=relative_range(costs),
+            met=None if goal is None else goal.is_met(figure, ratio),
+            n=len(ours),
+            spread=spread,
             notes=dict(notes or {}),
         )
 

@@ -1,67 +1,68 @@
-"""All measurements, one after the other, and the report that is made of them."""
+"""The list of benchmarks, which of them are run, and the report that is made of their rows."""
 
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from benchmarks.inputs import SCALES, Inputs
 from benchmarks.machine import describe_machine
-from benchmarks.rows import Row
-from benchmarks.scale import FULL, QUICK, Scale
-from benchmarks.workbench import Workbench
+from benchmarks.rows import Row, Skipped
 from fkd.data.sources import ImagesConfig
-from fkd.errors import ConfigError, FKDError
+from fkd.errors import ConfigError
 
-ScaleName = Literal["quick", "full"]
-ROOMS: dict[str, tuple[str, str]] = {
-    "read": ("reading", "reading labels"),
-    "bytes": ("size", "bytes per crop"),
-    "loader": ("loading", "loading crops"),
-    "loss": ("loss", "the loss, forward and backward"),
-    "step": ("step", "training steps with data from disk"),
-    "epoch": ("epoch", "epochs against plain training and online distillation"),
-    "labeling": ("labeling", "labeling"),
-    "startup": ("startup", "starting up, opening a large store"),
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "read": ("benchmarks.reading:measure_reading", "reading labels"),
+    "bytes": ("benchmarks.reading:measure_bytes", "bytes per crop"),
+    "loader": ("benchmarks.loading:measure_loader", "loading crops"),
+    "loss": ("benchmarks.loss:measure_loss", "the loss, forward and backward"),
+    "step": ("benchmarks.training:measure_step", "training steps with data from disk"),
+    "epoch": ("benchmarks.training:measure_epoch", "epochs against plain training and online KD"),
+    "labeling": ("benchmarks.labeling:measure_labeling", "labeling"),
+    "startup": ("benchmarks.startup:measure_startup", "starting up, opening a large store"),
+    "growth": ("benchmarks.growth:measure_growth", "growth with crops, images, m and workers"),
 }
-"""What --rows takes: module of this package, and what it measures."""
+"""What `rows` takes: the function that measures it, and what that is."""
 
-_SCALES = {"quick": QUICK, "full": FULL}
-_LEAST_REPEATS = 5
+_BY_DEFAULT = [name for name in BENCHMARKS if name != "growth"]
+_MIN_REPEATS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """Measure fkd against its peers, side by side on this machine; about five minutes.
+    """Measure fkd against its peers, side by side on this machine.
 
     Attributes:
-        rows: what is measured, with commas in between: read, bytes, loader, loss, step, epoch,
-            labeling, startup; by default all.
-        json: file for the figures, with the machine they come from.
+        rows: what is measured, separated by commas: read, bytes, loader, loss, step, epoch,
+            labeling, startup, growth; by default all but growth.
         images: your own images for the loaders and the teacher; by default installed photographs.
-        scale: quick, or full for longer runs of everything (half an hour).
+        scale: quick (about six minutes on two cores), or full for longer runs of everything.
         repeats: of every comparison, at least 5; by default 5 to 9 (full: 11 to 21).
+        json: file for the figures, with the machine they come from.
+        plot: folder for a picture of the ratios; needs matplotlib (pip install 'fkd[bench]').
     """
 
     rows: str = ""
-    json: str | None = None
     images: ImagesConfig | None = None
-    scale: ScaleName = "quick"
+    scale: Literal["quick", "full"] = "quick"
     repeats: int | None = None
+    json: str | None = None
+    plot: str | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in chosen_rooms(self) if name not in ROOMS]
+        unknown = [name for name in chosen_benchmarks(self) if name not in BENCHMARKS]
         if unknown:
-            raise ConfigError(f"rows: there is no {unknown[0]!r}; choose from {', '.join(ROOMS)}")
-        if self.scale not in get_args(ScaleName):
-            raise ConfigError(f"scale: {self.scale!r} is none of {', '.join(get_args(ScaleName))}")
-        if self.repeats is not None and self.repeats < _LEAST_REPEATS:
             raise ConfigError(
-                f"repeats must be at least {_LEAST_REPEATS}, got {self.repeats}; fewer say nothing"
+                f"rows: there is no {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}"
             )
+        if self.scale not in SCALES:
+            raise ConfigError(f"scale: {self.scale!r} is none of {', '.join(SCALES)}")
+        if self.repeats is not None and self.repeats < _MIN_REPEATS:
+            raise ConfigError(f"repeats must be at least {_MIN_REPEATS}, got {self.repeats}")
         if self.json is not None and not Path(self.json).absolute().parent.is_dir():
             raise ConfigError(f"json: the folder of {self.json} does not exist; make it first")
 
@@ -72,76 +73,61 @@ class Report:
 
     Attributes:
         machine: where they were measured.
-        rows: the measurements, skipped ones included.
+        settings: what was to be measured.
         seconds: that the run took.
-        settings: what was asked for.
+        rows: the measurements, skipped ones included.
     """
 
     machine: dict[str, Any]
-    rows: list[Row]
-    seconds: float
     settings: dict[str, Any]
+    seconds: float
+    rows: list[Row]
 
     def to_json(self) -> dict[str, Any]:
         """All of it as values of JSON."""
-        return {
-            "machine": self.machine,
-            "settings": self.settings,
-            "seconds": round(self.seconds, 1),
-            "rows": [row.to_json() for row in self.rows],
-        }
-
-    def write(self, file: str | Path) -> None:
-        """Write the JSON file."""
-        Path(file).write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
+        return vars(self) | {"rows": [row.to_json() for row in self.rows]}
 
 
-def chosen_rooms(config: BenchConfig) -> list[str]:
+def chosen_benchmarks(config: BenchConfig) -> list[str]:
     """Names of what is measured."""
-    return [name.strip() for name in config.rows.split(",")] if config.rows else [*ROOMS]
+    return [name.strip() for name in config.rows.split(",")] if config.rows else _BY_DEFAULT
 
 
-def run_bench(config: BenchConfig, announce: Callable[[str], None] = lambda what: None) -> Report:
-    """Measure what is asked for; `announce` is told what comes next.
+def run_benchmarks(
+    config: BenchConfig, announce: Callable[[str], None] = lambda text: None
+) -> Report:
+    """Measure in a temporary folder; `announce` is called with what comes next.
 
     Raises:
-        ConfigError: the images cannot be used.
+        ConfigError: the images cannot be used, or matplotlib is needed and not installed.
     """
-    scale = _SCALES[config.scale]
+    machine, started, rows = describe_machine(), time.monotonic(), []
+    scale, names = SCALES[config.scale], chosen_benchmarks(config)
     if config.repeats is not None:
         scale = replace(scale, repeats=config.repeats, cheap_repeats=config.repeats)
-    rooms = chosen_rooms(config)
-    settings = {"scale": config.scale, "repeats": config.repeats, "rows": rooms}
-    report = measure_rooms(rooms, scale, config.images, announce, settings)
+    with tempfile.TemporaryDirectory(prefix="fkd-bench-") as folder:
+        inputs = Inputs(Path(folder), scale, config.images, announce)
+        for name in names:
+            announce(BENCHMARKS[name][1])
+            rows += measure(name, inputs)
+    settings = {"scale": config.scale, "repeats": config.repeats, "rows": names}
+    report = Report(machine, settings, round(time.monotonic() - started, 1), rows)
     if config.json is not None:
-        report.write(config.json)
+        text = json.dumps(report.to_json(), indent=1)
+        Path(config.json).write_text(text + "\n", "utf-8")
+    if config.plot is not None:
+        from benchmarks.plot import plot_rows
+
+        Path(config.plot).mkdir(parents=True, exist_ok=True)
+        plot_rows(rows, Path(config.plot) / "ratios.png")
     return report
 
 
-def measure_rooms(
-    names: Sequence[str],
-    scale: Scale,
-    images: ImagesConfig | None = None,
-    announce: Callable[[str], None] = lambda what: None,
-    settings: dict[str, Any] | None = None,
-) -> Report:
-    """The rows of some rooms, in a temporary folder."""
-    machine, started = describe_machine(), time.monotonic()
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="fkd-bench-") as folder:
-        bench = Workbench(Path(folder), scale, images, announce)
-        for name in names:
-            announce(ROOMS[name][1])
-            rows += _measure_room(name, bench)
-    return Report(machine, rows, time.monotonic() - started, dict(settings or {}))
-
-
-def _measure_room(name: str, bench: Workbench) -> list[Row]:
-    """The rows of one room; what cannot be measured here says why."""
-    measure: Callable[[Workbench], list[Row]] = import_module(
-        f"benchmarks.{ROOMS[name][0]}"
-    ).measure
+def measure(name: str, inputs: Inputs) -> list[Row]:
+    """The rows of one benchmark; one that cannot be measured here says why."""
+    module, function = BENCHMARKS[name][0].split(":")
     try:
-        return measure(bench)
-    except FKDError as reason:
-        return [Row(name=ROOMS[name][1], skipped=str(reason))]
+        rows: list[Row] = getattr(import_module(module), function)(inputs)
+    except Skipped as reason:
+        return [Row(name=BENCHMARKS[name][1], skipped=str(reason))]
+    return rows

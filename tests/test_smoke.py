@@ -10,6 +10,7 @@ from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
 from fkd.labeling import LabelConfig, LabelMapsConfig
+from fkd.labels.codecs import MarginalRenorm
 from fkd.models import TeacherConfig
 from fkd.smoke import smoke_settings
 from fkd.store import LabelStore
@@ -24,7 +25,7 @@ LABELS = LabelConfig(
         TeacherConfig("resnet101", temperature=2.0),
     ],
     num_crops=500,
-    codec="mr:4",
+    codec=MarginalRenorm(4),
 )
 RECIPE = TrainConfig(
     out="/nowhere/run",

@@ -1,12 +1,13 @@
-"""The claims of the paper in miniature, on any images: which method wins, and at what cost.
+"""The comparisons of the paper in small, on any images: which method wins, and at what cost.
 
 python -m benchmarks.claims --config benchmarks/claims/cifar10.yaml --out claims-output
 
-config   what is compared on: images, teacher, student, budget
-rows     the comparisons, as data: one row a way to train, one run a row and seed
-running  labels and runs, each resumable; finished ones are left alone
-timing   seconds per epoch, in alternating short runs on a quiet machine
-networks what the teacher knows, and the forward pass of both networks
-verdicts the paper's orderings and costs, held against what came out
-report   tables and pictures of what is finished
+    config        images, teacher, student, budget
+    rows          the comparisons, as data: one row per way to train, one run per row and seed
+    runs          labels and runs, each resumable; finished ones are left alone
+    run_all       all runs, or their timing, then the report
+    timing        seconds per epoch, in alternating short runs on a quiet machine
+    networks      the teacher's accuracy, and the time of both networks' forward passes
+    expectations  the paper's orderings and costs, compared with the results
+    report        tables and pictures of what is finished
 """

@@ -8,7 +8,7 @@ def main() -> None:
     from jsonargparse import auto_cli
 
     from benchmarks.claims.config import ClaimsConfig
-    from benchmarks.claims.session import run_claims
+    from benchmarks.claims.run_all import run_claims
     from fkd.errors import FKDError
 
     config = auto_cli(ClaimsConfig, prog="python -m benchmarks.claims")

@@ -1,4 +1,4 @@
-"""What the claims are tried on."""
+"""The settings of the comparisons."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""What the two networks are: the teacher's accuracy, and the forward pass of each for one crop."""
+"""The teacher's accuracy, and the time of both networks' forward passes for one crop."""
 
 import json
 import statistics
@@ -20,7 +20,7 @@ _BATCH, _FORWARDS = 64, 4
 def measure_networks(config: ClaimsConfig) -> None:
     """Keep milliseconds per crop of both forward passes and their ratio, in turns, for the report.
 
-    Both are in eval mode, with batch norms folded in the teacher, as it answers in every row.
+    Both are in eval mode, with batch norms folded in the teacher, as in every row.
     """
     device = resolve_device(config.device)
     teacher = load_teachers([config.teacher], device=device).teachers[0]

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.config import ClaimsConfig
+from benchmarks.claims.expectations import Result, check_expectations
 from benchmarks.claims.networks import read_networks
 from benchmarks.claims.rows import Row, rows_of
-from benchmarks.claims.running import run_folder
-from benchmarks.claims.verdicts import Line, judge
+from benchmarks.claims.runs import labels_folder, maps_folder, run_folder
 from benchmarks.plot import plot_accuracies
-from fkd.engine.logging import read_metrics
+from benchmarks.training import read_log
 from fkd.store import LabelStore
 
 TITLES = {
@@ -28,38 +28,41 @@ def write_report(config: ClaimsConfig, machine: dict[str, Any], *, pictures: boo
     out = Path(config.out)
     timing_file = out / "timing.json"
     timing = json.loads(timing_file.read_text("utf-8")) if timing_file.exists() else {}
-    tables = {claim: _lines(config, rows_of(claim, config), timing) for claim in config.claims}
-    tables = {claim: lines for claim, lines in tables.items() if lines}
+    tables = {claim: _results(config, rows_of(claim, config), timing) for claim in config.claims}
+    tables = {claim: results for claim, results in tables.items() if results}
     networks = read_networks(config)
-    verdicts = judge(config, [line for lines in tables.values() for line in lines], networks)
-    found = {
+    everything = [result for results in tables.values() for result in results]
+    outcomes = check_expectations(config, everything, networks)
+    report = {
         "commits": _commits(config),
         "machine": machine,
         "networks": networks,
-        "verdicts": [vars(verdict) for verdict in verdicts],
+        "expectations": [vars(outcome) for outcome in outcomes],
         "claims": {
-            claim: [vars(line) | {"mean": line.mean, "std": line.deviation} for line in lines]
-            for claim, lines in tables.items()
+            claim: [
+                vars(result) | {"mean": result.mean, "std": result.deviation} for result in results
+            ]
+            for claim, results in tables.items()
         },
         "timing": timing,
     }
-    (out / "results.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    parts = [*(_table(TITLES[claim], lines) for claim, lines in tables.items())]
-    parts += ["### What the paper says, and what came out\n\n" + "".join(map(str, verdicts))]
-    text = "\n".join(parts if verdicts else parts[:-1])
+    (out / "results.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    parts = [*(_table(TITLES[claim], results) for claim, results in tables.items())]
+    parts += ["### What the paper says, and what came out\n\n" + "".join(map(str, outcomes))]
+    text = "\n".join(parts if outcomes else parts[:-1])
     (out / "results.md").write_text(text, "utf-8")
-    for claim, lines in tables.items() if pictures else ():
-        bars = {line.name: (line.mean, line.deviation) for line in lines}
+    for claim, results in tables.items() if pictures else ():
+        bars = {result.name: (result.mean, result.deviation) for result in results}
         plot_accuracies(bars, out / f"claim{claim}.png", TITLES[claim])
     return text
 
 
-def _lines(config: ClaimsConfig, rows: Sequence[Row], timing: dict[str, Any]) -> list[Line]:
-    lines = [_line(config, row, timing) for row in rows]
-    return [line for line in lines if line is not None]
+def _results(config: ClaimsConfig, rows: Sequence[Row], timing: dict[str, Any]) -> list[Result]:
+    results = [_result(config, row, timing) for row in rows]
+    return [result for result in results if result is not None]
 
 
-def _line(config: ClaimsConfig, row: Row, timing: dict[str, Any]) -> Line | None:
+def _result(config: ClaimsConfig, row: Row, timing: dict[str, Any]) -> Result | None:
     """A row of the table; None while no run of it is finished."""
     folders = [run_folder(config, row.name, seed) for seed in range(config.seeds)]
     finished = [folder for folder in folders if (folder / "model.safetensors").exists()]
@@ -67,22 +70,21 @@ def _line(config: ClaimsConfig, row: Row, timing: dict[str, Any]) -> Line | None
         return None
     timed = timing.get(row.name)
     environment = json.loads((finished[0] / "env.json").read_text("utf-8"))
-    num_images, asked, label_bytes = environment["data"]["images"]["num_images"], 0, 0.0
+    num_images, teacher_crops, label_bytes = environment["data"]["images"]["num_images"], 0, 0.0
     if row.labels is not None:
-        codec, stored = row.labels
-        store = LabelStore.open(Path(config.out) / "labels" / f"{codec.replace(':', '')}-M{stored}")
-        label_bytes, asked = store.num_bytes / store.num_images, num_images * stored
-    elif row.asks:
-        asked = num_images * config.epochs
+        store = LabelStore.open(labels_folder(config, row.labels))
+        label_bytes, teacher_crops = store.num_bytes / store.num_images, num_images * row.labels[1]
+    elif row.online:
+        teacher_crops = num_images * config.epochs
     elif row.maps:
-        store = LabelStore.open(Path(config.out) / "labels" / "maps")
-        label_bytes, asked = store.num_bytes / store.num_images, num_images
-    return Line(
+        store = LabelStore.open(maps_folder(config))
+        label_bytes, teacher_crops = store.num_bytes / store.num_images, num_images
+    return Result(
         row.name,
         [_last(folder, "val_top1") for folder in finished],
         [_last(folder, "seconds") for folder in finished],
         timed["relative"] if timed else None,
-        asked,
+        teacher_crops,
         label_bytes,
     )
 
@@ -95,19 +97,19 @@ def _commits(config: ClaimsConfig) -> list[str]:
 
 def _last(folder: Path, name: str) -> float:
     """The last figure of that name in metrics.jsonl."""
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if name in line]
+    lines = [line for line in read_log(folder) if name in line]
     return float(lines[-1][name] or 0.0)
 
 
-def _table(title: str, lines: Sequence[Line]) -> str:
+def _table(title: str, results: Sequence[Result]) -> str:
     head = (
         f"### {title}\n\n"
         "| row | top-1, % | n | seconds per epoch, vanilla = 1 | crops seen by the teacher "
         "| label bytes per image |\n|---|---|---|---|---|---|\n"
     )
     return head + "".join(
-        f"| {line.name} | {line.told} | {len(line.accuracies)} | "
-        f"{'-' if line.relative is None else f'{line.relative:.2f}'} | {line.teacher_crops:,} | "
-        f"{line.label_bytes:,.0f} |\n"
-        for line in lines
+        f"| {result.name} | {result.text} | {len(result.accuracies)} | "
+        f"{'-' if result.relative is None else f'{result.relative:.2f}'} | "
+        f"{result.teacher_crops:,} | {result.label_bytes:,.0f} |\n"
+        for result in results
     )

@@ -29,16 +29,16 @@ class Row:
         options: fields of TrainConfig in which it differs from all others.
         labels: the store that it replays, if any.
         maps: whether it needs label maps.
-        asks: whether it asks the teacher online.
-        begins_with: the row whose trained student it goes on from, if any.
+        online: whether it runs the teacher online.
+        starts_from: the row whose trained student it starts from, if any.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     labels: Labels | None = None
     maps: bool = False
-    asks: bool = False
-    begins_with: str | None = None
+    online: bool = False
+    starts_from: str | None = None
 
 
 def rows_of(claim: int, config: ClaimsConfig) -> list[Row]:
@@ -47,9 +47,9 @@ def rows_of(claim: int, config: ClaimsConfig) -> list[Row]:
 
 
 def all_rows(config: ClaimsConfig) -> list[Row]:
-    """The rows of all wanted claims, each once, a row after those that it begins with."""
+    """The rows of all wanted claims, each once, a row after the one that it starts from."""
     wanted = [row for claim in config.claims for row in rows_of(claim, config)]
-    if any(row.begins_with for row in wanted):
+    if any(row.starts_from for row in wanted):
         wanted.insert(0, BASE)
     return list({row.name: row for row in wanted}.values())
 
@@ -73,8 +73,8 @@ def _methods(config: ClaimsConfig) -> Iterator[Row]:
     yield _vanilla(1)
     yield _vanilla(m)
     yield Row("relabel", {"method": "relabel", "crops_per_image": 1}, maps=True)
-    yield Row("kd-m1", {"method": "kd", "crops_per_image": 1}, asks=True)
-    yield Row(f"kd-m{m}", {"method": "kd", "crops_per_image": m}, asks=True)
+    yield Row("kd-m1", {"method": "kd", "crops_per_image": 1}, online=True)
+    yield Row(f"kd-m{m}", {"method": "kd", "crops_per_image": m}, online=True)
     yield _fkd(1, "full", config.epochs)  # what online KD does, but for the store
     yield _fkd(1, codec, config.epochs)
     yield _fkd(m, codec, config.epochs)
@@ -109,17 +109,17 @@ def _fine_tuning(config: ClaimsConfig) -> Iterator[Row]:
     yield _vanilla(1)
     yield _fkd(m, codec, config.epochs)
     again = {"method": "vanilla", "crops_per_image": 1}
-    yield Row("fine-tuned-vanilla", again, begins_with=BASE.name)
+    yield Row("fine-tuned-vanilla", again, starts_from=BASE.name)
     for kind in ("off", "official", "reversed"):
         yield Row(
             f"fine-tuned-discriminator-{kind}",
             {"method": "mealv2-fkd", "crops_per_image": m, "discriminator": kind},
             labels=(codec, config.epochs),
-            begins_with=BASE.name,
+            starts_from=BASE.name,
         )
 
 
 BASE = _vanilla(1)
-"""Plain training: what others are measured against, and begin with."""
+"""Plain training: what others are compared with, and start from."""
 
 _CLAIMS = {1: _methods, 2: _codecs, 3: _crops_per_image, 4: _stored_crops, 5: _fine_tuning}

@@ -12,18 +12,17 @@ import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.rows import Row
-from benchmarks.claims.running import Say, settings
+from benchmarks.claims.runs import Say, settings
 from benchmarks.harness import relative_range
-from fkd.engine.logging import read_metrics
+from benchmarks.training import read_log, seconds_per_crop
 from fkd.training import TrainConfig, train
 
-_LINES_A_PASS = 4
+_LINES_PER_PASS = 4
 
 
 def measure_epochs(config: ClaimsConfig, rows: Sequence[Row], say: Say) -> dict[str, list[float]]:
@@ -45,8 +44,8 @@ def _time(config: ClaimsConfig, row: Row, say: Say) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     run = _short(config, settings(config, row, 0, say), folder)
     train(run)
-    lines = read_metrics(folder / "metrics.jsonl")
-    seconds = steady_seconds(lines, run.epochs, run.crops_per_image)
+    lines = read_log(folder)
+    seconds = seconds_per_crop(lines, run.crops_per_image, skip_epochs=run.epochs // 2)
     shutil.rmtree(folder)
     return seconds * config.timing_images
 
@@ -60,25 +59,8 @@ def _short(config: ClaimsConfig, run: TrainConfig, folder: Path) -> TrainConfig:
         val=None,
         epochs=2 * max(m, config.crops_per_image),
         max_images=batches * config.batch_size,
-        log_every=max(1, batches * m // _LINES_A_PASS),
+        log_every=max(1, batches * m // _LINES_PER_PASS),
     )
-
-
-def steady_seconds(lines: Sequence[dict[str, float | None]], epochs: int, of_a_pass: int) -> float:
-    """Seconds per crop in the second half of a run, without the first lines of its passes.
-
-    Args:
-        lines: of metrics.jsonl; each tells the crops per second since the one before.
-        epochs: of the run.
-        of_a_pass: epochs of a pass.
-    """
-    crops, seconds = 0.0, 0.0  # crops in epochs: their number of images cancels
-    for before, line in pairwise(lines):
-        begun, done = float(before["epoch"] or 0.0), float(line["epoch"] or 0.0)
-        if begun >= epochs / 2 and begun % of_a_pass and done > begun:
-            crops += done - begun
-            seconds += (done - begun) / float(line["crops_per_second"] or 0.0)
-    return seconds / crops
 
 
 def relative(seconds: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
@@ -86,18 +68,18 @@ def relative(seconds: dict[str, list[float]], base: str) -> dict[str, dict[str, 
 
     The spread is the interquartile range of the ratios of single repeats over their median.
     """
-    found = {}
-    for name, own in seconds.items():
-        ratios = [a / b for a, b in zip(own, seconds[base], strict=True)]
-        found[name] = {
-            "seconds": statistics.median(own),
-            "relative": statistics.median(own) / statistics.median(seconds[base]),
+    times = {}
+    for name, row_seconds in seconds.items():
+        ratios = [a / b for a, b in zip(row_seconds, seconds[base], strict=True)]
+        times[name] = {
+            "seconds": statistics.median(row_seconds),
+            "relative": statistics.median(row_seconds) / statistics.median(seconds[base]),
             "spread": relative_range(ratios),
-            "n": len(own),
+            "n": len(row_seconds),
         }
-    return found
+    return times
 
 
-def save(found: dict[str, Any], out: Path) -> None:
+def save(times: dict[str, Any], out: Path) -> None:
     """Keep the figures for the report."""
-    (out / "timing.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (out / "timing.json").write_text(json.dumps(times, indent=1) + "\n", "utf-8")

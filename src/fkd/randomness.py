@@ -36,8 +36,6 @@ class Purpose(IntEnum):
     PROBE = 5
     STEP = 6
     STUDENT_AUGMENT = 7
-    PARTNER = 8
-    STORED_MIX = 9
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ def _label(
         numerics="exact",
         autocast=None,
         min_accuracy=None,
-        gate_images=0,
+        accuracy_images=0,
         device=config.device,
     )
     return label(small).path
@@ -142,7 +142,7 @@ def _make_maps(
         teacher=_small_teacher(folder, labels.teacher, _MAP_SIDE),
         batch_size=None,
         min_accuracy=None,
-        gate_images=0,
+        accuracy_images=0,
         device=config.device,
     )
     return label_maps(small).path

@@ -1,14 +1,10 @@
-"""The smallest scale at which every room still measures what it says."""
-
-from dataclasses import replace
+"""The smallest scale at which every benchmark still measures what it says."""
 
 import pytest
 import timm
 import torch
 
-from benchmarks import suite
-from benchmarks.scale import Scale
-from benchmarks.workbench import Workbench
+from benchmarks.inputs import SCALES, Inputs, Scale
 from fkd.models import TeacherConfig
 
 
@@ -37,6 +33,7 @@ def tiny(teacher) -> Scale:
         loader_batches=1,
         loss_crops=16,
         many_classes=3000,
+        passes=2,
         steps=1,
         student="test_byobnet",
         teacher=teacher,
@@ -46,12 +43,11 @@ def tiny(teacher) -> Scale:
 
 
 @pytest.fixture(scope="session")
-def bench(tiny, tmp_path_factory) -> Workbench:
-    return Workbench(tmp_path_factory.mktemp("bench"), tiny)
+def inputs(tiny, tmp_path_factory) -> Inputs:
+    return Inputs(tmp_path_factory.mktemp("inputs"), tiny)
 
 
 @pytest.fixture
-def tiny_suite(tiny, monkeypatch):
-    """`fkd bench` at the smallest scale."""
-    monkeypatch.setitem(suite._SCALES, "quick", tiny)
-    return replace(tiny, repeats=5)
+def quick_is_tiny(tiny, monkeypatch):
+    """The command at the smallest scale."""
+    monkeypatch.setitem(SCALES, "quick", tiny)

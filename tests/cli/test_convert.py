@@ -54,8 +54,8 @@ def test_a_compact_store_is_labeled_verified_and_looked_at(
 ):
     store = label("compact", "--form", "compact", "--value_dtype", "f32")
     images = ["--images.root", image_folder]
-    printed = run(capsys, "verify", store, *images, *teacher_flags, "--probes", "16")
-    assert "top-1 agreement 100.0%" in printed
+    printed = run(capsys, "verify", store, *images, *teacher_flags, "--spot_checks", "16")
+    assert "top-1 agreement 100.00%" in printed
     assert "compact" in run(capsys, "inspect", store)
     assert "ms:3" in run(capsys, "inspect", store, "--json_output")
     run(capsys, "view", store, *images)

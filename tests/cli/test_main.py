@@ -5,17 +5,17 @@ import sys
 
 import pytest
 
-from fkd import cli
-from fkd.cli import VERBS, main
+from fkd.cli import main, parser
+from fkd.cli.verbs import VERBS
 from fkd.errors import StoreFull
 
 
 def test_help_lists_every_verb(capsys):
     main(["--help"])
     printed = capsys.readouterr().out
-    for verb, (_, summary) in VERBS.items():
-        assert verb in printed
-        assert summary in printed
+    for name, verb in VERBS.items():
+        assert name in printed
+        assert verb.summary in printed
 
 
 def test_help_needs_neither_torch_nor_a_second():
@@ -61,7 +61,7 @@ def test_an_error_is_one_line_without_a_traceback(monkeypatch, capsys):
     def full(path: str) -> None:
         raise StoreFull("the disk is full; free 3 MB and run the same command")
 
-    monkeypatch.setattr(cli, "_load", lambda target: full)
+    monkeypatch.setattr(parser, "load_command", lambda verb: full)
     with pytest.raises(SystemExit) as exit_:
         main(["inspect", "x"])
     assert exit_.value.code == 2
@@ -73,11 +73,11 @@ def test_an_interruption_says_that_work_can_go_on(monkeypatch, capsys):
     def interrupted(path: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load", lambda target: interrupted)
+    monkeypatch.setattr(parser, "load_command", lambda verb: interrupted)
     with pytest.raises(SystemExit) as exit_:
         main(["inspect", "x"])
     assert exit_.value.code == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "resumes" in capsys.readouterr().err
 
 
 def test_the_version_is_the_packages(capsys):
@@ -95,6 +95,6 @@ def test_a_switch_needs_no_value(options, repair, monkeypatch):
     def check(store: str, *, repair: bool = False) -> None:
         seen.append((store, repair))
 
-    monkeypatch.setattr(cli, "_load", lambda target: check)
+    monkeypatch.setattr(parser, "load_command", lambda verb: check)
     main(["verify", "labels", *options])
     assert seen == [("labels", repair)]

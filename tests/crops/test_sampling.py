@@ -45,7 +45,7 @@ def naive_crop(config, key, size, number):
 )
 @settings(max_examples=150, deadline=None)
 def test_boxes_are_those_of_torchvisions_algorithm(height, width, key, seed, scale):
-    config = CropConfig(num_crops=6, seed=seed, scale=scale)
+    config = CropConfig(seed=seed, scale=scale)
     records = sample_crops(config, key, (height, width), np.arange(6))
     for number in range(6):
         box, flip = naive_crop(config, key, (height, width), number)
@@ -127,7 +127,6 @@ def test_crops_drawn_before_the_size_is_known_are_the_same():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("num_crops", 0),
         ("scale", (0.0, 1.0)),
         ("scale", (0.9, 0.5)),
         ("ratio", (2.0, 1.0)),

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from fkd.data.sources import ImagesConfig
 from fkd.labeling import LabelConfig
+from fkd.labels.codec_names import parse_codec
 from fkd.models.teacher import TeacherConfig
 
 
@@ -59,9 +60,11 @@ def make_config(teacher, image_folder):
             "codec": "ms:3",
             "images_per_shard": 4,
             "batch_size": 8,
-            "gate_images": 0,
-            "probes": 16,
+            "accuracy_images": 0,
+            "spot_checks": 16,
         }
-        return LabelConfig(out=str(out), **(settings | options))
+        settings |= options
+        settings["codec"] = parse_codec(settings["codec"])
+        return LabelConfig(out=str(out), **settings)
 
     return make

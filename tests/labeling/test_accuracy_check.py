@@ -1,6 +1,7 @@
-"""The accuracy gate: measured where classes match by name, refused below the user's floor."""
+"""The accuracy check: measured where classes match by name, refused below the user's floor."""
 
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fkd.errors import ConfigError, TeacherError
 from fkd.labeling import label, measure_accuracy
 from fkd.labeling.accuracy_check import require_accuracy
 from fkd.models.preprocessing import Preprocessing
-from fkd.models.teacher import Teacher, TeacherEnsemble
+from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble
 
 HALF = Preprocessing(
     input_size=16, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9
@@ -60,8 +61,11 @@ def test_classes_are_matched_by_name_and_not_by_number(image_source):
 def test_a_wrong_normalization_is_refused_below_the_floor(image_source, mean):
     report = measure_accuracy(image_source, color_teacher(mean=mean))
     assert report.top1 < 0.9
-    with pytest.raises(TeacherError, match=r"normalization.*classes in another order"):
+    with pytest.raises(TeacherError, match=r"classes in another order.*normalization") as caught:
         require_accuracy(report, 0.9)
+    advised = set(re.findall(r"--teacher\.(\w+)", str(caught.value)))
+    assert advised == {"input_size", "class_names", "checkpoint", "name"}
+    assert advised <= {field.name for field in fields(TeacherConfig)}
 
 
 def test_a_floor_that_is_reached_or_absent_is_passed(image_source):
@@ -78,11 +82,11 @@ def test_images_without_classes_cannot_be_measured(image_folder):
         require_accuracy(report, 0.5)
 
 
-def test_the_gate_is_passed_before_anything_is_written(make_config, make_teacher, tmp_path):
+def test_the_teacher_is_checked_before_anything_is_written(make_config, make_teacher, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(["ant", "bee", "cat", "dog", "elk", "fly", "gnu"]))
     teacher = make_teacher(tmp_path / "m.safetensors", class_names=str(names))
-    config = make_config(tmp_path / "store", teacher=teacher, gate_images=15, min_accuracy=1.0)
+    config = make_config(tmp_path / "store", teacher=teacher, accuracy_images=15, min_accuracy=1.0)
     with pytest.raises(TeacherError, match=r"right on .*less than min_accuracy 100\.0%"):
         label(config)
     assert not (tmp_path / "store").exists()

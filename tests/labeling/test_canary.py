@@ -79,4 +79,6 @@ def test_canaries_do_not_depend_on_who_asks(labeled):
     store, source = labeled
     assert canary.make_canaries(store, source) == store.canaries
     assert len(canary.make_canaries(store, source, 4)) == 4
-    assert np.array_equal(*[canary.sample_places(0, "canary", 64, 1000, 200)[1] for _ in range(2)])
+    assert np.array_equal(
+        *[canary.sample_positions(0, "canary", 64, 1000, 200)[1] for _ in range(2)]
+    )

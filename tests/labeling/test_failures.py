@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, ImageError, StoreFull, StoreLocked, TeacherError
 from fkd.labeling import label
+from fkd.labels.codecs import Logits
 from fkd.store import LabelStore, StoreWriter, verify_store
 
 
@@ -103,7 +104,7 @@ def save_image(path, mode, size=(30, 20), **options):
 )
 def test_unusual_images_are_labeled(config, own_images, name, write):
     write(own_images / "ant" / name)
-    assert label(config).audit.top1_agreement == 1.0
+    assert label(config).spot_checks.labels.top1_agreement == 1.0
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_logits_too_large_for_half_floats_are_refused_with_the_way_out(config, t
     state["classifier.bias"].fill_(1e5)
     save_file(state, tmp_path / "large.safetensors")
     large = replace(teacher, checkpoint=str(tmp_path / "large.safetensors"))
-    options = {"teacher": large, "codec": "logits"}
+    options = {"teacher": large, "codec": Logits()}
     with pytest.raises(TeacherError, match=r"crop 0 of .*ant/0\.png.*--value_dtype f32"):
         label(replace(config, **options))
     label(replace(config, out=config.out + "32", value_dtype="f32", **options))
@@ -177,7 +178,7 @@ def test_a_second_writer_is_refused(config):
 
 
 def test_an_image_that_changes_during_the_run_is_noticed(config, own_images):
-    """Labels of the old picture must not be finished beside the new one; the audit reads again."""
+    """Labels of the old picture must not be finished beside the new one: checks read it again."""
     label(replace(config, images_per_shard=15))
     (Path(config.out) / "manifest.json").unlink()
     for path in own_images.rglob("*.png"):
@@ -191,8 +192,9 @@ def test_an_image_that_changes_during_the_run_is_noticed(config, own_images):
     [
         ({"out": ""}, "out: give the folder"),
         ({"codec": "ms5"}, "codec 'ms5' is unknown"),
+        ({"images_per_shard": 0}, "images_per_shard must be at least 1"),
+        ({"spot_checks": -1}, "spot_checks must be at least 0"),
         ({"num_crops": 0}, "num_crops must be at least 1"),
-        ({"scale": (0.5, 0.1)}, "scale must satisfy"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"num_workers": 0}, "num_workers must be at least 1"),
         ({"max_unreadable": -1}, "max_unreadable must be at least 0"),

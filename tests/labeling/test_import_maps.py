@@ -63,7 +63,7 @@ def test_maps_become_a_store(config, image_source):
     assert store.grid == (3, 2)
     assert store.codec == TopKLogits(5)
     assert store.class_names == tuple(NAMES)
-    assert store.config["provenance"] == "imported"
+    assert store.config["origin"] == "imported"
     for i in range(15):
         entry = store[image_source.key(i)]
         expected = released(i, NAMES.index(os.fsdecode(entry.key).split("/")[0]))

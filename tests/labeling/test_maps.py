@@ -14,8 +14,8 @@ from fkd.data.canary import check_canaries
 from fkd.data.multicrop import MultiCropDataset
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch, TeacherError
-from fkd.labeling import LabelMapsConfig, Progress, audit_probes, label_maps, require_agreement
-from fkd.labeling.maps import default_images_per_shard
+from fkd.labeling import LabelMapsConfig, Progress, label_maps, require_agreement, spot_check
+from fkd.labeling.config import resolve_images_per_shard
 from fkd.labels.codecs import TopKLogits
 from fkd.models.dense import DenseTeacher
 from fkd.models.preprocessing import Preprocessing
@@ -35,8 +35,8 @@ def make_maps(teacher, image_folder):
             "top_k": 3,
             "images_per_shard": 4,
             "batch_size": 8,
-            "gate_images": 0,
-            "probes": 15,
+            "accuracy_images": 0,
+            "spot_checks": 15,
         }
         return LabelMapsConfig(out=str(out), **(settings | options))
 
@@ -47,8 +47,8 @@ def make_maps(teacher, image_folder):
 def plain(make_maps, tmp_path_factory):
     config = make_maps(tmp_path_factory.mktemp("maps") / "store")
     result = label_maps(config)
-    assert result.audit.num == 15
-    assert result.audit.top1_agreement == 1.0
+    assert result.spot_checks.labels.num == 15
+    assert result.spot_checks.labels.top1_agreement == 1.0
     return config
 
 
@@ -58,7 +58,7 @@ def test_maps_are_the_teachers_word_on_whole_images(plain):
     dense = DenseTeacher(load_teachers([plain.teacher]).teachers[0])
     assert store.grid == dense.grid == (3, 3)
     assert store.codec == TopKLogits(3)
-    assert store.config["format_version"] == 3
+    assert store.config["form"] == "map"
     assert verify_store(plain.out) == []
     stored = store.read(np.arange(15))
     for i in range(15):
@@ -135,7 +135,7 @@ def test_an_unreadable_image_keeps_its_row(plain, tmp_path, make_images):
 def test_the_audit_sees_maps_of_other_pictures(plain, monkeypatch, spoil):
     store, source = LabelStore.open(plain.out), open_source(plain.images)
     teachers = load_teachers([plain.teacher])
-    report = audit_probes(store, source, teachers, probes=15)
+    report = spot_check(store, source, teachers, 15)
     require_agreement(report, store)
     change = {
         "mirror": lambda x: x.flip(-1),
@@ -146,7 +146,7 @@ def test_the_audit_sees_maps_of_other_pictures(plain, monkeypatch, spoil):
     monkeypatch.setattr(
         Preprocessing, "normalize", lambda self, crops: normalize(self, change(crops))
     )
-    spoilt = audit_probes(store, source, teachers, probes=15)
+    spoilt = spot_check(store, source, teachers, 15)
     with pytest.raises(StoreMismatch, match="does not hold this teacher's labels"):
         require_agreement(spoilt, store)
 
@@ -175,7 +175,7 @@ def test_classes_of_the_folders_are_kept_alone(plain, tmp_path):
     names.write_text("\n".join(["ant", "wasp", "cat", "elk", "bee", "dog", "fox"]))
     named = replace(plain.teacher, class_names=str(names))
     config = replace(plain, teacher=named, classes="dataset", out=str(tmp_path / "store"))
-    label_maps(replace(config, top_k=2, gate_images=15))
+    label_maps(replace(config, top_k=2, accuracy_images=15))
     few, whole = LabelStore.open(config.out).read([0]), LabelStore.open(plain.out).read([0])
     assert LabelStore.open(config.out).class_names == ("ant", "bee", "cat")
     outputs = np.array([0, 4, 2])
@@ -220,8 +220,8 @@ def test_unsuitable_teachers_and_settings_are_refused(make_maps, tmp_path):
 
 
 def test_a_shard_of_maps_is_a_thousand_passes():
-    assert default_images_per_shard(1_281_167, 1) == 1252
-    assert default_images_per_shard(500, 1) == 1024
+    assert resolve_images_per_shard(None, 1_281_167, 1) == 1252
+    assert resolve_images_per_shard(None, 500, 1) == 1024
 
 
 def test_the_command_makes_maps_and_verify_believes_them(plain, tmp_path, capsys):
@@ -237,6 +237,6 @@ def test_the_command_makes_maps_and_verify_believes_them(plain, tmp_path, capsys
     main(["verify", out, *images, *teacher])
     printed = capsys.readouterr().out
     assert "canaries  15 of 15 crops" in printed
-    assert "audit     64 crops labeled anew: top-1 agreement 100.0%" in printed
+    assert "checked   64 labels compared: top-1 agreement 100.00%" in printed
     main(["inspect", out])
     assert "label maps" in capsys.readouterr().out

@@ -9,11 +9,12 @@ from PIL import Image
 
 from fkd.crops.augment import AugmentConfig
 from fkd.crops.replay import replay, sample_crops
+from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labeling import Progress, label
-from fkd.labeling.config import crop_config, resolve_images_per_shard
-from fkd.labels.codecs import decode
+from fkd.labeling.config import resolve_images_per_shard
+from fkd.labels.codecs import MarginalSmoothing, decode
 from fkd.models.teacher import load_teachers
 from fkd.store import LabelStore
 
@@ -44,7 +45,7 @@ def plain(make_config, tmp_path_factory):
 def exact(make_config, tmp_path_factory):
     """A store of all probabilities in float32, where the last bit of an output shows."""
     out = tmp_path_factory.mktemp("exact") / "store"
-    config = make_config(out, codec="full", value_dtype="f32", batch_size=4, probes=0)
+    config = make_config(out, codec="full", value_dtype="f32", batch_size=4, spot_checks=0)
     label(config)
     return config
 
@@ -55,7 +56,7 @@ def labels_of(store: LabelStore) -> tuple[np.ndarray, torch.Tensor]:
     return label.ids, decode(store.codec, label, store.num_classes)
 
 
-def test_labels_are_the_teachers_word_on_the_recorded_crops(plain):
+def test_labels_are_the_teachers_output_on_the_recorded_crops(plain):
     """The oracle is the plainest loop there is: one image, one crop, one forward pass at a time."""
     store, source = LabelStore.open(plain.out), open_source(plain.images)
     teachers = load_teachers([plain.teacher])
@@ -64,7 +65,7 @@ def test_labels_are_the_teachers_word_on_the_recorded_crops(plain):
     for i in range(len(source)):
         image = load(source, i).image
         size = tuple(image.shape[1:])
-        records = sample_crops(crop_config(plain), source.key(i), size, np.arange(5))
+        records = sample_crops(plain.crops, source.key(i), size, np.arange(5))
         np.testing.assert_array_equal(stored.records.box[i], records.box)
         np.testing.assert_array_equal(stored.records.flip[i], records.flip)
         for k in range(5):
@@ -114,23 +115,22 @@ def test_a_finished_store_is_left_alone(plain, files_of):
     result = label(plain)
     assert files_of(plain.out) == before
     assert result.root_hash == LabelStore.open(plain.out).root_hash
-    assert result.audit is None
+    assert result.spot_checks is None
 
 
 @pytest.mark.parametrize(
     ("option", "value", "field"),
     [
-        ("seed", 1, "crops.seed"),
+        ("crops", CropConfig(seed=1), "crops.seed"),
         ("num_crops", 6, "num_crops"),
-        ("scale", (0.1, 1.0), "crops.scale"),
-        ("flip_prob", 0.0, "crops.flip_prob"),
-        ("codec", "ms:2", "codec"),
+        ("crops", CropConfig(scale=(0.1, 1.0)), "crops.scale"),
+        ("crops", CropConfig(flip_prob=0.0), "crops.flip_prob"),
+        ("codec", MarginalSmoothing(2), "codec"),
         ("value_dtype", "f16", "value_dtype"),
         ("batch_size", 4, "numerics.batch_size"),
         ("numerics", "fast", "numerics.autocast"),
         ("images_per_shard", 3, "images_per_shard"),
-        ("replayed", AugmentConfig(grayscale_prob=0.5), "augment.replayed.grayscale_prob"),
-        ("student_only", AugmentConfig(blur_prob=0.5), "augment.student_only.blur_prob"),
+        ("teacher_augment", AugmentConfig(grayscale_prob=0.5), "teacher_augment.grayscale_prob"),
     ],
 )
 def test_other_settings_are_refused_and_named(plain, files_of, option, value, field):
@@ -155,11 +155,11 @@ def test_other_images_are_refused(plain, make_images, tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["full", "hard", "smoothing", "mr:2", "ms:7", "logits"])
-def test_every_codec_ends_in_an_audited_store(make_config, tmp_path, codec):
+def test_every_codec_ends_in_a_checked_store(make_config, tmp_path, codec):
     result = label(make_config(tmp_path / "store", codec=codec))
-    assert result.audit.num == 16
-    assert result.audit.top1_agreement == 1.0
-    assert result.audit.mean_kl < 1e-5
+    assert result.spot_checks.labels.num == 16
+    assert result.spot_checks.labels.top1_agreement == 1.0
+    assert result.spot_checks.labels.mean_kl < 1e-5
     store = LabelStore.open(tmp_path / "store")
     assert store.config["value_dtype"] == ("f16" if codec == "logits" else "u16")
     torch.testing.assert_close(store[store.keys([0])[0]].decode().sum(1), torch.ones(5))
@@ -174,7 +174,7 @@ def test_more_kept_classes_than_there_are_is_refused_before_anything_is_written(
 
 
 def test_replayed_augmentations_are_what_the_teacher_saw(make_config, plain, tmp_path):
-    """With f32 values the audit, which replays from the store, must agree to the last bits."""
+    """With f32 values the spot checks, which replay from the store, must agree to the last bits."""
     augment = AugmentConfig(
         color_jitter=(0.4, 0.4, 0.4, 0.1),
         grayscale_prob=0.3,
@@ -183,9 +183,9 @@ def test_replayed_augmentations_are_what_the_teacher_saw(make_config, plain, tmp
         erase_prob=0.5,
     )
     config = make_config(
-        tmp_path / "store", replayed=augment, codec="full", value_dtype="f32", probes=75
+        tmp_path / "store", teacher_augment=augment, codec="full", value_dtype="f32", spot_checks=75
     )
-    assert label(config).audit.max_abs_diff < 1e-5
+    assert label(config).spot_checks.labels.total_variation < 1e-5
     store = LabelStore.open(config.out)
     records = store.read(np.arange(len(store))).records
     assert set(records.extra) == set(augment.columns)
@@ -204,7 +204,7 @@ def test_exif_orientation_is_ignored_alike_when_labeling_and_checking(make_confi
         exif[0x0112] = orientation
         Image.fromarray(pixels).save(folder / f"{orientation}.jpg", exif=exif)
     config = make_config(tmp_path / "store", images=ImagesConfig(root=str(folder)))
-    assert label(config).audit.top1_agreement == 1.0
+    assert label(config).spot_checks.labels.top1_agreement == 1.0
     size = LabelStore.open(config.out).images(np.arange(8)).size
     np.testing.assert_array_equal(size, [[40, 64]] * 8)
 
@@ -228,7 +228,7 @@ def test_an_ensemble_is_averaged_over_all_classes_on_the_same_crops(
 
 def labels_of_full(path):
     store = LabelStore.open(path)
-    return store.read(np.arange(len(store))).value
+    return store.read(np.arange(len(store))).label.values
 
 
 def test_the_data_sets_classes_can_be_picked_from_the_head(make_config, make_teacher, tmp_path):
@@ -245,12 +245,11 @@ def test_the_data_sets_classes_can_be_picked_from_the_head(make_config, make_tea
     np.testing.assert_allclose(ours, picked / picked.sum(-1, keepdims=True), rtol=1e-3, atol=1e-6)
 
 
-def test_images_in_a_shard_follow_from_their_number(make_config, tmp_path):
-    config = make_config(tmp_path, images_per_shard=None, num_crops=200)
-    assert resolve_images_per_shard(config, 1_281_167) == 1252  # at most 1,024 shards
-    assert resolve_images_per_shard(config, 500) == 16  # at least 16 images
-    assert resolve_images_per_shard(replace(config, num_crops=20), 500) == 52  # and 1,024 crops
-    assert resolve_images_per_shard(replace(config, images_per_shard=9), 500) == 9
+def test_images_in_a_shard_follow_from_their_number():
+    assert resolve_images_per_shard(None, 1_281_167, 200) == 1252  # at most 1,024 shards
+    assert resolve_images_per_shard(None, 500, 200) == 16  # at least 16 images
+    assert resolve_images_per_shard(None, 500, 20) == 52  # and 1,024 crops
+    assert resolve_images_per_shard(9, 500, 200) == 9
 
 
 def test_teachers_of_different_views_share_one_decoding(
@@ -266,5 +265,5 @@ def test_teachers_of_different_views_share_one_decoding(
         return load(source, i)
 
     monkeypatch.setattr("fkd.labeling.setup.load", watch)
-    label(make_config(tmp_path / "store", teachers=teachers, probes=0))
+    label(make_config(tmp_path / "store", teachers=teachers, spot_checks=0))
     assert sorted(decoded) == list(range(15))

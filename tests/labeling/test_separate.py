@@ -26,9 +26,10 @@ def teachers(make_teacher, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def separate(teachers, make_config, tmp_path_factory) -> LabelStore:
-    """Labels of two teachers side by side; the audit at the end of labeling has passed."""
+    """Labels of two teachers side by side; the spot checks at the end have passed."""
     out = tmp_path_factory.mktemp("separate") / "store"
-    assert label(make_config(out, teachers=teachers, separate=True)).audit.top1_agreement == 1.0
+    result = label(make_config(out, teachers=teachers, separate=True))
+    assert result.spot_checks.labels.top1_agreement == 1.0
     return LabelStore.open(out)
 
 
@@ -76,7 +77,7 @@ def test_top_logits_become_smaller_labels_without_the_teacher(make_config, tmp_p
     for codec in ("ms:3", "logits:2", "hard"):
         done = convert_store(tmp_path / "logits", tmp_path / codec, form="plain", codec=codec)
         assert done.after.codec.name == codec
-        assert done.agreement.top1_agreement == 1.0
+        assert done.comparison.top1_agreement == 1.0
     converted = LabelStore.open(tmp_path / "ms:3")
     torch.testing.assert_close(
         labels_of(converted), labels_of(LabelStore.open(tmp_path / "ms")), atol=2e-5, rtol=0

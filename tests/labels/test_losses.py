@@ -50,25 +50,6 @@ def test_loss_and_gradient_equal_the_dense_oracle(name, temperature):
     assert (z.grad.double() - expected_grad).abs().max() < 1e-6 * expected_grad.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", CODECS)
-def test_blocks_of_rows_change_no_bit(name, dtype, monkeypatch):
-    """Large batches are worked off in blocks; here of 3 rows, the last of 1."""
-
-    def loss_and_gradient():
-        logits, targets = batch(name)
-        z = logits.to(dtype).requires_grad_()
-        loss = soft_cross_entropy(z, targets, 2.0)
-        (loss * torch.linspace(-1, 2, B)).sum().backward()
-        return loss, z.grad
-
-    whole = loss_and_gradient()
-    monkeypatch.setattr("fkd.labels.losses._SMALLEST_SPLIT", 1)
-    monkeypatch.setattr("fkd.labels.losses._BLOCK", 3 * C + 1)
-    for found, expected in zip(loss_and_gradient(), whole, strict=True):
-        assert torch.equal(found, expected)
-
-
 @pytest.mark.parametrize("num_classes", [1, 15, 1023, 1025, 3000])
 def test_any_number_of_classes_equals_the_dense_oracle(num_classes):
     generator = torch.Generator().manual_seed(num_classes)
@@ -165,7 +146,7 @@ def test_the_gradient_of_rows_that_do_not_lie_side_by_side():
 
 
 def test_a_wide_head_needs_the_memory_of_one_more_matrix():
-    """The gradient itself, and blocks; a dense target and its softmax would be two further."""
+    """The log-probabilities, then the gradient; a dense target would be one further."""
     num_classes, count = 1 << 15, 256
     z = torch.zeros(count, num_classes, requires_grad=True)
     targets = SoftTargets.one_hot(torch.arange(count), num_classes, 0.1)

@@ -13,6 +13,7 @@ from fkd.data.mixing import Mix
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.labeling import LabelConfig, label
+from fkd.labels.codecs import Full
 from fkd.labels.targets import SoftTargets
 from fkd.methods import METHODS, find_method
 from fkd.methods.fkd import FKD
@@ -36,7 +37,7 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
             out=str(tmp_path / "store"),
             teacher=teacher_config,
             num_crops=EPOCHS,
-            codec="full",
+            codec=Full(),
             value_dtype=value_dtype,
             device="cpu",
         )

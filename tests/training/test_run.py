@@ -28,9 +28,10 @@ from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError, CropMismatch, RunError, StoreMismatch
 from fkd.methods import MealV2Config
 from fkd.models import TeacherConfig, load_teachers
-from fkd.store import LabelStore
 from fkd.training import StudentConfig, TrainConfig, train
 
+ALIVE = {"method": "mealv2-fkd", "seed": 7}
+"""Of the discriminators for so few classes many have no gradient from the start: dead ReLUs."""
 TIMES = ("seconds", "crops_per_second")
 STRONG = AugmentConfig(color_jitter=(0.4, 0.4, 0.4, 0.0))
 
@@ -146,7 +147,7 @@ def test_stopped_anywhere_and_started_again_a_run_ends_in_the_same_bits(config):
 
 def test_a_discriminator_goes_on_where_it_was(config):
     """It learns beside the student, with the same optimizer, and is part of the checkpoint."""
-    config = replace(config, method="mealv2-fkd", checkpoint_seconds=0)
+    config = replace(config, checkpoint_seconds=0, **ALIVE)
     reference = replace(config, out=config.out + "-reference")
     train(reference)
     with pytest.raises(Stop):
@@ -155,16 +156,18 @@ def test_a_discriminator_goes_on_where_it_was(config):
     assert_same_run(config, reference)
 
 
-def test_the_gradient_of_a_discriminator_is_clipped_too(config):
+@pytest.mark.parametrize(("clip_grad", "moves"), [(None, True), (1e-20, False)])
+def test_the_gradient_of_a_discriminator_is_clipped_too(config, clip_grad, moves):
     """With so small a norm nothing moves, neither the student nor the discriminator."""
-    settings = {"clip_grad": 1e-20, "optimizer": OptimizerConfig(weight_decay=0.0)}
-    settings |= {"method": "mealv2-fkd", "checkpoint_seconds": 0, "ema_decay": None}
-    train(replace(config, **settings))
-    last_two = [torch.load(path) for path in (Path(config.out) / "checkpoints").glob("*.pt")]
+    optimizer, schedule = OptimizerConfig(weight_decay=0.0), ScheduleConfig()
+    config = replace(config, optimizer=optimizer, schedule=schedule, ema_decay=None, **ALIVE)
+    config = replace(config, checkpoint_seconds=0)
+    with pytest.raises(Stop):
+        train(replace(config, clip_grad=clip_grad), StopAt(3))
+    first, second = (torch.load(path) for path in Path(config.out).glob("checkpoints/*.pt"))
     for network in ("student", "auxiliary_model"):
-        before, after = (checkpoint[network] for checkpoint in last_two)
-        for name, value in before.items():
-            torch.testing.assert_close(value, after[name], rtol=0, atol=1e-15)
+        changes = [(first[network][n] - value).abs().max() for n, value in second[network].items()]
+        assert (max(changes) > 1e-15) == moves
 
 
 def test_accuracy_is_measured_as_often_as_asked_and_at_the_end(config):
@@ -359,8 +362,7 @@ def test_a_run_goes_on_with_another_number_of_processes(plain):
 def test_a_run_with_a_discriminator_goes_on_with_another_number_of_processes(plain):
     """Stopped with two processes, ended by one: checkpoints hold no names of the distributed
     wrapper, and both networks saw gradients that were averaged, accumulated and clipped once."""
-    config = replace(plain, method="mealv2-fkd", accumulate_steps=2, epochs=16, val=None)
-    config = replace(config, log_every=1, num_workers=0)
+    config = replace(plain, accumulate_steps=2, epochs=16, val=None, log_every=1, **ALIVE)
     reference = replace(config, out=config.out + "-reference")
     train(reference)
     processes = fork_together(config, 2)
@@ -458,25 +460,6 @@ def test_images_of_unknown_classes_train_without_train_accuracy(
     for options in ({"method": "vanilla"}, {"soft_weight": 0.5}):
         with pytest.raises(ConfigError, match=r"10 of 10 lack one \(first: .*x/0\.png\)"):
             train(replace(config, out=config.out + "-2", **options))
-
-
-def test_mixed_stored_crops_are_refused_where_each_needs_its_true_class(config, monkeypatch):
-    """The message names what the run has set, and fresh crops of such images are no mixtures."""
-    open_store = LabelStore.open
-
-    def open_mixed(path):
-        store = open_store(path)
-        store.config["stored_mixing"] = {}
-        return store
-
-    monkeypatch.setattr(LabelStore, "open", staticmethod(open_mixed))
-    for options, user in [
-        ({"method": "vanilla", "crop_source": "stored"}, "method vanilla needs"),
-        ({"soft_weight": 0.5}, "method fkd with soft_weight 0.5 needs"),
-    ]:
-        with pytest.raises(ConfigError, match=f"^{user} the true class of .* are mixed; use"):
-            train(replace(config, **options))
-    train(replace(config, method="vanilla", epochs=2))
 
 
 def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_path):

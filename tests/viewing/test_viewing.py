@@ -45,6 +45,7 @@ def write_store(folder, path, unreadable=()):
     codec = parse_codec("ms:2")
     config = {
         "format_version": 1,
+        "form": "plain",
         "num_images": len(keys),
         "num_crops": M,
         "num_classes": C,

@@ -1,12 +1,11 @@
 """`fkd convert`: a label store in another form, without the teacher."""
 
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from fkd.cli.console import make_bar, make_console
 from fkd.errors import ConfigError
 from fkd.store import Conversion, convert_store
 from fkd.store.config import Form
@@ -21,9 +20,9 @@ def convert(
     num_crops: int | None = None,
     codec: str | None = None,
 ) -> None:
-    """Write a label store once more: compact or plain, with fewer crops or a smaller codec.
+    """Write a label store again: compact or plain, with fewer crops or a smaller codec.
 
-    Needs no teacher and no images. Safe to kill: the same command goes on.
+    Needs no teacher and no images. Safe to kill: the same command resumes.
 
     Args:
         store: the folder of a finished store.
@@ -35,39 +34,20 @@ def convert(
     """
     if out is None:
         raise ConfigError("out: give the folder of the new store, e.g. --out labels-compact")
-    console = Console(highlight=False, soft_wrap=True)
-    with _Reporter(console) as reporter:
+    console = make_console()
+    with make_bar(console) as bar:
         done = convert_store(
-            store, out, form=form, num_crops=num_crops, codec=codec, progress=reporter
+            store, out, form=form, num_crops=num_crops, codec=codec, progress=_Reporter(bar)
         )
     _print_result(done, form, console)
 
 
 class _Reporter(Progress):
-    """A progress bar that vanishes; nothing where nobody watches."""
+    """Moves a progress bar."""
 
-    def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Bar(
-            *columns,
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("opening", total=None)
-
-    def __enter__(self) -> "_Reporter":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._task = bar.add_task("opening", total=None)
 
     def begins(self, step: str, num_images: int) -> None:
         """Start the bar anew."""
@@ -89,5 +69,5 @@ def _print_result(done: Conversion, form: Form, console: Console) -> None:
     for name, store in (("before", before), ("after", after)):
         per_crop = store.num_bytes / (store.num_images * store.num_crops)
         console.print(f"{name:9} {store.num_bytes:,} bytes of labels ({per_crop:.1f} per crop)")
-    console.print(f"labels    {done.agreement}")
+    console.print(f"labels    {done.comparison}")
     console.print(f"root hash {after.root_hash}")

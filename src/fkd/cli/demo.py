@@ -1,4 +1,4 @@
-"""`fkd demo`: the whole story on bundled real images."""
+"""`fkd demo`: labeling, checking and training on bundled real images."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ def demo(*, out: Path = Path("demo-output")) -> None:
     """Label real photographs, look at the labels, then train one student four ways.
 
     Args:
-        out: folder for images, stores, runs and the page; what is there already is not done again.
+        out: folder for images, stores, runs and the page; what exists already is kept.
     """
     console, started = Console(highlight=False), time.monotonic()
     console.print("[bold]1. An ImageNet teacher labels real photographs[/bold]")
@@ -24,16 +24,16 @@ def demo(*, out: Path = Path("demo-output")) -> None:
 
 
 def _print_photographs(result: PhotographsResult, console: Console) -> None:
-    table = Table("photograph", "size", "what the teacher sees, mean of all crops")
+    table = Table("photograph", "size", "mean label of all crops")
     for photograph in result.photographs:
         pairs = zip(photograph.classes, photograph.probabilities, strict=True)
         height, width = photograph.size
         seen = ", ".join(f"{name} {p:.2f}" for name, p in pairs)
         table.add_row(photograph.name, f"{width} x {height}", seen)
     console.print(table)
-    whole = "every byte is right" if not result.problems else f"PROBLEMS: {result.problems}"
-    console.print(f"store: {result.bytes_per_crop:.1f} bytes a crop; {whole}")
-    console.print(f"teacher asked again: {result.probes}")
+    intact = "every byte is intact" if not result.problems else f"PROBLEMS: {result.problems}"
+    console.print(f"store: {result.bytes_per_crop:.1f} bytes per crop; {intact}")
+    console.print(f"checked: {result.spot_checks}")
     console.print(f"look at all crops: {result.page}")
 
 

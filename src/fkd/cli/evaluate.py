@@ -1,14 +1,15 @@
-"""`fkd eval`: how often a student, or any model, is right."""
+"""`fkd eval`: the accuracy of a student, or of any model."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
+from fkd.cli.console import make_console
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError
 from fkd.evaluation import LabeledImages, measure_accuracy
+from fkd.labeling.config import resolve_device
 from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.zoo import LoadedModel, load_model
 
@@ -30,17 +31,17 @@ def evaluate(
         model: folder of a finished run; or a timm model, or "torchvision/NAME".
         images: the images.
         checkpoint: weights for the named model; by default its pretrained ones.
-        class_names: a file with the names of the outputs (JSON list, or one a line), where they are
-            not known.
+        class_names: a file with the names of the outputs (JSON list, or one per line), where they
+            are not known.
         input_size: side of the crops, pixels; by default the model's own.
         batch_size: images in a forward pass.
-        num_workers: processes that decode images.
+        num_workers: threads that decode images.
         device: cpu or cuda; by default a GPU if there is one.
     """
     loaded = _load(model, checkpoint, class_names, input_size)
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     chosen = LabeledImages.match(open_source(images), names)
-    where = _find_device(device)
+    where = resolve_device(device)
     accuracy = measure_accuracy(
         loaded.model.to(where).to(memory_format=torch.channels_last),
         chosen,
@@ -49,10 +50,10 @@ def evaluate(
         batch_size=batch_size,
         num_workers=num_workers,
     )
-    console, look = Console(highlight=False, soft_wrap=True), loaded.preprocessing
+    console, expected = make_console(), loaded.preprocessing
     console.print(
-        f"model     {model}: {loaded.name}, {loaded.num_classes:,} classes, {look.input_size} "
-        f"pixels, {look.interpolation}"
+        f"model     {model}: {loaded.name}, {loaded.num_classes:,} classes, {expected.input_size} "
+        f"pixels, {expected.interpolation}"
     )
     console.print(f"images    {accuracy.num_images:,} in {images.root}")
     if accuracy.num_skipped:
@@ -81,12 +82,6 @@ def _load(
     if len(names) != loaded.num_classes:
         raise ConfigError(
             f"class_names: {class_names} names {len(names)} classes, but {model} has "
-            f"{loaded.num_classes}; give one name an output"
+            f"{loaded.num_classes}; give one name per output"
         )
     return replace(loaded, class_names=names)
-
-
-def _find_device(name: str | None) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: there is no usable GPU; use cpu, or leave device out")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

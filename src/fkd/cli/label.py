@@ -1,20 +1,14 @@
-"""`fkd label` and `fkd plan`: the teacher's one run, and what it will cost."""
+"""`fkd plan`, `fkd label`, `fkd label-maps`, `fkd import-maps`: label stores and their cost."""
 
 import time
-from types import TracebackType
+from contextlib import closing
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.progress import Progress as Bar
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
+from fkd.cli.console import format_duration, format_size, make_bar, make_console
 from fkd.labeling import (
     CostEstimate,
     ImportMapsConfig,
@@ -30,17 +24,17 @@ from fkd.labeling import label_maps as make_maps
 from fkd.labeling import plan as make_plan
 from fkd.models.classes import display_names
 
-_SECONDS_BETWEEN_LINES = 10.0  # of progress, where nobody watches a terminal
+_SECONDS_BETWEEN_LINES = 10.0  # of progress, outside a terminal
 _NAMES_SHOWN = 4
 
 
 def label(config: LabelConfig) -> None:
     """Run a teacher over random crops of all images and write a label store.
 
-    Safe to kill: the same command goes on. Under torchrun the processes share the work.
+    Safe to kill: the same command resumes. Under torchrun the processes share the work.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    with LabelReporter(console, "crops") as reporter:
+    console = make_console()
+    with closing(LabelReporter(console, "crops")) as reporter:
         result = run_label(config, reporter)
     if result.leads:
         _print_result(result, console)
@@ -49,22 +43,22 @@ def label(config: LabelConfig) -> None:
 def label_maps(config: LabelMapsConfig) -> None:
     """Run a teacher once over every whole image and write a store of label maps (ReLabel).
 
-    Train from it by `fkd train --method relabel`. Safe to kill: the same command goes on.
+    Train from it by `fkd train --method relabel`. Safe to kill: the same command resumes.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    with LabelReporter(console, "images") as reporter:
+    console = make_console()
+    with closing(LabelReporter(console, "images")) as reporter:
         result = make_maps(config, reporter)
     if result.leads:
         _print_maps_result(result, console)
 
 
 def import_maps(config: ImportMapsConfig) -> None:
-    """Write a store of label maps from maps that others released (ReLabel), without a teacher.
+    """Write a store of label maps from released ones (ReLabel), without a teacher.
 
-    No code of these files is run. Safe to kill: the same command goes on.
+    No code of these files is run. Safe to kill: the same command resumes.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+    console = make_console()
+    with make_bar(console) as bar:
         task = bar.add_task("images", total=None)
         done = read_maps(config, lambda num_images: bar.advance(task, num_images))
     if done.num_known:
@@ -78,8 +72,8 @@ def import_maps(config: ImportMapsConfig) -> None:
 
 
 def plan(config: LabelConfig) -> None:
-    """Say what labeling will cost - bytes, teacher crops, hours - and write nothing."""
-    _print_plan(make_plan(config), config, Console(highlight=False, soft_wrap=True))
+    """Print what labeling will cost - bytes, teacher crops, hours - and write nothing."""
+    _print_plan(make_plan(config), config, make_console())
 
 
 class _Speed(ProgressColumn):
@@ -100,26 +94,13 @@ class LabelReporter(Progress):
         self._started = self._last_line = 0.0
         self._done = self._total = 0
 
-    def __enter__(self) -> "LabelReporter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop()
-
     def started(self, start: RunStart) -> None:
         """Say what is going to be done, and show a bar."""
         _print_start(start, self._console)
         self._total = start.num_crops
         self._started = self._last_line = time.monotonic()
         if self._console.is_terminal and self._total:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            times = (_Speed(), TimeRemainingColumn(elapsed_when_finished=True))
-            self._bar = Bar(*columns, *times, console=self._console)
+            self._bar = make_bar(self._console, _Speed(), transient=False)
             self._bar.add_task(self._unit, total=self._total)
             self._bar.start()
 
@@ -132,9 +113,9 @@ class LabelReporter(Progress):
             self._last_line = time.monotonic()
             self._console.print(self._line())
 
-    def auditing(self) -> None:
+    def checking(self) -> None:
         """All labels are there."""
-        self._stop()
+        self.close()
         if self._done:
             self._console.print(self._line())
 
@@ -143,52 +124,54 @@ class LabelReporter(Progress):
         left = (self._total - self._done) / speed if speed else 0.0
         return (
             f"{self._done:,} of {self._total:,} {self._unit}, {speed:.0f} {self._unit}/s, "
-            f"{_duration(left)} left"
+            f"{format_duration(left)} left"
         )
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 def _print_start(start: RunStart, console: Console) -> None:
-    session = start.setup
-    for teacher in session.store_config["teachers"]:
+    setup = start.setup
+    for teacher in setup.store_config["teachers"]:
         console.print(
             f"teacher   {teacher['name']}, {teacher['input_size']} pixels, "
             f"{teacher['interpolation']}, weights {teacher['weights_sha256'][:12]}"
         )
-    for loaded in session.teachers.teachers:
+    for loaded in setup.teachers.teachers:
         if loaded.num_unfolded and not loaded.num_folded:
             console.print(
                 f"          none of the {loaded.num_unfolded} batch norms of {loaded.name} can be "
                 "folded into a convolution, which would save time on a CPU"
             )
-    names = display_names(session.store_config["class_names"])
+    names = display_names(setup.store_config["class_names"])
     more = ", ..." if len(names) > _NAMES_SHOWN else ""
     console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
     if start.accuracy is not None:
         console.print(f"accuracy  {start.accuracy}")
-    if start.shift is not None:
-        console.print(f"numerics  {start.shift}")
-        console.print(f"          {start.shift.verdict}")
-    console.print(f"images    {len(session.source):,} in {session.source.root}")
+    if start.precision_impact is not None:
+        console.print(f"numerics  {start.precision_impact}")
+        console.print(f"          {start.precision_impact.advice}")
+    console.print(f"images    {len(setup.source):,} in {setup.source.root}")
     processes = f", {start.world_size} processes" if start.world_size > 1 else ""
     done = start.num_crops_done
     earlier = f", {done:,} labeled earlier" if done else ""
-    identity = session.store_config
+    identity = setup.store_config
     grid = identity.get("grid")
     each = f"maps of {grid[0]} x {grid[1]} cells" if grid else f"{identity['num_crops']} crops"
     console.print(
-        f"store     {session.config.out}: {each} per image, "
-        f"{identity['codec']} {identity['value_dtype']}{earlier}{processes}"
+        f"store     {setup.config.out}: {each} per image, "
+        f"{identity['codec']} {identity.get('value_dtype', '')}".rstrip()
+        + f"{earlier}{processes}"
     )
 
 
 def _print_result(result: LabelResult, console: Console) -> None:
     num_crops = result.num_images * result.num_crops
-    _print_findings(result, console)
+    _print_checks(result, console)
     console.print(
         f"finished  {result.path}: {result.num_images:,} images x {result.num_crops} crops, "
         f"{result.num_bytes:,} bytes ({result.num_bytes / num_crops:.1f} per crop)"
@@ -197,7 +180,7 @@ def _print_result(result: LabelResult, console: Console) -> None:
 
 
 def _print_maps_result(result: LabelResult, console: Console) -> None:
-    _print_findings(result, console)
+    _print_checks(result, console)
     console.print(
         f"finished  {result.path}: {result.num_images:,} label maps of {result.num_crops} cells, "
         f"{result.num_bytes:,} bytes ({result.num_bytes / result.num_images:.0f} per image)"
@@ -205,42 +188,25 @@ def _print_maps_result(result: LabelResult, console: Console) -> None:
     console.print(f"root hash {result.root_hash}")
 
 
-def _print_findings(result: LabelResult, console: Console) -> None:
+def _print_checks(result: LabelResult, console: Console) -> None:
     for reason in result.unreadable:
         console.print(f"unreadable {reason}")
-    if result.audit is not None:
-        console.print(f"audit     {result.audit}")
+    if result.spot_checks is not None:
+        console.print(f"checked   {result.spot_checks}")
 
 
-def _print_plan(found: CostEstimate, config: LabelConfig, console: Console) -> None:
-    per_crop = found.num_bytes / found.num_crops
+def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> None:
+    per_crop = cost.num_bytes / cost.num_crops
     about = "about " if config.form == "compact" else ""
     console.print(
-        f"images    {found.num_images:,} x {config.num_crops} crops = {found.num_crops:,} crops of "
-        f"{found.num_classes:,} classes, {config.codec}"
+        f"images    {cost.num_images:,} x {config.num_crops} crops = {cost.num_crops:,} crops of "
+        f"{cost.num_classes:,} classes, {config.codec.name}"
     )
     console.print(
-        f"bytes     {about}{found.num_bytes:,} ({_size(found.num_bytes)}, {per_crop:.1f} per crop) "
-        f"in {found.num_shards:,} shards"
+        f"bytes     {about}{cost.num_bytes:,} ({format_size(cost.num_bytes)}, "
+        f"{per_crop:.1f} per crop) in {cost.num_shards:,} shards"
     )
     console.print(
-        f"teacher   {_duration(found.teacher_seconds)} for one process at "
-        f"{found.crops_per_second:.0f} crops/s, measured here on these images"
+        f"teacher   {format_duration(cost.teacher_seconds)} for one process at "
+        f"{cost.crops_per_second:.0f} crops/s, measured here on these images"
     )
-
-
-def _size(num_bytes: int) -> str:
-    value, unit = float(num_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""`fkd inspect` and `fkd view`: looking into a label store."""
+"""`fkd inspect` and `fkd view`: what a label store holds, as tables or as a page."""
 
 import json
 from dataclasses import asdict
@@ -37,7 +37,7 @@ def view(
     out: Path | None = None,
     page: PageConfig = PageConfig(),  # noqa: B008 - frozen, and the parser reads its defaults
 ) -> None:
-    """Write one HTML page that shows images, crop boxes and what the teacher saw in each crop.
+    """Write one HTML page that shows images, crop boxes and the teacher's label of each crop.
 
     Args:
         store: the store's folder.

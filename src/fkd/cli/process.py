@@ -5,7 +5,7 @@ Two defaults of the C libraries cost a network on a CPU several times its speed:
 * glibc gives large buffers back to the system when they are freed and takes new pages for the next
   ones, in every layer. Labeling with EfficientNet-Lite0 on two threads, crops per second of CPU
   time, as it is / keeping freed memory: batches of 4, 28 / 31; of 16, 20 / 32; of 32, 11 / 33.
-* OpenMP threads that wait for each other spin, and go on spinning while the one they wait for has
+* OpenMP threads that wait for each other spin, and keep spinning while the one they wait for has
   lost its core to another process. Milliseconds of a training step (64 crops of 32 pixels, two
   threads on two cores, median of 12), alone / beside two busy processes:
 

@@ -1,14 +1,15 @@
 """`fkd train`: a student from a label store, or without one."""
 
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.progress import TextColumn
 
+from fkd.cli.console import make_bar, make_console
 from fkd.engine.logging import Metrics
 from fkd.labeling import LabelConfig, LabelMapsConfig
 from fkd.methods import METHODS, find_method
@@ -34,13 +35,13 @@ class Recipe(TrainConfig):
 
 
 def train(recipe: Recipe) -> None:
-    """Train a student. Safe to kill: the same command goes on, and ends in the same weights.
+    """Train a student. Safe to kill: the same command resumes, and ends in the same weights.
 
     Under torchrun or `accelerate launch` the processes share every batch.
     """
     given = {field.name: getattr(recipe, field.name) for field in fields(TrainConfig)}
     config = TrainConfig(**given)
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     if not recipe.smoke:
         _train(config, console)
         return
@@ -51,7 +52,7 @@ def train(recipe: Recipe) -> None:
 
 
 def _train(config: TrainConfig, console: Console) -> None:
-    with TrainingReporter(console, config) as reporter:
+    with closing(TrainingReporter(console, config)) as reporter:
         result = run_training(config, reporter)
     if result.leads:
         _print_result(result, config, console)
@@ -74,15 +75,8 @@ class TrainingReporter:
         self._newest: Metrics = {}
         self._told = 0
 
-    def __enter__(self) -> "TrainingReporter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -97,15 +91,9 @@ class TrainingReporter:
         if step:
             self._console.print(f"resumed   after step {step:,} of {num_steps:,}")
         if self._console.is_terminal:
-            columns = (MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
-            self._bar = Bar(
-                TextColumn("steps"),
-                BarColumn(),
-                *columns,
-                TimeRemainingColumn(elapsed_when_finished=True),
-                console=self._console,
-            )
-            self._bar.add_task("", total=num_steps, completed=step, numbers="")
+            numbers = TextColumn("{task.fields[numbers]}")
+            self._bar = make_bar(self._console, numbers, transient=False)
+            self._bar.add_task("steps", total=num_steps, completed=step, numbers="")
             self._bar.start()
 
     def advance(self, step: int, metrics: Metrics) -> None:

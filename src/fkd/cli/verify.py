@@ -1,20 +1,20 @@
-"""`fkd verify`: is a store whole, does it belong to these images, is it this teacher's word?"""
+"""`fkd verify`: is a store intact, does it belong to these images and to this teacher?"""
 
 from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress as Bar
 
+from fkd.cli.console import make_bar, make_console
 from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError, DamagedStore, FormatError
 from fkd.labeling import (
-    audit_store,
     check_images,
     describe_decoder_change,
     load_teachers_of,
     require_agreement,
+    spot_check,
 )
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
 from fkd.store import LabelStore, repair_store, verify_store
@@ -28,7 +28,7 @@ def verify(
     images: ImagesConfig | None = None,
     teacher: TeacherConfig | None = None,
     teachers: list[TeacherConfig] | None = None,
-    probes: int = 64,
+    spot_checks: int = 64,
     seed: int = 0,
     device: str | None = None,
     repair: bool = False,
@@ -38,14 +38,14 @@ def verify(
     Args:
         store: the store's folder.
         images: the images that were labeled: every file's checksum is compared.
-        teacher: the model that labeled them: it labels some crops anew.
+        teacher: the model that labeled them: it labels some crops again.
         teachers: several models, for the store of an ensemble.
-        probes: crops to label anew.
-        seed: picks these crops.
+        spot_checks: crops to label again.
+        seed: of the choice of these crops.
         device: where the teacher runs; by default a GPU if there is one.
         repair: move damaged shards to quarantine/, so that `fkd label` computes them again.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     models = ([] if teacher is None else [teacher]) + (teachers or [])
     if models and images is None:
         raise ConfigError("images.root: the teacher needs the images that were labeled")
@@ -59,7 +59,7 @@ def verify(
     loaded = load_teachers_of(labels, models, device) if models else None
     _check_images(labels, source, console)
     if loaded is not None:
-        _audit(labels, source, loaded, probes, seed, console)
+        _spot_check(labels, source, loaded, spot_checks, seed, console)
 
 
 def _repair(store: Path, console: Console) -> None:
@@ -77,7 +77,7 @@ def _repair(store: Path, console: Console) -> None:
 def _check_bytes(store: Path, console: Console) -> None:
     with suppress(DamagedStore, FormatError):  # everything that is wrong is listed below
         LabelStore.open(store)  # an unfinished store is not damaged, and says what it lacks
-    with _bar(console) as bar:
+    with make_bar(console) as bar:
         task = bar.add_task("checksums", total=None)
         problems = verify_store(
             store, lambda done, total: bar.update(task, completed=done, total=total)
@@ -94,7 +94,7 @@ def _check_bytes(store: Path, console: Console) -> None:
 
 
 def _check_images(store: LabelStore, source: ImageSource, console: Console) -> None:
-    with _bar(console) as bar:
+    with make_bar(console) as bar:
         task = bar.add_task("images", total=len(source))
         check_images(store, source, lambda done: bar.advance(task, done))
     report = check_canaries(store, source)
@@ -102,24 +102,19 @@ def _check_images(store: LabelStore, source: ImageSource, console: Console) -> N
     console.print(f"canaries  {report}")
 
 
-def _audit(
+def _spot_check(
     store: LabelStore,
     source: ImageSource,
     teachers: TeacherEnsemble,
-    probes: int,
+    spot_checks: int,
     seed: int,
     console: Console,
 ) -> None:
-    report = audit_store(store, source, teachers, probes, seed)
-    console.print(f"audit     {report}")
+    report = spot_check(store, source, teachers, spot_checks, seed)
+    console.print(f"checked   {report}")
     change = describe_decoder_change(store)
     if change:
         console.print(
             f"warning   images are decoded otherwise than when they were labeled: {change}"
         )
     require_agreement(report, store, same_decoder=not change)
-
-
-def _bar(console: Console) -> Bar:
-    """A progress bar that vanishes; nothing where nobody watches."""
-    return Bar(console=console, transient=True, disable=not console.is_terminal)

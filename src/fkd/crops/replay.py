@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
-from fkd.crops.partners import Partners, blend, mixed_crops, partner_rows, without_mixes
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, draw_crops, place_crops
 from fkd.randomness import stream_key
@@ -81,12 +80,10 @@ def replay(
     size: int | tuple[int, int],
     interpolation: Interpolation,
     out: Tensor | None = None,
-    partners: Partners | None = None,
 ) -> Tensor:
     """The crops that `records` describe, uint8 (n, 3, height, width), channels-last.
 
-    Crop, antialiased resize, flip, then the further augmentations of the records, then
-    mixing with crops of other images, which are cut in the same way.
+    Crop, antialiased resize, flip, then the further augmentations of the records.
 
     Args:
         image: uint8 (3, H, W); fastest when its memory is channels-last, as `decode_image` gives.
@@ -94,12 +91,9 @@ def replay(
         size: side of the square crops, or (height, width), pixels.
         interpolation: how they are resized.
         out: where to put the crops, of their shape; by default new memory.
-        partners: the mixing partners of crops that are mixed.
 
-    Raises:
-        ValueError: a mixing partner is missing.
-
-    Differs: torch's antialiased uint8 resize instead of Pillow's; at most 2 gray levels apart.
+    Differs: torch's antialiased uint8 resize instead of Pillow's. Pillow 13's bicubic resizes some
+    tall crops vertically first and clips in between: up to 15 gray levels apart.
 
     Example:
         >>> import numpy as np
@@ -120,25 +114,7 @@ def replay(
         resized = F.interpolate(cut, (height, width), mode=interpolation, antialias=True)[0]
         crop.copy_(resized.flip(-1) if flip else resized)
     apply_augment(out, records.extra)
-    return _mix(out, records, interpolation, partners or {})
-
-
-def _mix(
-    crops: Tensor, records: CropRecords, interpolation: Interpolation, partners: Partners
-) -> Tensor:
-    """Mix the crops whose records say so, in place; returns the crops."""
-    mixed = mixed_crops(records)
-    size = (crops.shape[-2], crops.shape[-1])
-    for row in partner_rows(records):
-        if row not in partners:
-            raise ValueError(f"crops are mixed with image {row}: give it in `partners`")
-        chosen = np.flatnonzero(mixed & (records.extra["mix_row"] == row))
-        theirs = without_mixes(partners[row].records[chosen])
-        partner_crops = replay(partners[row].image, theirs, size, interpolation)
-        for i, partner in zip(chosen.tolist(), partner_crops, strict=True):
-            share, box = int(records.extra["mix_share"][i]), records.extra["mix_box"][i].tolist()
-            blend(crops[i], partner, share, box)
-    return crops
+    return out
 
 
 def resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:

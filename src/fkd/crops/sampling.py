@@ -1,7 +1,7 @@
 """Where the crops of an image lie: random boxes and flips, pure functions of (seed, key, number).
 
 Boxes as torchvision's RandomResizedCrop draws them and flips as RandomHorizontalFlip does, from our
-own generator. The key and size of an image are enough to draw its crops again, so a compact label
+own generator. The crops of an image can be drawn again from its key and size, so a compact label
 store need not keep them. Needs numpy only.
 
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1; torchvision.transforms.RandomResizedCrop.
@@ -25,14 +25,16 @@ _FIRST_BLOCKS, _FURTHER_BLOCKS = (0, 5), (1, 2, 3, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """How the crops of every image are drawn.
+    """How random crops are drawn; by default as torchvision's RandomResizedCrop and flip do.
 
     Attributes:
-        num_crops: crops stored per image (M).
-        scale: smallest and largest share of the image's area.
-        ratio: smallest and largest width / height.
-        flip_prob: probability of mirroring a crop.
-        seed: picks the whole set of crops.
+        scale: smallest and largest share of the image's area in a crop, 0 to 1.
+        ratio: smallest and largest width / height of a crop.
+        flip_prob: probability of a horizontal flip.
+        seed: of the random crops.
+
+    Raises:
+        ConfigError: a range or a probability is impossible.
 
     Example:
         >>> import numpy as np
@@ -43,21 +45,18 @@ class CropConfig:
                [141, 204, 229, 206]])
     """
 
-    num_crops: int = 200
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_crops < 1:
-            raise ConfigError(f"num_crops must be at least 1, got {self.num_crops}")
         if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
-            raise ConfigError(f"scale must satisfy 0 < min <= max <= 1, got {self.scale}")
+            raise ConfigError(f"crops.scale must satisfy 0 < min <= max <= 1, got {self.scale}")
         if not 0.0 < self.ratio[0] <= self.ratio[1]:
-            raise ConfigError(f"ratio must satisfy 0 < min <= max, got {self.ratio}")
+            raise ConfigError(f"crops.ratio must satisfy 0 < min <= max, got {self.ratio}")
         if not 0.0 <= self.flip_prob <= 1.0:
-            raise ConfigError(f"flip_prob must lie in [0, 1], got {self.flip_prob}")
+            raise ConfigError(f"crops.flip_prob must lie in [0, 1], got {self.flip_prob}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def draw_crops(streams: ArrayLike, numbers: ArrayLike) -> CropDraws:
 
     Args:
         streams: uint64, broadcast against `numbers`: (B, 1) and (m,) give m crops of B images.
-        numbers: crop numbers; the a store holds 0 .. M-1, fresh crops have no upper limit.
+        numbers: crop numbers, from 0; a store holds 0 .. M-1, fresh crops have no upper limit.
     """
     stream, number = np.broadcast_arrays(
         np.asarray(streams, np.uint64), np.asarray(numbers, np.uint64)

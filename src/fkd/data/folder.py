@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from fkd.errors import ConfigError, ImageError
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 
 IMAGE_EXTENSIONS = (
     *(b".jpg", b".jpeg", b".jpe", b".jfif", b".mpo", b".png", b".apng", b".webp"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fkd.errors import ConfigError, ImageError
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 
 try:
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""The whole story in miniature, on real images that ship inside packages."""
+"""Labeling and training in miniature, on real images that ship inside packages."""
 
 from fkd.demo.digits import DigitsResult, StudentRow, compare_methods
 from fkd.demo.photographs import Photograph, PhotographsResult, label_photographs

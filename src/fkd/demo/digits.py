@@ -1,8 +1,8 @@
 """Second half: the same small student trained four ways on real handwritten digits.
 
 A larger network is trained first and becomes the teacher. Then one student, one seed, one schedule,
-and only the origin of views and targets differs: ground truth, a teacher asked online, or the
-teacher's stored labels with one and with four crops of an image in a batch.
+and only the origin of crops and targets differs: ground truth, an online teacher, or the teacher's
+stored labels with one and with four crops of an image in a batch.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from fkd.engine.logging import Progress, read_metrics
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.labeling import LabelConfig, label
+from fkd.labels.codecs import MarginalSmoothing
 from fkd.models import TeacherConfig
 from fkd.training import StudentConfig, TrainConfig, train
 
@@ -53,7 +54,7 @@ class DigitsResult:
         num_train, num_test: digits.
         teacher_accuracy: top-1 of the teacher on the held-out digits, percent.
         labeling_seconds: the teacher's one run over all stored crops.
-        rows: one a way, plain training first.
+        rows: one per way of training, plain training first.
     """
 
     num_train: int
@@ -117,11 +118,9 @@ def _label_settings(out: Path, teacher: TeacherConfig) -> LabelConfig:
         out=str(out / "digit-labels"),
         teacher=teacher,
         num_crops=EPOCHS,
-        codec="ms:5",
+        crops=_CROPS,
+        codec=MarginalSmoothing(5),
         batch_size=64,
-        scale=_CROPS.scale,
-        ratio=_CROPS.ratio,
-        flip_prob=_CROPS.flip_prob,
     )
 
 
@@ -132,7 +131,7 @@ _CROPS = CropConfig(scale=(0.6, 1.0), ratio=(0.8, 1.25), flip_prob=0.0)
 
 
 def _seconds_per_epoch(run: Path, num_images: int) -> float:
-    """Training time over epochs, from the log: one line a pass, with its crops per second."""
+    """Training time over epochs, from the log: one line per pass, with its crops per second."""
     lines = [line for line in read_metrics(run / "metrics.jsonl") if "crops_per_second" in line]
     epochs = [float(line["epoch"] or 0) for line in lines]
     sizes = [after - before for before, after in zip([0.0, *epochs], epochs, strict=False)]

@@ -7,20 +7,19 @@ import numpy as np
 
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.demo.images import write_photographs
-from fkd.labeling import LabelConfig, Progress, label
-from fkd.labeling.audit import ProbeReport, audit_probes
+from fkd.labeling import LabelConfig, Progress, SpotCheckReport, label, spot_check
 from fkd.models import TeacherConfig, display_names, load_teachers
 from fkd.store import LabelStore, Problem, verify_store
 from fkd.viewing import PageConfig, render_page
 
 TEACHER = TeacherConfig(name="tf_efficientnet_lite0")
 NUM_CROPS = 20
-_PROBES = 64
+_SPOT_CHECKS = 64
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """What the teacher sees in one photograph: its label averaged over all stored crops.
+    """The label of one photograph, averaged over all its stored crops.
 
     Attributes:
         name: file name.
@@ -40,16 +39,16 @@ class PhotographsResult:
     """The labeled photographs.
 
     Attributes:
-        photographs: one entry an image.
-        problems: what `verify_store` found; empty for a whole store.
-        probes: the teacher's word again on random crops, against the stored labels.
+        photographs: one per image.
+        problems: what `verify_store` found; empty for an intact store.
+        spot_checks: labels of random crops computed again, against the stored ones.
         bytes_per_crop: of the whole store.
         page: the HTML page with all crops.
     """
 
     photographs: list[Photograph]
     problems: list[Problem]
-    probes: ProbeReport
+    spot_checks: SpotCheckReport
     bytes_per_crop: float
     page: Path
 
@@ -60,17 +59,17 @@ def label_photographs(out: Path, progress: Progress | None = None) -> Photograph
     write_photographs(out / "photographs")
     path = out / "photograph-labels"
     config = LabelConfig(
-        images=images, out=str(path), teacher=TEACHER, num_crops=NUM_CROPS, probes=0
+        images=images, out=str(path), teacher=TEACHER, num_crops=NUM_CROPS, spot_checks=0
     )
     result = label(config, progress)
     store, source = LabelStore.open(path), open_source(images)
-    probes = audit_probes(store, source, load_teachers([TEACHER]), _PROBES)
+    spot_checks = spot_check(store, source, load_teachers([TEACHER]), _SPOT_CHECKS)
     page = out / "photographs.html"
     page.write_text(render_page(store, source, PageConfig(num_images=len(source))), "utf-8")
     return PhotographsResult(
         photographs=[_describe(store, key) for key in store],
         problems=verify_store(path),
-        probes=probes,
+        spot_checks=spot_checks,
         bytes_per_crop=result.num_bytes / (result.num_images * result.num_crops),
         page=page,
     )

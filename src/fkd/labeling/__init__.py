@@ -1,19 +1,19 @@
 """The teacher's side: run it once over random crops of all images and store its soft labels."""
 
 from fkd.labeling.accuracy_check import TeacherAccuracy, measure_accuracy
-from fkd.labeling.audit import ProbeReport, audit_probes, require_agreement
-from fkd.labeling.check import (
-    audit_store,
+from fkd.labeling.config import LabelConfig, LabelMapsConfig, LabelRunConfig
+from fkd.labeling.estimate import CostEstimate, plan
+from fkd.labeling.import_maps import ImportMapsConfig, import_maps
+from fkd.labeling.precision_impact import PrecisionImpact
+from fkd.labeling.run import LabelResult, Progress, RunStart, label, label_maps
+from fkd.labeling.store_checks import (
+    SpotCheckReport,
     check_images,
     describe_decoder_change,
     load_teachers_of,
+    require_agreement,
+    spot_check,
 )
-from fkd.labeling.config import LabelConfig, build_store_config
-from fkd.labeling.estimate import CostEstimate, plan
-from fkd.labeling.import_maps import ImportMapsConfig, import_maps
-from fkd.labeling.maps import LabelMapsConfig, label_maps
-from fkd.labeling.precision_impact import PrecisionImpact
-from fkd.labeling.run import LabelResult, Progress, RunStart, label
 
 __all__ = [
     "CostEstimate",
@@ -21,14 +21,12 @@ __all__ = [
     "LabelConfig",
     "LabelMapsConfig",
     "LabelResult",
+    "LabelRunConfig",
     "PrecisionImpact",
-    "ProbeReport",
     "Progress",
     "RunStart",
+    "SpotCheckReport",
     "TeacherAccuracy",
-    "audit_probes",
-    "audit_store",
-    "build_store_config",
     "check_images",
     "describe_decoder_change",
     "import_maps",
@@ -38,4 +36,5 @@ __all__ = [
     "measure_accuracy",
     "plan",
     "require_agreement",
+    "spot_check",
 ]

@@ -1,4 +1,4 @@
-"""Does the teacher know these images? Its accuracy on a sample, before it labels anything.
+"""The teacher's accuracy on a sample of the images, measured before it labels anything.
 
 A wrong normalization or class order costs accuracy and raises no error, so it is measured wherever
 the images have true classes that the teacher's classes match by name.
@@ -52,7 +52,7 @@ def measure_accuracy(
     Images that cannot be read or have no class are left out.
     """
     if num_images == 0:
-        return TeacherAccuracy(0, 0.0, "gate_images is 0")
+        return TeacherAccuracy(0, 0.0, "accuracy_images is 0")
     if source.class_names is None:
         return TeacherAccuracy(0, 0.0, "the images have no classes")
     try:
@@ -65,25 +65,25 @@ def measure_accuracy(
     def prepare(i: int) -> PreparedImage:
         return _center(source, i, teachers.teachers[0].preprocessing.crop_pct)
 
-    def judge(batch: TeacherInput) -> list[bool]:
+    def are_right(batch: TeacherInput) -> list[bool]:
         truths = [labels[row.key] for row in batch.starting if row.records is not None]
         outputs = teachers.probabilities(batch.views, autocast=autocast)
         predicted = outputs[: len(truths)].argmax(dim=1).tolist()
         return [output_of[t] == p for t, p in zip(truths, predicted, strict=True)]
 
-    batches = run_stages(places, prepare, teachers.views, judge, parallelism)
-    right = [verdict for batch in batches for verdict in batch]
+    batches = run_stages(places, prepare, teachers.views, are_right, parallelism)
+    right = [is_right for batch in batches for is_right in batch]
     if not right:
         return TeacherAccuracy(0, 0.0, "none of the sampled images can be read")
     return TeacherAccuracy(len(right), float(np.mean(right)))
 
 
 def require_accuracy(report: TeacherAccuracy, minimum: float | None) -> None:
-    """Refuse a teacher below the floor that the user set.
+    """Refuse a teacher that is less accurate than the user demands.
 
     Raises:
         TeacherError: the accuracy is lower.
-        ConfigError: there is a floor, but nothing to measure by.
+        ConfigError: the accuracy cannot be measured.
     """
     if minimum is None:
         return
@@ -94,9 +94,10 @@ def require_accuracy(report: TeacherAccuracy, minimum: float | None) -> None:
     if report.top1 < minimum:
         raise TeacherError(
             f"the teacher is right on {report.top1:.1%} of {report.num} of these images, less than "
-            f"min_accuracy {minimum:.1%}. Likely causes: another normalization or input size than "
-            "in training (teacher.mean, teacher.std, teacher.input_size), classes in another order "
-            "(teacher.class_names), or other weights (teacher.checkpoint)"
+            f"min_accuracy {minimum:.1%}. Likely causes: another input size than in training "
+            "(--teacher.input_size), classes in another order (--teacher.class_names), other "
+            "weights (--teacher.checkpoint), or another normalization than in training, which "
+            "follows from the name of the model (--teacher.name)"
         )
 
 

@@ -1,81 +1,100 @@
-"""The settings of a labeling run, and the part of them that makes a label store what it is."""
+"""The settings of labeling runs: random crops with a label each, or label maps of whole images."""
 
-import json
-import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
-from fkd.crops.partners import StoredMixingConfig, mix_columns, mixes
-from fkd.crops.sampling import GENERATOR, CropConfig
-from fkd.data.canary import cpu_name
-from fkd.data.decode import DECODER
-from fkd.data.sources import ImagesConfig, ImageSource
+from fkd.crops.sampling import CropConfig
+from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
-from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
-from fkd.labels.codecs import Codec, TopKLogits
+from fkd.labels.codec_names import PerTeacher
+from fkd.labels.codecs import Codec, MarginalSmoothing, TopKLogits
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherConfig, TeacherEnsemble
-from fkd.store import compact_members, keys_digest
+from fkd.models.teacher import TeacherConfig
 from fkd.store.config import Form
 
-ValueDtype = Literal["u16", "f16", "f32"]
 ClassChoice = Literal["teacher", "dataset"]
+ValueDtype = Literal["u16", "f16", "f32"]
+MapDtype = Literal["f16", "f32"]
 Numerics = Literal["exact", "fast"]
 
-_FORMAT_VERSION = 1
 _BATCH_SIZE = {"cpu": 16, "cuda": 256}
-_MOST_SHARDS = 1024  # a default store has no more files than that ...
-_LEAST_CROPS = 1024  # ... and no shard with less work than that ...
-_LEAST_IMAGES = 16  # ... or fewer images, because a shard itself takes 1.8 kB
+_MAX_SHARDS = 1024  # a store has at most that many files by default ...
+_MIN_CROPS = 1024  # ... with at least that many teacher passes each ...
+_MIN_IMAGES = 16  # ... and that many images, because a shard itself takes 1.8 kB
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig:
-    """Label images: run a teacher over random crops of every image and store what it says.
+class LabelRunConfig:
+    """What all labeling runs are told, whatever they label.
 
     Attributes:
         images: the images to label.
-        out: folder of the label store; a store that was begun is continued.
+        out: folder of the store; an unfinished store is continued.
+        classes: teacher keeps all classes of its head; dataset keeps those of the images' folders,
+            matched by name, in their order.
+        images_per_shard: images per shard, which is computed and written as a whole; by default at
+            most 1,024 shards of at least 16 images and 1,024 forward passes.
+        batch_size: inputs of a forward pass; by default 16 on a CPU (larger ones are no faster),
+            256 on a GPU. It changes the last bits of a label and is part of the store's identity.
+        device: where the teacher runs; by default a GPU if there is one.
+        num_workers: threads that decode and crop ahead of the teacher.
+        min_accuracy: refuse a teacher whose top-1 on a sample of the images is lower, 0 to 1.
+        accuracy_images: images in that sample; 0 skips the accuracy check.
+        max_unreadable: images that may be unreadable in a finished store.
+        spot_checks: labels that are computed again at the end and compared with the stored ones; 0
+            skips this.
+    """
+
+    images: ImagesConfig
+    out: str
+    classes: ClassChoice = "teacher"
+    images_per_shard: int | None = None
+    batch_size: int | None = None
+    device: str | None = None
+    num_workers: int = 2
+    min_accuracy: float | None = None
+    accuracy_images: int = 256
+    max_unreadable: int = 0
+    spot_checks: int = 64
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out: give the folder of the store, e.g. --out labels/mine")
+        for name in ("images_per_shard", "batch_size", "num_workers"):
+            require_at_least(1, name, getattr(self, name))
+        for name in ("accuracy_images", "max_unreadable", "spot_checks"):
+            require_at_least(0, name, getattr(self, name))
+        if self.min_accuracy is not None and not 0.0 <= self.min_accuracy <= 1.0:
+            raise ConfigError(f"min_accuracy must lie in [0, 1], got {self.min_accuracy}")
+        require_one_of(ClassChoice, "classes", self.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(LabelRunConfig):
+    """Label images: run a teacher over random crops of every image and store its soft labels.
+
+    Attributes:
         teacher: the model that gives the labels.
         teachers: several models, averaged by their weights over full probabilities.
         num_crops: crops stored per image (M).
-        scale: smallest and largest share of an image's area in a crop.
-        ratio: smallest and largest width / height of a crop.
-        flip_prob: probability of mirroring a crop.
-        seed: picks the whole set of crops.
-        replayed: augmentations that the teacher sees; their parameters are stored with the label.
-        student_only: augmentations that the student shall add by itself; only noted in the store.
-        stored_mixing: MixUp and CutMix of crops of different images before the teacher sees them;
-            students replay the mixtures. (Mixing in `fkd train` mixes labels instead.)
-        codec: how a label is compressed (full, hard, smoothing, ms:K, mr:K, logits, or logits:K,
-            whose temperature is chosen when a student is trained).
+        crops: how they are drawn.
+        teacher_augment: further augmentations of the crops that the teacher sees; their parameters
+            are stored with the label, and students replay them.
+        codec: how a label is compressed: full, hard, smoothing, ms:K, mr:K, logits, or logits:K,
+            whose temperature is chosen when a student is trained.
         separate: keep the label of every teacher instead of their mean; weights are chosen when a
             student is trained.
         value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits.
         form: plain keeps every number in columns; compact packs the labels of an image into few
             bits and draws boxes again instead of storing them (`fkd convert` goes both ways).
-        classes: teacher keeps all classes of its head; dataset keeps those of the images' folders,
-            matched by name, in their order.
-        images_per_shard: images in a unit of work; by default at most 1,024 shards of at least
-            16 images and 1,024 crops.
-        batch_size: crops in a forward pass; by default 16 on a CPU (larger ones are no faster),
-            256 on a GPU. It changes the last bits of a label and is part of the store's identity.
-        numerics: exact computes in full float32; fast in half precision, which moves labels. How
-            far, and how fast it is here, is measured and said before labeling starts.
+        numerics: exact computes in full float32; fast in half precision, which changes labels. By
+            how much, and how fast it is here, is measured and printed before labeling starts.
         autocast: the half precision of fast numerics: bf16 (default), or fp16, which is closer but
             overflows with some models.
-        device: where the teacher runs; by default a GPU if there is one.
-        num_workers: threads that decode and crop ahead of the teacher.
-        min_accuracy: refuse a teacher whose top-1 on a sample of the images is lower, 0 to 1.
-        gate_images: images in that sample; 0 skips it.
-        max_unreadable: images that may be unreadable in a finished store.
-        probes: crops that are labeled anew and compared at the end; 0 skips it.
+
 
     Example:
         >>> from fkd import ImagesConfig, LabelConfig, TeacherConfig
@@ -84,110 +103,105 @@ class LabelConfig:
         100
     """
 
-    images: ImagesConfig
-    out: str
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     num_crops: int = 200
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_prob: float = 0.5
-    seed: int = 0
-    replayed: AugmentConfig = NO_AUGMENT
-    student_only: AugmentConfig = NO_AUGMENT
-    stored_mixing: StoredMixingConfig = field(default_factory=StoredMixingConfig)
-    codec: str = "ms:5"
+    crops: CropConfig = field(default_factory=CropConfig)
+    teacher_augment: AugmentConfig = NO_AUGMENT
+    codec: Codec = field(default_factory=lambda: MarginalSmoothing(5))
     separate: bool = False
     value_dtype: ValueDtype | None = None
     form: Form = "plain"
-    classes: ClassChoice = "teacher"
-    images_per_shard: int | None = None
-    batch_size: int | None = None
     numerics: Numerics = "exact"
     autocast: Autocast | None = None
-    device: str | None = None
-    num_workers: int = 2
-    min_accuracy: float | None = None
-    gate_images: int = 256
-    max_unreadable: int = 0
-    probes: int = 64
 
     def __post_init__(self) -> None:
-        if not self.out:
-            raise ConfigError("out: give the folder of the label store, e.g. --out labels/mine")
+        super().__post_init__()
         if bool(self.teachers) == (self.teacher is not None):
             raise ConfigError(
                 "teacher.name: name one teacher, e.g. --teacher.name tf_efficientnet_lite0, or "
                 "several in `teachers`, but not both"
             )
-        self._check_numbers()
-        self._check_choices()
-        crop_config(self)  # checks its own fields
-
-    def _check_numbers(self) -> None:
-        at_least = {"images_per_shard": 1, "batch_size": 1, "num_workers": 1}
-        at_least |= {"gate_images": 0, "max_unreadable": 0, "probes": 0}
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
-        if self.min_accuracy is not None and not 0.0 <= self.min_accuracy <= 1.0:
-            raise ConfigError(f"min_accuracy must lie in [0, 1], got {self.min_accuracy}")
-
-    def _check_choices(self) -> None:
-        for name, choices in (
-            ("value_dtype", ValueDtype),
-            ("form", Form),
-            ("numerics", Numerics),
-            ("autocast", Autocast),
-            ("classes", ClassChoice),
-        ):
-            value, known = getattr(self, name), get_args(choices)
-            if value not in known and (
-                value is not None or name in ("classes", "numerics", "form")
-            ):
-                raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}")
+        require_at_least(1, "num_crops", self.num_crops)
+        for name, choices in (("form", Form), ("numerics", Numerics)):
+            require_one_of(choices, name, getattr(self, name))
+        for name, choices in (("value_dtype", ValueDtype), ("autocast", Autocast)):
+            if getattr(self, name) is not None:
+                require_one_of(choices, name, getattr(self, name))
         if self.autocast is not None and self.numerics == "exact":
             raise ConfigError(
                 f"autocast: {self.autocast} is not exact; add --numerics fast, or leave it out"
             )
-        if isinstance(parse_codec(self.codec), TopKLogits):
+        self._check_codec()
+
+    def _check_codec(self) -> None:
+        if not hasattr(self.codec, "encodes"):  # a spelling, as the command line takes it
+            raise ConfigError(f"codec: give a codec, e.g. fkd.parse_codec({self.codec!r})")
+        if isinstance(self.codec, TopKLogits):
             raise ConfigError(
-                f"codec: {self.codec} is for label maps (`fkd label-maps`); use ms:K for crops"
+                f"codec: {self.codec.name} is for label maps (`fkd label-maps`); use ms:K for crops"
             )
-        if isinstance(parse_codec(self.codec), PerTeacher):
-            raise ConfigError(f"codec: write --codec {self.codec.partition('*')[0]} --separate")
-        if self.separate and (len(self.teachers) < 2 or parse_codec(self.codec).name == "logits"):
+        if isinstance(self.codec, PerTeacher):
+            raise ConfigError(f"codec: write --codec {self.codec.codec.name} --separate")
+        if self.separate and (len(self.teachers) < 2 or self.codec.encodes == "logits"):
             raise ConfigError(
                 "separate: keeps the probabilities of several teachers apart; name them in "
                 "`teachers`, and use a codec of probabilities or logits:K"
             )
-        if parse_codec(self.codec).stores == "logits" and self.value_dtype == "u16":
+        if self.codec.stores == "logits" and self.value_dtype == "u16":
             raise ConfigError(
                 "value_dtype: u16 holds probabilities only; use f16 or f32 for logits"
             )
 
 
-def label_codec(config: LabelConfig) -> Codec:
-    """How labels are compressed."""
-    codec = parse_codec(config.codec)
-    return PerTeacher(codec, len(config.teachers)) if config.separate else codec
+@dataclass(frozen=True, kw_only=True)
+class LabelMapsConfig(LabelRunConfig):
+    """Label maps: run a teacher once over every whole image and store what each cell shows.
+
+    Attributes:
+        teacher: the model that gives the maps: a network that takes the mean of a feature map and
+            then classifies it by one linear layer.
+        top_k: classes kept of each cell.
+        value_dtype: how a logit is stored.
+    """
+
+    teacher: TeacherConfig
+    top_k: int = 5
+    value_dtype: MapDtype = "f16"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(1, "top_k", self.top_k)
+        require_one_of(MapDtype, "value_dtype", self.value_dtype)
 
 
-def crop_config(config: LabelConfig) -> CropConfig:
-    """How crops are drawn."""
-    return CropConfig(
-        num_crops=config.num_crops,
-        scale=config.scale,
-        ratio=config.ratio,
-        flip_prob=config.flip_prob,
-        seed=config.seed,
-    )
+def require_at_least(least: int, name: str, value: int | None) -> None:
+    """Refuse a smaller number; None stands for a default.
+
+    Raises:
+        ConfigError: names the option and the value.
+    """
+    if value is not None and value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
 
 
-def replayed_columns(config: LabelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name to (dtype, shape per crop) of what is stored of a crop besides its box and flip."""
-    return config.replayed.columns | mix_columns(config.stored_mixing)
+def require_one_of(choices: object, name: str, value: str) -> None:
+    """Refuse a value that is not one of a `Literal`.
+
+    Raises:
+        ConfigError: names the option, the value and the choices.
+    """
+    known = get_args(choices)
+    if value not in known:
+        raise ConfigError(f"{name}: {value!a} is none of {', '.join(known)}")
+
+
+# Functions, not properties: the parser of the command line takes public properties for subcommands.
+
+
+def stored_codec(config: LabelConfig) -> Codec:
+    """How labels are compressed: the codec, of each teacher if they are kept apart."""
+    return PerTeacher(config.codec, len(config.teachers)) if config.separate else config.codec
 
 
 def all_teachers(config: LabelConfig) -> list[TeacherConfig]:
@@ -215,7 +229,7 @@ def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
 
 
 def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:
-    """Crops per forward pass."""
+    """Inputs of a forward pass."""
     return batch_size or _BATCH_SIZE.get(device.type, _BATCH_SIZE["cuda"])
 
 
@@ -224,119 +238,21 @@ def resolve_autocast(config: LabelConfig) -> Autocast | None:
     return None if config.numerics == "exact" else config.autocast or "bf16"
 
 
-def resolve_images_per_shard(config: LabelConfig, num_images: int) -> int:
-    """Images in a unit of work: large enough to be worth a file, small enough to lose."""
-    if config.images_per_shard is not None:
-        return config.images_per_shard
-    return default_images_per_shard(num_images, config.num_crops)
+def resolve_images_per_shard(
+    images_per_shard: int | None, num_images: int, passes_per_image: int
+) -> int:
+    """Images per shard; by default enough to be worth a file, few enough to be computed again.
 
-
-def default_images_per_shard(num_images: int, crops_per_image: int) -> int:
-    """Images in a unit of work, where each sends that many crops through the teacher."""
-    return max(
-        ceil_div(num_images, _MOST_SHARDS), ceil_div(_LEAST_CROPS, crops_per_image), _LEAST_IMAGES
+    Args:
+        images_per_shard: the setting.
+        num_images: images to label.
+        passes_per_image: crops (or whole images) of one image that go through the teacher.
+    """
+    return images_per_shard or max(
+        ceil_div(num_images, _MAX_SHARDS), ceil_div(_MIN_CROPS, passes_per_image), _MIN_IMAGES
     )
-
-
-def resolve_value_dtype(config: LabelConfig, codec: Codec) -> str:
-    """How values are stored: spaced for probabilities, or as half floats for logits."""
-    return config.value_dtype or ("f16" if codec.stores == "logits" else "u16")
 
 
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)
-
-
-def build_store_config(
-    config: LabelConfig, source: ImageSource, teachers: TeacherEnsemble, batch_size: int
-) -> dict[str, Any]:
-    """The identity of the store that a run makes: everything that its bytes depend on.
-
-    Raises:
-        ConfigError: the codec keeps more classes than there are.
-    """
-    codec = label_codec(config)
-    dtype = resolve_value_dtype(config, codec)
-    identity = base_identity(source, teachers.class_names, codec, dtype) | {
-        "format_version": _FORMAT_VERSION,
-        "num_crops": config.num_crops,
-        "extras": {
-            name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
-            for name, (dtype, shape) in replayed_columns(config).items()
-        },
-        "images_per_shard": resolve_images_per_shard(config, len(source)),
-        "teachers": teachers.identity(),
-        "crops": {
-            "generator": GENERATOR,
-            "scale": [float(x) for x in config.scale],
-            "ratio": [float(x) for x in config.ratio],
-            "flip_prob": float(config.flip_prob),
-            "seed": config.seed,
-        },
-        "augment": {
-            "replayed": asdict(config.replayed),
-            "student_only": asdict(config.student_only),
-        },
-        "numerics": describe_numerics(teachers, batch_size, resolve_autocast(config)),
-    }
-    if mixes(config.stored_mixing):
-        _require_partners(source)
-        identity["stored_mixing"] = asdict(config.stored_mixing)
-    if config.form == "compact":
-        identity |= compact_members(codec, len(teachers.class_names))
-    plain: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in a file
-    return plain
-
-
-def _require_partners(source: ImageSource) -> None:
-    if not 2 <= len(source) < 1 << 32:
-        raise ConfigError(
-            f"stored_mixing needs 2 to 2^32 - 1 images, {source.root} has {len(source)}; leave it "
-            "out"
-        )
-
-
-def base_identity(
-    source: ImageSource, class_names: Sequence[str], codec: Codec, value_dtype: str
-) -> dict[str, Any]:
-    """What the identity of every store says of its images, classes and labels.
-
-    Raises:
-        ConfigError: the codec keeps more classes than there are.
-    """
-    check_codec(codec, len(class_names))
-    return {
-        "num_images": len(source),
-        "num_classes": len(class_names),
-        "class_names": list(class_names),
-        "codec": codec.name,
-        "value_dtype": value_dtype,
-        "extras": {},
-        "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
-        "decoder": DECODER,
-    }
-
-
-def describe_numerics(
-    teachers: TeacherEnsemble, batch_size: int, autocast: Autocast | None
-) -> dict[str, Any]:
-    """What the last bits of a teacher's output depend on."""
-    return {
-        "dtype": "float32",
-        "autocast": autocast,
-        "batch_size": batch_size,
-        "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
-    }
-
-
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Libraries and hardware that made a store: not its identity, but a reason for last bits."""
-    cpu = cpu_name()
-    packages = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
-    return {
-        "cpu": cpu,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
-        "python": platform.python_version(),
-        "packages": {package: version(package) for package in packages},
-    }

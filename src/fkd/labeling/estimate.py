@@ -1,4 +1,4 @@
-"""What labeling will cost - bytes, crops and teacher hours - before anything is run."""
+"""What labeling will cost - bytes, crops and teacher hours - before it runs."""
 
 import time
 from contextlib import closing
@@ -7,9 +7,10 @@ from itertools import chain, repeat
 
 from fkd.data.canary import count_canaries
 from fkd.errors import ImageError
-from fkd.labeling.config import LabelConfig, describe_environment
-from fkd.labeling.numerics import exact_numerics
+from fkd.labeling.config import LabelConfig, ceil_div
+from fkd.labeling.identity import describe_environment
 from fkd.labeling.setup import LabelSetup, build_setup
+from fkd.models.numerics import exact_numerics
 from fkd.store import predict_num_bytes
 
 _SAMPLE_SECONDS = 8.0
@@ -60,7 +61,7 @@ def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEs
     return CostEstimate(
         num_images=num_images,
         num_crops=num_crops,
-        num_shards=-(-num_images // per_shard),
+        num_shards=ceil_div(num_images, per_shard),
         num_bytes=_predict_bytes(setup),
         num_classes=store_config["num_classes"],
         crops_per_second=speed,
@@ -74,7 +75,7 @@ def _predict_bytes(setup: LabelSetup) -> int:
     return predict_num_bytes(
         setup.store_config,
         sum(keys) / len(source),
-        num_canaries=count_canaries(len(source), setup.crops_per_image),
+        num_canaries=count_canaries(len(source), setup.crops.per_image),
         environment=describe_environment(setup.device),
     )
 
@@ -83,7 +84,7 @@ def _measure_speed(setup: LabelSetup, seconds: float) -> float:
     """Crops per second of the whole pipeline on images from all over the source."""
     spread = range(0, len(setup.source), max(1, len(setup.source) // _SAMPLED_IMAGES))
     stream = setup.label((0, i) for i in chain.from_iterable(repeat(spread, _REPEATS)))
-    all_crops = len(setup.source) * setup.crops_per_image
+    all_crops = len(setup.source) * setup.crops.per_image
     started, now, num_crops = 0.0, 0.0, 0
     with closing(stream):
         for batch in stream:

@@ -1,16 +1,16 @@
-"""Released label maps of ReLabel, one torch file an image, as a store of label maps.
+"""Released label maps of ReLabel, one torch file per image, as a store of label maps.
 
     ROOT/n01440764/n01440764_10026.pt     a tensor (2, K, gh, gw): logits; class ids, as floats
 
 Such files are pickles. They are read by torch's weights-only unpickler, which builds tensors and
 plain containers from an allow-list and refuses every other name a pickle may call: no code of the
-file runs. What it may still do is ask for memory, so files and what is packed in them are bounded
-before, and the shape of what comes out is looked at before its numbers are.
+file runs. A file may still make it allocate memory, so the sizes of files and of what is packed in
+them are bounded first, and the shape of a tensor is checked before its numbers.
 
-Maps are joined to images by folder and stem, which is all that they know. What the store then says
-of the images (checksums, sizes) is of the files as they are now; nobody can tell any more whether
-these are the images that were labeled. The share of images whose map agrees with their folder
-shows a wrong order of classes.
+Maps are joined to images by folder and stem, the only link there is. What the store then says of
+the images (checksums, sizes) describes the files as they are now; whether these are the images that
+were labeled cannot be checked. The share of images whose map agrees with their folder shows a
+wrong order of classes.
 
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021) and its released maps; the layout is described
 in the authors' repository, naver-ai/relabel_imagenet (issue 8).
@@ -22,7 +22,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import torch
@@ -32,15 +31,15 @@ from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
 from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
-from fkd.labeling.config import describe_environment
+from fkd.labeling.config import MapDtype, require_at_least, require_one_of
+from fkd.labeling.identity import describe_environment, map_identity
 from fkd.labeling.labels import facts_of
-from fkd.labeling.maps import MapDtype, map_identity
 from fkd.labeling.pipeline import ImageRow
 from fkd.labels.codecs import Encoded, TopKLogits
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
+from fkd.store.canonical import printable
 from fkd.store.geometry import grid_boxes
-from fkd.store.keys import printable
 
 _MAX_BYTES = 1 << 22  # of a file, and of what is packed in it; 15 x 15 cells of 5 take 9,000
 _MAX_SIDE, _MAX_KEPT = 256, 256
@@ -56,10 +55,10 @@ class ImportMapsConfig:
     Attributes:
         images: the images that were labeled.
         maps: folder of the maps, FOLDER/STEM.pt for an image FOLDER/STEM.EXTENSION.
-        classes: names of the class ids: imagenet, or a file (JSON list, or one name a line).
-        out: folder of the store; one that was begun is continued.
+        classes: names of the class ids: imagenet, or a file (JSON list, or one name per line).
+        out: folder of the store; an unfinished store is continued.
         value_dtype: how a logit is stored; f32 as in the files, f16 in half the bytes.
-        images_per_shard: images in a unit of work; by default at least 1,024.
+        images_per_shard: images per shard; by default at least 1,024.
         num_workers: threads that read maps and decode images.
     """
 
@@ -75,11 +74,8 @@ class ImportMapsConfig:
         if not self.out:
             raise ConfigError("out: give the folder of the label maps, e.g. --out maps/relabel")
         for name in ("images_per_shard", "num_workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.value_dtype not in get_args(MapDtype):
-            raise ConfigError(f"value_dtype: {self.value_dtype!a} is none of f16, f32")
+            require_at_least(1, name, getattr(self, name))
+        require_one_of(MapDtype, "value_dtype", self.value_dtype)
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ class ForeignMap:
 def import_maps(
     config: ImportMapsConfig, progress: Callable[[int], None] = lambda num_images: None
 ) -> ImportResult:
-    """Write a store of released maps, or go on with it.
+    """Write a store of released maps, or resume.
 
     Args:
         config: what to import.
@@ -136,32 +132,25 @@ def import_maps(
         StoreError: the store cannot be written, or belongs to other maps.
     """
     source = open_source(config.images)
-    paths = _find_maps(source, config.maps)
     names = _class_names(config.classes)
-    first = read_map(paths[0], len(names), config.value_dtype)
-    codec = TopKLogits(first.num_kept)
+    maps = _ReleasedMaps.open(source, config, len(names))
     identity = map_identity(
-        source, names, first.grid, codec, config.value_dtype, config.images_per_shard
-    ) | {"provenance": "imported", "teachers": [{"name": "released label maps"}]}
+        source,
+        names,
+        maps.first.grid,
+        TopKLogits(maps.first.num_kept),
+        config.value_dtype,
+        config.images_per_shard,
+    ) | {"origin": "imported", "teachers": [{"name": "released label maps"}]}
     tally = _Tally(source, names)
     with (
         StoreWriter.open(config.out, identity) as writer,
         ThreadPoolExecutor(config.num_workers) as pool,
     ):
-
-        def read(i: int) -> tuple[ImageRow, ForeignMap]:
-            found = read_map(paths[i], len(names), config.value_dtype)
-            if (found.grid, found.num_kept) != (first.grid, first.num_kept):
-                raise FormatError(
-                    f"{paths[i]} has another grid or number of classes than {paths[0]}; import "
-                    "maps of one kind"
-                )
-            return _facts(source, i), found
-
         for number in writer.pending():
             rows = range(*writer.shard_range(number))
             pairs: list[tuple[ImageRow, ForeignMap]] = []
-            for pair in look_ahead(pool, read, rows, 2 * config.num_workers):
+            for pair in look_ahead(pool, maps.read, rows, 2 * config.num_workers):
                 tally.add(rows[len(pairs)], pair[1])
                 pairs.append(pair)
                 progress(1)
@@ -172,11 +161,41 @@ def import_maps(
         path=config.out,
         root_hash=root_hash,
         num_images=store.num_images,
-        grid=first.grid,
+        grid=store.grid or (0, 0),
         num_bytes=store.num_bytes,
         num_known=tally.known,
         num_right=tally.right,
     )
+
+
+@dataclass(frozen=True)
+class _ReleasedMaps:
+    """The maps of images: a file each, all of the grid and number of classes of the first."""
+
+    source: ImageSource
+    paths: list[str]
+    num_classes: int
+    value_dtype: MapDtype
+    first: ForeignMap
+
+    @staticmethod
+    def open(source: ImageSource, config: ImportMapsConfig, num_classes: int) -> "_ReleasedMaps":
+        paths = _find_maps(source, config.maps)
+        first = read_map(paths[0], num_classes, config.value_dtype)
+        return _ReleasedMaps(source, paths, num_classes, config.value_dtype, first)
+
+    def read(self, i: int) -> tuple[ImageRow, ForeignMap]:
+        """What the store keeps of image `i`, and its map."""
+        label_map = read_map(self.paths[i], self.num_classes, self.value_dtype)
+        if (label_map.grid, label_map.num_kept) != (self.first.grid, self.first.num_kept):
+            raise FormatError(
+                f"{self.paths[i]} has another grid or number of classes than {self.paths[0]}; "
+                "import maps of one kind"
+            )
+        loaded = load(self.source, i)
+        size = (loaded.image.shape[1], loaded.image.shape[2])
+        facts = (self.source.key(i), self.source.name(i), loaded.crc32, loaded.num_bytes, size)
+        return ImageRow(*facts), label_map
 
 
 def read_map(path: str, num_classes: int, value_dtype: MapDtype = "f32") -> ForeignMap:
@@ -219,15 +238,15 @@ def _load_tensor(path: str) -> torch.Tensor:
     try:
         if data.startswith(_ZIP):
             _refuse_large_contents(data)
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file may make torch's reader stumble over anything
         reason = str(error).partition("\n")[0][:160] or type(error).__name__
         raise _no_map(path, f"torch cannot read it as weights only ({reason})") from error
-    plain = type(found) is torch.Tensor and found.layout == torch.strided
-    if not plain or not found.dtype.is_floating_point or found.device.type != "cpu":
+    plain = type(content) is torch.Tensor and content.layout == torch.strided
+    if not plain or not content.dtype.is_floating_point or content.device.type != "cpu":
         raise _no_map(path, "it holds something else than a tensor of floats")
-    assert isinstance(found, torch.Tensor)
-    return found
+    assert isinstance(content, torch.Tensor)
+    return content
 
 
 def _refuse_large_contents(data: bytes) -> None:
@@ -285,12 +304,12 @@ class _Tally:
         self._ids = _known_ids(source.class_names or [], class_names)
         self.known = self.right = 0
 
-    def add(self, i: int, found: ForeignMap) -> None:
+    def add(self, i: int, label_map: ForeignMap) -> None:
         """Count image `i`."""
         truth = self._ids.get(self._source.label(i))
         if truth is None:
             return
-        ids, logits = found.label.ids, found.label.values
+        ids, logits = label_map.label.ids, label_map.label.values
         assert ids is not None
         assert logits is not None
         total = np.bincount(ids.reshape(-1), logits.reshape(-1), self._num_classes)
@@ -309,18 +328,11 @@ def _known_ids(wanted: Sequence[str], class_names: Sequence[str]) -> dict[int, i
     return ids
 
 
-def _facts(source: ImageSource, i: int) -> ImageRow:
-    """What a store keeps of an image file."""
-    loaded = load(source, i)
-    size = (loaded.image.shape[1], loaded.image.shape[2])
-    return ImageRow(source.key(i), source.name(i), loaded.crc32, loaded.num_bytes, size)
-
-
 def _content(pairs: Sequence[tuple[ImageRow, ForeignMap]]) -> LabeledCrops:
-    images, maps = facts_of([image for image, _ in pairs]), [found for _, found in pairs]
-    boxes = grid_boxes(maps[0].grid, images.size)
+    images = facts_of([image for image, _ in pairs])
+    boxes = grid_boxes(pairs[0][1].grid, images.size)
     return LabeledCrops(
         images=images,
         records=CropRecords(boxes, np.zeros(boxes.shape[:2], bool)),
-        label=Encoded.concatenate([found.label[None] for found in maps]),
+        label=Encoded.concatenate([label_map.label[None] for _, label_map in pairs]),
     )

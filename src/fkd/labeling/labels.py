@@ -1,4 +1,4 @@
-"""What the teacher says about a batch of crops, checked and compressed, and shards made of it."""
+"""The teacher's labels of a batch of crops, checked and compressed, and shards made of batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class LabeledBatch:
     Attributes:
         shard: the shard it belongs to.
         starting: rows of the images that begin with this batch, unreadable ones included.
-        num_crops: n, crops without padding; of label maps, pictures.
+        num_crops: n, crops without padding; of label maps, images.
         label: of each crop, (n, ...); of label maps, of each cell, (n * cells, ...).
     """
 
@@ -46,14 +46,14 @@ class TeacherLabeler:
     Attributes:
         teachers: the models, on their device.
         codec: how labels are compressed.
-        value_dtype: how values will be stored, which limits them.
+        value_dtype: how values will be stored, which limits them; None where none are.
         autocast: reduced precision of the forward pass, if any.
-        maps: answers about every cell of a picture instead, for label maps.
+        maps: labels every cell of a whole image instead, for label maps.
     """
 
     teachers: TeacherEnsemble
     codec: Codec
-    value_dtype: str
+    value_dtype: str | None
     autocast: Autocast | None
     maps: DenseTeacher | None = None
 
@@ -63,7 +63,9 @@ class TeacherLabeler:
     ) -> "TeacherLabeler":
         """The one that makes labels as those of a store."""
         maps = None if store.grid is None else DenseTeacher(teachers.teachers[0])
-        return TeacherLabeler(teachers, store.codec, store.config["value_dtype"], autocast, maps)
+        return TeacherLabeler(
+            teachers, store.codec, store.config.get("value_dtype"), autocast, maps
+        )
 
     @property
     def labels_per_crop(self) -> int:
@@ -90,15 +92,15 @@ class TeacherLabeler:
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
         """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; those
-        of every teacher (n, T, C) if it keeps them apart; of pictures the logits of their cells,
-        picture after picture."""
+        of every teacher (n, T, C) if it keeps them apart; for label maps the logits of the cells of
+        one image after the other."""
         if self.maps is not None:
             return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
-        ask = self.teachers
         if isinstance(self.codec, PerTeacher):
-            return ask.each(list(views), autocast=self.autocast)
-        function = ask.logits if self.codec.encodes == "logits" else ask.probabilities
-        return function(list(views), autocast=self.autocast)
+            return self.teachers.each(list(views), autocast=self.autocast)
+        if self.codec.encodes == "logits":
+            return self.teachers.logits(list(views), autocast=self.autocast)
+        return self.teachers.probabilities(list(views), autocast=self.autocast)
 
     def _check(self, outputs: Tensor, batch: TeacherInput) -> None:
         low, high = (0.0, 1.0 + _ABOVE_ONE)
@@ -115,12 +117,12 @@ class TeacherLabeler:
             reason = (
                 f"gives the value {float(row[row.abs().argmax()]):g}, outside [{low:g}, {high:g}],"
             )
-            way_out = "store values as f32 (--value_dtype f32)"
+            remedy = "store values as f32 (--value_dtype f32)"
         else:
-            reason, way_out = "gives NaN or infinity", self._cure()
+            reason, remedy = "gives NaN or infinity", self._remedy()
         raise TeacherError(
             f"the teacher {reason} for {self._name(batch, first // self.labels_per_crop)}; "
-            f"{way_out}. Nothing of this shard is stored"
+            f"{remedy}. Nothing of this shard is stored"
         )
 
     def _name(self, batch: TeacherInput, place: int) -> str:
@@ -128,7 +130,7 @@ class TeacherLabeler:
         name, crop = batch.crops[place]
         return f"crop {crop} of {name}" if self.maps is None else name
 
-    def _cure(self) -> str:
+    def _remedy(self) -> str:
         if self.autocast == "fp16":
             return "fp16 overflows with this model, use --autocast bf16 or exact numerics"
         return "check its weights (--teacher.checkpoint)"

@@ -1,9 +1,9 @@
-"""Which of several labeling processes this one is, and the few words they exchange.
+"""Which of several labeling processes this one is, and the few values they exchange.
 
-`torchrun` starts the processes and says in the environment who is who. They share nothing but the
-store's folder while they work; they talk only before the first shard and after the last, over gloo,
-so no process waits for another in between. When a process dies, the connections of those that wait
-for it break, and they end as well.
+`torchrun` starts the processes and numbers them by environment variables. While they work they
+share nothing but the store's folder; they exchange values only before the first shard and after the
+last, over gloo, so no process waits for another in between. When a process dies, the connections of
+those that wait for it break, and they end as well.
 """
 
 import os
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from fkd.errors import RunError
 
 T = TypeVar("T")
-_PATIENCE = timedelta(days=30)  # a process may wait this long for slower ones
+_TIMEOUT = timedelta(days=30)  # a process may wait this long for slower ones
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class World:
         except RuntimeError as error:
             raise RunError(
                 "another labeling process ended early; its own message says why, and the same "
-                "command goes on with the shards that are missing"
+                "command resumes with the shards that are missing"
             ) from error
         return values
 
@@ -74,8 +74,8 @@ def join_world() -> Iterator[World]:
     ours = not dist.is_initialized()
     try:
         if ours:
-            dist.init_process_group("gloo", timeout=_PATIENCE)
-        group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            dist.init_process_group("gloo", timeout=_TIMEOUT)
+        group: Any = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise RunError(f"the {size} labeling processes cannot find each other: {error}") from error
     try:

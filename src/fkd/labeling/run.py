@@ -1,26 +1,34 @@
-"""Labeling: from a folder of images and a teacher to a finished, audited label store.
+"""Labeling: from a folder of images and a teacher to a finished, checked label store.
 
 A shard of images is the unit of work. It is computed in memory and committed whole, so a run that
-is killed loses the shards in work and nothing else, and the same command goes on. Process r of R
+is killed loses the shards in work and nothing else, and the same command resumes. Process r of R
 computes the shards r, r + R, ...; all are the same bytes as one process would write.
+
+Label maps come from the same run: the teacher sees each whole image once, resized to its input
+without regard to the aspect ratio so that the cells of the map cover all of it, and the largest
+logits of every cell are kept. In training, labels of crops are pooled from the maps
+(`fkd.labels.pooling`).
+
+Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1; for maps Re-labeling ImageNet (Yun et al., CVPR
+2021), Sec. 3.1, whose authors keep the 5 largest logits.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, groupby
 
 from fkd.data.canary import make_canaries
 from fkd.errors import FKDError, ImageError
 from fkd.labeling.accuracy_check import TeacherAccuracy, measure_accuracy, require_accuracy
-from fkd.labeling.audit import ProbeReport, audit_probes, require_agreement
-from fkd.labeling.config import LabelConfig, describe_environment
+from fkd.labeling.config import LabelConfig, LabelMapsConfig
+from fkd.labeling.identity import describe_environment
 from fkd.labeling.labels import LabeledBatch, assemble_shard
-from fkd.labeling.numerics import exact_numerics
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
-from fkd.labeling.setup import LabelSetup, RunConfig, build_setup
+from fkd.labeling.setup import LabelSetup, build_maps_setup, build_setup
+from fkd.labeling.store_checks import SpotCheckReport, require_agreement, spot_check
+from fkd.models.numerics import exact_numerics
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 
 _SHOWN = 3  # unreadable images that an error message names
@@ -33,7 +41,8 @@ class RunStart:
     Attributes:
         setup: images, teachers and settings.
         accuracy: the teacher on a sample of the images; None when not measured.
-        shift: what fast numerics do to labels; None where labels are exact or not computed now.
+        precision_impact: what fast numerics do to labels; None where labels are exact, or are not
+            computed now.
         num_crops: crops (of label maps: images) that this process has to label now.
         num_crops_done: crops that earlier runs have labeled.
         world_size: processes that share the work.
@@ -41,14 +50,14 @@ class RunStart:
 
     setup: LabelSetup
     accuracy: TeacherAccuracy | None
-    shift: PrecisionImpact | None
+    precision_impact: PrecisionImpact | None
     num_crops: int
     num_crops_done: int
     world_size: int
 
 
 class Progress:
-    """What a run tells while it works; this one listens in silence. Only process 0 tells."""
+    """Is called by process 0 of a run while it works; this base class ignores every call."""
 
     def started(self, start: RunStart) -> None:
         """Labeling begins."""
@@ -56,8 +65,8 @@ class Progress:
     def advanced(self, num_crops: int) -> None:
         """So many more crops are labeled."""
 
-    def auditing(self) -> None:
-        """All shards are written; the audit begins."""
+    def checking(self) -> None:
+        """All shards are written; the spot checks begin."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,10 @@ class LabelResult:
         num_crops: crops per image.
         num_bytes: size of its shards, bytes.
         unreadable: what was wrong with the unreadable images that this run met.
-        audit: the probe audit; None when it was skipped, or was done when the store was finished.
-        shift: what fast numerics did to labels, measured before the start; None for exact ones.
+        spot_checks: labels that were computed again; None when this was skipped, or done by the
+            run that finished the store.
+        precision_impact: what fast numerics did to labels, measured before the start; None for
+            exact ones.
         seconds: of this run, from the first image to the last label.
         leads: whether this process speaks for the run.
     """
@@ -83,14 +94,14 @@ class LabelResult:
     num_crops: int
     num_bytes: int
     unreadable: list[str]
-    audit: ProbeReport | None
-    shift: PrecisionImpact | None
+    spot_checks: SpotCheckReport | None
+    precision_impact: PrecisionImpact | None
     seconds: float
     leads: bool
 
 
 def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
-    """Label images, or go on with it; ends with a finished store.
+    """Label random crops of images, or resume; ends with a finished store.
 
     Under torchrun every process calls this with the same arguments.
 
@@ -112,62 +123,75 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
         >>> result.num_images, result.num_crops
         (15, 4)
     """
-    return run_labeling(partial(build_setup, config), config, progress)
+    with join_world() as world, exact_numerics() as passes:
+        return run(build_setup(config, passes, world.local_rank), world, progress)
 
 
-def run_labeling(
-    build_setup: Callable[[int, int], LabelSetup], config: RunConfig, progress: Progress | None
-) -> LabelResult:
-    """What `label` does, for any kind of labels.
+def label_maps(config: LabelMapsConfig, progress: Progress | None = None) -> LabelResult:
+    """Make label maps of images, or resume; ends with a finished store.
 
-    Args:
-        build_setup: (forward passes side by side, number of the process on this machine) to what
-            the run works with.
-        config: of the run.
-        progress: is told how far the work is.
+    Raises:
+        TeacherError: the teacher's classifier is no linear function of mean features; and whatever
+            `label` raises.
+    """
+    with join_world() as world, exact_numerics() as passes:
+        return run(build_maps_setup(config, passes, world.local_rank), world, progress)
+
+
+def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> LabelResult:
+    """Check the teacher, label what is missing, check the labels, finish the store.
 
     Raises:
         FKDError: as `label`.
     """
-    with join_world() as world, exact_numerics() as passes:
-        listener = progress if progress is not None and world.leads else Progress()
-        setup = build_setup(passes, world.local_rank)
-        finished = _is_finished(config.out)
-        works = world.leads and not finished
-        accuracy = _gate(setup) if works else None
-        shift = _shift(setup) if works else None
-        world.gather(None)  # nobody writes before the gate is passed
-        with StoreWriter.open(
-            config.out, setup.store_config, rank=world.rank, world_size=world.size
-        ) as writer:
-            listener.started(_describe_start(setup, writer, accuracy, shift, world))
-            started = time.monotonic()
-            unreadable = _label_pending(setup, writer, world, listener)
-            seconds = time.monotonic() - started
-            audit, root_hash = None, ""
-            if works:
-                listener.auditing()
-                audit = _audit(setup)
-                root_hash = _finish(setup, writer)
-            root_hash = world.gather(root_hash)[0] or writer.finish()
-        return _describe_result(config, root_hash, unreadable, audit, shift, seconds, world)
+    listener = progress if progress is not None and world.leads else Progress()
+    out = setup.config.out
+    works = world.leads and not _is_finished(out)
+    accuracy = _check_accuracy(setup) if works else None
+    impact = _measure_impact(setup) if works else None
+    world.gather(None)  # no process writes before the teacher has passed
+    with StoreWriter.open(
+        out, setup.store_config, rank=world.rank, world_size=world.size
+    ) as writer:
+        listener.started(_describe_start(setup, writer, accuracy, impact, world))
+        started = time.monotonic()
+        unreadable = _label_pending(setup, writer, world, listener)
+        seconds = time.monotonic() - started
+        spot_checks, root_hash = None, ""
+        if works:
+            listener.checking()
+            spot_checks = _check_labels(setup)
+            root_hash = _finish(setup, writer)
+        root_hash = world.gather(root_hash)[0] or writer.finish()
+    store = LabelStore.open(out)
+    return LabelResult(
+        path=out,
+        root_hash=root_hash,
+        num_images=store.num_images,
+        num_crops=store.num_crops,
+        num_bytes=store.num_bytes,
+        unreadable=unreadable,
+        spot_checks=spot_checks,
+        precision_impact=impact,
+        seconds=seconds,
+        leads=world.leads,
+    )
 
 
-def _gate(setup: LabelSetup) -> TeacherAccuracy:
+def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy:
     """Measure the teacher before it labels anything."""
-    config = setup.config
     report = measure_accuracy(
         setup.source,
         setup.teachers,
-        config.gate_images,
+        setup.config.accuracy_images,
         autocast=setup.autocast,
         parallelism=setup.parallelism,
     )
-    require_accuracy(report, config.min_accuracy)
+    require_accuracy(report, setup.config.min_accuracy)
     return report
 
 
-def _shift(setup: LabelSetup) -> PrecisionImpact | None:
+def _measure_impact(setup: LabelSetup) -> PrecisionImpact | None:
     """What fast numerics do to labels; None for exact ones."""
     return None if setup.autocast is None else measure_precision_impact(setup, setup.autocast)
 
@@ -177,19 +201,17 @@ def _label_pending(
 ) -> list[str]:
     """Label this process's shards; returns what was wrong with the images of all processes.
 
-    A shard with unreadable images, or crops that should be mixed with one, waits in memory until
-    all are known: it is committed only if the run may end with them. Otherwise a replaced file
-    would never get its label.
+    A shard with unreadable images waits in memory until all are known: it is committed only if the
+    run may end with them. Otherwise a replaced file would never get its label.
     """
     waiting: list[tuple[int, list[bytes], LabeledCrops]] = []
     reasons: set[str] = set()
     for number, batches in _labeled_shards(setup, writer.pending(), writer, listener):
         rows = [row for batch in batches for row in batch.starting]
-        found = {row.reason for row in rows if row.reason}
-        found.update(*(row.lost_partners for row in rows))
-        reasons |= found
+        faults = {row.reason for row in rows if row.reason}
+        reasons |= faults
         keys, crops = assemble_shard(batches, setup.shape)
-        if not found:
+        if not faults:
             writer.commit(number, keys, crops)
         elif len(reasons) <= setup.config.max_unreadable:
             waiting.append((number, keys, crops))
@@ -231,19 +253,16 @@ def _require_readable(reasons: Sequence[str], setup: LabelSetup) -> None:
     )
 
 
-def _audit(setup: LabelSetup) -> ProbeReport | None:
-    """Compare labels, as they are on disk, with the teacher's word; refuse to finish otherwise."""
-    config = setup.config
-    if config.probes == 0:
+def _check_labels(setup: LabelSetup) -> SpotCheckReport | None:
+    """Compute some labels again and compare them with those on disk; refuse to finish otherwise."""
+    if setup.config.spot_checks == 0:
         return None
-    store = LabelStore.open(config.out, partial=True)
-    report = audit_probes(
+    store = LabelStore.open(setup.config.out, partial=True)
+    report = spot_check(
         store,
         setup.source,
         setup.teachers,
-        config.probes,
-        config.seed,
-        autocast=setup.autocast,
+        setup.config.spot_checks,
         parallelism=setup.parallelism,
     )
     require_agreement(report, store)
@@ -267,43 +286,19 @@ def _describe_start(
     setup: LabelSetup,
     writer: StoreWriter,
     accuracy: TeacherAccuracy | None,
-    shift: PrecisionImpact | None,
+    impact: PrecisionImpact | None,
     world: World,
 ) -> RunStart:
     def crops(numbers: Sequence[int]) -> int:
         images = sum(stop - first for first, stop in map(writer.shard_range, numbers))
-        return images * setup.crops_per_image
+        return images * setup.crops.per_image
 
-    total = len(setup.source) * setup.crops_per_image
+    total = len(setup.source) * setup.crops.per_image
     return RunStart(
         setup=setup,
         accuracy=accuracy,
-        shift=shift,
+        precision_impact=impact,
         num_crops=crops(writer.pending()),
         num_crops_done=total - crops(writer.pending(0, 1)),
         world_size=world.size,
-    )
-
-
-def _describe_result(
-    config: RunConfig,
-    root_hash: str,
-    unreadable: list[str],
-    audit: ProbeReport | None,
-    shift: PrecisionImpact | None,
-    seconds: float,
-    world: World,
-) -> LabelResult:
-    store = LabelStore.open(config.out)
-    return LabelResult(
-        path=config.out,
-        root_hash=root_hash,
-        num_images=store.num_images,
-        num_crops=store.num_crops,
-        num_bytes=store.num_bytes,
-        unreadable=unreadable,
-        audit=audit,
-        shift=shift,
-        seconds=seconds,
-        leads=world.leads,
     )

@@ -1,66 +1,69 @@
-"""What a labeling run works with, opened once: images, teachers, and the identity they make."""
+"""What a labeling run works with, opened once: images, teachers, and the identity of the store."""
 
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from fkd.crops.partners import Partner, Partners, partner_rows, sample_mixes, unmix
 from fkd.crops.records import CropRecords
-from fkd.crops.replay import sample_crops
+from fkd.crops.replay import sample_crops, whole_image
 from fkd.data.sources import ImageSource, load, open_source
 from fkd.errors import ImageError
 from fkd.labeling.config import (
     LabelConfig,
+    LabelMapsConfig,
+    LabelRunConfig,
     all_teachers,
-    build_store_config,
-    crop_config,
-    label_codec,
-    replayed_columns,
     resolve_autocast,
     resolve_batch_size,
     resolve_device,
+    stored_codec,
 )
+from fkd.labeling.identity import label_identity, label_maps_identity
 from fkd.labeling.labels import LabeledBatch, ShardShape, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
+from fkd.labels.codecs import TopKLogits
+from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble, load_teachers
-from fkd.randomness import stream_key
+from fkd.models.teacher import TeacherConfig, TeacherEnsemble, load_teachers
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued
-Draw = Callable[[bytes, tuple[int, int]], CropRecords]
-DrawMixes = Callable[[int], dict[str, np.ndarray]]
 
 
-class RunConfig(Protocol):
-    """What every labeling run is told, whatever it labels; see `LabelConfig`."""
+@dataclass(frozen=True)
+class RandomCrops:
+    """Random crops of every image, each with a label of its own."""
 
-    @property
-    def out(self) -> str:
-        """Folder of the store."""
+    config: LabelConfig
+    source: ImageSource
 
     @property
-    def seed(self) -> int:
-        """Picks the probes of the audit."""
+    def per_image(self) -> int:
+        """M, inputs of the teachers for each image."""
+        return self.config.num_crops
 
-    @property
-    def min_accuracy(self) -> float | None:
-        """The floor of the teacher's accuracy."""
+    def sample(self, position: int, size: tuple[int, int]) -> CropRecords:
+        """The records (M,) of an image, given its position in the source, its height and width."""
+        return sample_crops(
+            self.config.crops,
+            self.source.key(position),
+            size,
+            np.arange(self.per_image),
+            self.config.teacher_augment,
+        )
 
-    @property
-    def gate_images(self) -> int:
-        """Images to measure it on."""
 
-    @property
-    def max_unreadable(self) -> int:
-        """Images that may be unreadable."""
+@dataclass(frozen=True)
+class WholeImages:
+    """Every image as a whole, for a label map."""
 
-    @property
-    def probes(self) -> int:
-        """Crops that are labeled anew at the end."""
+    per_image: int = 1
+
+    def sample(self, position: int, size: tuple[int, int]) -> CropRecords:
+        """One record: all of an image of this height and width."""
+        return whole_image(size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,26 +75,22 @@ class LabelSetup:
         source: the images.
         teachers: the models, loaded.
         device: where they run.
-        parallelism: how much is done side by side.
+        parallelism: batch size, and how much is done side by side.
         store_config: the identity of the store.
-        crops_per_image: what of an image goes through the teachers.
-        draw: (key, size) of an image to the records of these.
+        crops: what of an image goes through the teachers.
         labeler: teachers and codec as one function of batches.
         shape: the axes of the store's shards.
-        draw_mixes: position of an image to how its crops are mixed, see `fkd.crops.partners`.
     """
 
-    config: RunConfig
+    config: LabelRunConfig
     source: ImageSource
     teachers: TeacherEnsemble
     device: torch.device
     parallelism: Parallelism
     store_config: dict[str, Any]
-    crops_per_image: int
-    draw: Draw
+    crops: RandomCrops | WholeImages
     labeler: TeacherLabeler
     shape: ShardShape
-    draw_mixes: DrawMixes = lambda position: {}
 
     @property
     def autocast(self) -> Autocast | None:
@@ -99,7 +98,7 @@ class LabelSetup:
         return self.labeler.autocast
 
     def prepare(self, place: tuple[int, int]) -> PreparedImage:
-        """Decode an image, given as (shard, position in the source), and draw its crops."""
+        """Decode an image, given as (shard, position in the source), and sample its crops."""
         shard, i = place
         key, name = self.source.key(i), self.source.name(i)
         try:
@@ -107,26 +106,9 @@ class LabelSetup:
         except ImageError as error:
             return PreparedImage(shard, ImageRow(key, name, reason=str(error)), None)
         size = (loaded.image.shape[1], loaded.image.shape[2])
-        records = self.draw(key, size)
-        records = replace(records, extra=records.extra | self.draw_mixes(i))
-        partners, lost = self._load_partners(records)
-        records = unmix(records, list(lost))
-        reasons = tuple(lost.values())
-        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records, "", reasons)
-        return PreparedImage(shard, row, loaded.image, partners)
-
-    def _load_partners(self, records: CropRecords) -> tuple[Partners, dict[int, str]]:
-        """The images that crops are mixed with, and why others cannot be read, by position."""
-        partners, lost = {}, {}
-        for i in partner_rows(records):
-            try:
-                image = load(self.source, i).image
-            except ImageError as error:
-                lost[i] = str(error)
-            else:
-                size = (image.shape[1], image.shape[2])
-                partners[i] = Partner(image, self.draw(self.source.key(i), size))
-        return partners, lost
+        records = self.crops.sample(i, size)
+        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records)
+        return PreparedImage(shard, row, loaded.image)
 
     def label(self, places: Iterable[tuple[int, int]]) -> Generator[LabeledBatch, None, None]:
         """Labeled batches of the images at these places (shard, position), in order.
@@ -138,19 +120,21 @@ class LabelSetup:
 
 
 def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelSetup:
-    """Open the images and load the teachers of a run.
+    """Open the images and load the teachers of a run that labels random crops.
+
+    Args:
+        config: the settings.
+        passes: forward passes side by side on a CPU.
+        local_rank: number of this process on its machine, which picks the GPU.
 
     Raises:
         ConfigError: a setting does not fit the images, the teachers or this machine.
         TeacherError: a teacher cannot be loaded.
     """
-    source = open_source(config.images)
-    device = resolve_device(config.device, local_rank)
-    names = source.class_names if config.classes == "dataset" else None
-    teachers = load_teachers(all_teachers(config), class_names=names, device=device)
-    parallelism = resolve_parallelism(config.batch_size, config.num_workers, passes, device)
-    store_config = build_store_config(config, source, teachers, parallelism.batch_size)
-    codec, num_classes = label_codec(config), len(teachers.class_names)
+    source, teachers, device = _open(config, all_teachers(config), local_rank)
+    parallelism = resolve_parallelism(config, passes, device)
+    store_config = label_identity(config, source, teachers, parallelism.batch_size)
+    codec, num_classes = stored_codec(config), len(teachers.class_names)
     return LabelSetup(
         config=config,
         source=source,
@@ -158,37 +142,56 @@ def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelS
         device=device,
         parallelism=parallelism,
         store_config=store_config,
-        crops_per_image=config.num_crops,
-        draw=partial(_draw, config),
+        crops=RandomCrops(config, source),
         labeler=TeacherLabeler(
-            teachers, codec, store_config["value_dtype"], resolve_autocast(config)
+            teachers, codec, store_config.get("value_dtype"), resolve_autocast(config)
         ),
         shape=ShardShape(
             config.num_crops,
             codec.num_ids(num_classes),
             codec.num_values(num_classes),
-            replayed_columns(config),
+            config.teacher_augment.columns,
         ),
-        draw_mixes=partial(_draw_mixes, config, source),
     )
 
 
-def resolve_parallelism(
-    batch_size: int | None, num_workers: int, passes: int, device: torch.device
-) -> Parallelism:
-    """How much is done side by side; `passes` is for a CPU."""
+def build_maps_setup(config: LabelMapsConfig, passes: int, local_rank: int = 0) -> LabelSetup:
+    """Open the images and load the teacher of a run that makes label maps; as `build_setup`.
+
+    Raises:
+        TeacherError: besides, the teacher's classifier is no linear function of mean features.
+    """
+    source, teachers, device = _open(config, [config.teacher], local_rank)
+    parallelism = resolve_parallelism(config, passes, device)
+    dense = DenseTeacher(teachers.teachers[0])
+    codec = TopKLogits(config.top_k)
+    return LabelSetup(
+        config=config,
+        source=source,
+        teachers=teachers,
+        device=device,
+        parallelism=parallelism,
+        store_config=label_maps_identity(
+            config, source, teachers, dense.grid, parallelism.batch_size
+        ),
+        crops=WholeImages(),
+        labeler=TeacherLabeler(teachers, codec, config.value_dtype, None, dense),
+        shape=ShardShape(dense.grid[0] * dense.grid[1], config.top_k, config.top_k, {}, dense.grid),
+    )
+
+
+def resolve_parallelism(config: LabelRunConfig, passes: int, device: torch.device) -> Parallelism:
+    """Batch size and how much is done side by side; `passes` is for a CPU."""
     side_by_side = passes if device.type == "cpu" else _GPU_PASSES
-    return Parallelism(resolve_batch_size(batch_size, device), side_by_side, num_workers)
+    batch_size = resolve_batch_size(config.batch_size, device)
+    return Parallelism(batch_size, side_by_side, config.num_workers)
 
 
-def _draw(config: LabelConfig, key: bytes, size: tuple[int, int]) -> CropRecords:
-    """The records of all crops of an image."""
-    return sample_crops(
-        crop_config(config), key, size, np.arange(config.num_crops), config.replayed
-    )
-
-
-def _draw_mixes(config: LabelConfig, source: ImageSource, position: int) -> dict[str, np.ndarray]:
-    """How all crops of an image are mixed."""
-    stream, numbers = stream_key(config.seed, source.key(position)), np.arange(config.num_crops)
-    return sample_mixes(config.stored_mixing, stream, numbers, position, len(source))
+def _open(
+    config: LabelRunConfig, teachers: list[TeacherConfig], local_rank: int
+) -> tuple[ImageSource, TeacherEnsemble, torch.device]:
+    """The images, and the teachers on their device."""
+    source = open_source(config.images)
+    device = resolve_device(config.device, local_rank)
+    names = source.class_names if config.classes == "dataset" else None
+    return source, load_teachers(teachers, class_names=names, device=device), device

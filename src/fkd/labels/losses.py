@@ -7,9 +7,9 @@ q_c = tail + sum_k weight_k [c = index_k] has total mass s and
              = sum_k weight_k (LSE(u) - u_k) + tail * sum_c (LSE(u) - u_c)
     dL/dz_c  = (s * softmax(u)_c - q_c) / t
 
-so no (B, C) target is ever formed: O(C) for the log-sum-exp, O(K) for the rest. On a CPU a large
-(B, C) is worked off in blocks of rows, whose intermediate results stay in its cache. Memory is that
-of one (B, C) instead of three; for times see docs/performance.md.
+so no (B, C) target is ever formed. On top of the logits it needs the memory of one (B, C), or two
+where t is not 1, instead of three: the log-probabilities in the forward pass, which are not kept,
+and the gradient in the backward pass. For times see docs/performance.md.
 
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3 and Eq. 1.
 """
@@ -22,11 +22,6 @@ from torch.autograd.function import once_differentiable
 
 from fkd.errors import ConfigError
 from fkd.labels.targets import SoftTargets
-
-# Logits in a block, 4 MB. Blocks of 1 MB are 2 % faster alone, and take twice as long beside a busy
-# process: each operation on each block waits for all threads.
-_BLOCK = 1 << 20
-_SMALLEST_SPLIT = 1 << 22  # logits; fewer are not worth the further calls
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -41,51 +36,28 @@ class _SoftCrossEntropy(torch.autograd.Function):
         tail: Tensor,
         temperature: float,
     ) -> Tensor:
+        log_probs = torch.log_softmax(_scale(logits, temperature), dim=1)
+        weight, tail = weight.to(log_probs.dtype), tail.to(log_probs.dtype)
+        kept = log_probs if index is None else log_probs.gather(1, index)
+        tail_term = tail * log_probs.sum(1)
+        tail_term.masked_fill_(tail == 0.0, 0.0)  # a logit may be -inf
         ctx.temperature = temperature
-        parts = [_lse_and_sum(_scale(logits[rows], temperature)) for rows in _blocks(logits)]
-        lse, total = (torch.cat(column) for column in zip(*parts, strict=True))
-        weight, tail = weight.to(lse.dtype), tail.to(lse.dtype)
-        named = _scale(logits if index is None else logits.gather(1, index), temperature)
-        loss = (weight * (lse[:, None] - named)).sum(1)
-        of_tail = tail * (logits.shape[1] * lse - total)
-        loss += of_tail.masked_fill(tail == 0.0, 0.0)  # a logit may be -inf
-        ctx.save_for_backward(logits, index, weight, tail, lse)
-        return loss
+        ctx.save_for_backward(logits, index, weight, tail)
+        return -((weight * kept).sum(1) + tail_term)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        logits, index, weight, tail, lse = ctx.saved_tensors
-        scale = grad_loss / ctx.temperature
-        of_softmax = (scale * (weight.sum(1) + logits.shape[1] * tail))[:, None]
-        of_all, of_named = (scale * tail)[:, None], scale[:, None] * weight
-        grad = torch.empty_like(logits)
-        for rows in _blocks(logits):
-            scaled = _scale(logits[rows], ctx.temperature)
-            # One buffer, which is the gradient itself unless that is in half precision.
-            part = grad[rows] if grad.dtype == scaled.dtype else torch.empty_like(scaled)
-            torch.sub(scaled, lse[rows, None], out=part).exp_()
-            part.mul_(of_softmax[rows]).sub_(of_all[rows])
-            if index is None:
-                part.sub_(of_named[rows])
-            else:
-                part.scatter_add_(1, index[rows], -of_named[rows])
-            if part.dtype != grad.dtype:
-                grad[rows] = part
-        return grad, None, None, None, None
-
-
-def _blocks(logits: Tensor) -> list[slice]:
-    """Rows to work off at a time."""
-    if logits.device.type != "cpu" or logits.numel() < _SMALLEST_SPLIT:
-        return [slice(0, len(logits))]
-    size = max(1, _BLOCK // logits.shape[1])
-    return [slice(first, first + size) for first in range(0, len(logits), size)]
-
-
-def _lse_and_sum(scaled: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp and sum of every row, (B,)."""
-    return torch.logsumexp(scaled, dim=1), scaled.sum(1)
+        logits, index, weight, tail = ctx.saved_tensors
+        scale = (grad_loss / ctx.temperature)[:, None]
+        total_mass = weight.sum(1) + logits.shape[1] * tail
+        grad_logits = torch.softmax(_scale(logits, ctx.temperature), dim=1)
+        grad_logits.mul_(scale * total_mass[:, None]).sub_(scale * tail[:, None])
+        if index is None:
+            grad_logits.sub_(scale * weight)
+        else:
+            grad_logits.scatter_add_(1, index, -scale * weight)
+        return grad_logits.to(logits.dtype), None, None, None, None
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

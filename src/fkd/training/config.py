@@ -115,7 +115,7 @@ class TrainConfig:
         mealv2: MEAL V2.
         relabel: ReLabel.
         teacher: the online teacher.
-        teachers: several online teachers, averaged by their weights.
+        teachers: several online teachers, averaged with their weights.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
             dataset's.
         max_images: train on a random choice of that many images.

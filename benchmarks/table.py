@@ -1,0 +1,43 @@
+"""The printed table of a report."""
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rows import Row
+from benchmarks.suite import Report
+
+_MET = {True: "met", False: "missed", None: ""}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """One table, then what could not be measured, remarks, and how many goals are met."""
+    table = Table("what", "against", title="medians; ratio: how many times less ours costs")
+    for name in ("ours", "peer", "ratio", "goal", "", "spread", "n"):
+        table.add_column(name, justify="left" if name in ("goal", "") else "right")
+    for row in report.rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    for row in report.rows:
+        if row.skipped:
+            console.print(f"not measured: {row.name}: {row.skipped}", soft_wrap=True)
+        if "remark" in row.notes:
+            console.print(f"{row.name}: {row.notes['remark']}", soft_wrap=True)
+    judged = [row.met for row in report.rows if row.met is not None]
+    console.print(f"{sum(judged)} of {len(judged)} goals met; {report.seconds:.0f} s")
+
+
+def _cells(row: Row) -> list[str]:
+    figures = [
+        _figure(value, unit)
+        for value, unit in ((row.ours, row.unit), (row.peer, row.unit), (row.ratio, "x"))
+    ]
+    result = "not measured" if row.skipped else _MET[row.met]
+    spread = "" if row.spread is None else f"{row.spread:.0%}"
+    return [row.name, row.against or "-", *figures, row.goal or "-", result, spread, f"{row.n}"]
+
+
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:,.{digits}f} {unit}"

@@ -1,0 +1,55 @@
+"""What all verbs print to: a console that wraps no lines, and one kind of progress bar."""
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+def make_console() -> Console:
+    """Standard output without colored numbers or line breaks of its own."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def make_bar(console: Console, *columns: ProgressColumn, transient: bool = True) -> Progress:
+    """A progress bar, with more columns before the time; nothing outside a terminal.
+
+    Args:
+        console: where it is drawn.
+        columns: shown between the counts and the remaining time.
+        transient: whether it vanishes at its end.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+        transient=transient,
+        disable=not console.is_terminal,
+    )
+
+
+def format_size(num_bytes: int) -> str:
+    """For example "7.28 GB"."""
+    value, unit = float(num_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """For example "12 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

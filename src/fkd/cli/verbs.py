@@ -1,0 +1,118 @@
+"""The verbs of the command line: which function each one calls, and what its --help begins with."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of `fkd`.
+
+    Attributes:
+        target: "module:function"; imported when the verb is used, so `fkd --help` needs no torch.
+            If the only parameter of the function is a configuration dataclass, the fields of that
+            dataclass are the options; otherwise the parameters are.
+        summary: one line for the list of verbs.
+        example: a command that works as it stands, but for its paths.
+        options: the options that a beginner needs, with a line on each.
+        arguments: positional arguments, as the usage line shows them.
+    """
+
+    target: str
+    summary: str
+    example: str
+    options: dict[str, str] = field(default_factory=dict)
+    arguments: str = ""
+
+
+_IMAGES = {"images.root": "folder of the images, one folder per class or all in one"}
+_TEACHER = {"teacher.name": 'the teacher: a timm model, or "torchvision/NAME"'}
+_STORE = {"store": "folder of the label store"}
+
+VERBS: dict[str, Verb] = {
+    "plan": Verb(
+        "fkd.cli.label:plan",
+        "bytes, teacher crops and hours of `fkd label`, before it runs",
+        "fkd plan --images.root photos/train --teacher.name tf_efficientnet_lite0 --out labels",
+        _IMAGES
+        | _TEACHER
+        | {"out": "folder of the label store; nothing is written"}
+        | {"num_crops": "crops stored per image", "codec": "how a label is compressed"},
+    ),
+    "label": Verb(
+        "fkd.cli.label:label",
+        "run the teacher once and write a label store",
+        "fkd label --images.root photos/train --teacher.name tf_efficientnet_lite0 --out labels",
+        _IMAGES
+        | _TEACHER
+        | {"out": "folder of the label store"}
+        | {"num_crops": "crops stored per image", "codec": "how a label is compressed"},
+    ),
+    "label-maps": Verb(
+        "fkd.cli.label:label_maps",
+        "make one label map of each whole image (ReLabel)",
+        "fkd label-maps --images.root photos/train --teacher.name tf_efficientnet_lite0 --out maps",
+        _IMAGES
+        | _TEACHER
+        | {"out": "folder of the store of maps", "top_k": "classes kept of each cell"},
+    ),
+    "import-maps": Verb(
+        "fkd.cli.label:import_maps",
+        "write released ReLabel maps as a store of maps",
+        "fkd import-maps --images.root imagenet/train --maps relabel_maps --out maps",
+        _IMAGES | {"maps": "folder of the released maps", "out": "folder of the store of maps"},
+    ),
+    "train": Verb(
+        "fkd.cli.train:train",
+        "train a student from a label store (or without one)",
+        "fkd train --store labels --images.root photos/train --student.name resnet18 --out run",
+        {
+            "method": "what the student is trained against, see below",
+            **_STORE,
+            **_IMAGES,
+            "student.name": 'the student: a timm model, or "torchvision/NAME"',
+            "out": "folder of the run",
+            "epochs": "how often every image is seen",
+        },
+    ),
+    "eval": Verb(
+        "fkd.cli.evaluate:evaluate",
+        "measure top-1 and top-5 of a run or a model on images",
+        "fkd eval run --images.root photos/val",
+        _IMAGES,
+        "MODEL",
+    ),
+    "inspect": Verb(
+        "fkd.cli.look:inspect",
+        "show what a store holds: settings, sizes, sample labels",
+        "fkd inspect labels",
+        {"num_samples": "sample labels to print"},
+        "STORE",
+    ),
+    "verify": Verb(
+        "fkd.cli.verify:verify",
+        "check that a store is intact and belongs to these images",
+        "fkd verify labels --images.root photos/train --teacher.name tf_efficientnet_lite0",
+        _IMAGES | _TEACHER | {"repair": "set damaged shards aside, to be labeled again"},
+        "STORE",
+    ),
+    "convert": Verb(
+        "fkd.cli.convert:convert",
+        "write a store in compact or plain form, without the teacher",
+        "fkd convert labels --out labels-compact",
+        {"out": "folder of the new store", "form": "compact or plain"},
+        "STORE",
+    ),
+    "view": Verb(
+        "fkd.cli.look:view",
+        "write an HTML page of images, crop boxes and labels",
+        "fkd view labels --images.root photos/train",
+        _IMAGES | {"out": "the page; by default beside the store"},
+        "STORE",
+    ),
+    "demo": Verb(
+        "fkd.cli.demo:demo",
+        "label, check and train on bundled real images, in minutes",
+        "fkd demo",
+        {"out": "folder for everything that it writes"},
+    ),
+}

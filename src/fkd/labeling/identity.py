@@ -1,0 +1,156 @@
+"""The identity of a label store: everything that its bytes depend on, as JSON in its config."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from fkd.crops.sampling import GENERATOR
+from fkd.data.canary import cpu_name
+from fkd.data.decode import DECODER
+from fkd.data.sources import ImageSource
+from fkd.labeling.config import (
+    LabelConfig,
+    LabelMapsConfig,
+    resolve_autocast,
+    resolve_images_per_shard,
+    stored_codec,
+)
+from fkd.labels.codec_names import check_codec
+from fkd.labels.codecs import Codec, TopKLogits
+from fkd.models.numerics import Autocast
+from fkd.models.teacher import TeacherEnsemble
+from fkd.store import form_members, keys_digest
+
+_PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
+
+
+def label_identity(
+    config: LabelConfig, source: ImageSource, teachers: TeacherEnsemble, batch_size: int
+) -> dict[str, Any]:
+    """The identity of a store of random crops.
+
+    Raises:
+        ConfigError: the codec keeps more classes than there are or has no compact form.
+    """
+    codec = stored_codec(config)
+    form, names = config.form, teachers.class_names
+    identity = _shared_members(source, names, codec, form, config.value_dtype) | {
+        "num_crops": config.num_crops,
+        "extras": {
+            name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
+            for name, (dtype, shape) in config.teacher_augment.columns.items()
+        },
+        "images_per_shard": resolve_images_per_shard(
+            config.images_per_shard, len(source), config.num_crops
+        ),
+        "teachers": teachers.identity(),
+        "crops": {
+            "generator": GENERATOR,
+            "scale": [float(x) for x in config.crops.scale],
+            "ratio": [float(x) for x in config.crops.ratio],
+            "flip_prob": float(config.crops.flip_prob),
+            "seed": config.crops.seed,
+        },
+        "teacher_augment": asdict(config.teacher_augment),
+        "numerics": _numerics(teachers, batch_size, resolve_autocast(config)),
+    }
+    return _as_read(identity)
+
+
+def label_maps_identity(
+    config: LabelMapsConfig,
+    source: ImageSource,
+    teachers: TeacherEnsemble,
+    grid: tuple[int, int],
+    batch_size: int,
+) -> dict[str, Any]:
+    """The identity of a store of label maps; `grid` is their rows and columns.
+
+    Raises:
+        ConfigError: more classes are kept than there are.
+    """
+    identity = map_identity(
+        source,
+        teachers.class_names,
+        grid,
+        TopKLogits(config.top_k),
+        config.value_dtype,
+        config.images_per_shard,
+    )
+    return identity | _as_read(
+        {"teachers": teachers.identity(), "numerics": _numerics(teachers, batch_size, None)}
+    )
+
+
+def map_identity(
+    source: ImageSource,
+    class_names: Sequence[str],
+    grid: tuple[int, int],
+    codec: TopKLogits,
+    value_dtype: str,
+    images_per_shard: int | None,
+) -> dict[str, Any]:
+    """The identity of a store of label maps, without what is known of the teacher.
+
+    Raises:
+        ConfigError: more classes are kept than there are.
+    """
+    return _shared_members(source, class_names, codec, "map", value_dtype) | {
+        "grid": list(grid),
+        "num_crops": grid[0] * grid[1],
+        "images_per_shard": resolve_images_per_shard(images_per_shard, len(source), 1),
+    }
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Libraries and hardware that made a store: not its identity, but a reason for last bits."""
+    cpu = cpu_name()
+    return {
+        "cpu": cpu,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in _PACKAGES},
+    }
+
+
+def _shared_members(
+    source: ImageSource,
+    class_names: Sequence[str],
+    codec: Codec,
+    form: str,
+    value_dtype: str | None,
+) -> dict[str, Any]:
+    """What the identity of every store says of its images, classes and labels."""
+    check_codec(codec, len(class_names))
+    return form_members(form, codec, len(class_names), value_dtype) | {
+        "num_images": len(source),
+        "num_classes": len(class_names),
+        "class_names": list(class_names),
+        "codec": codec.name,
+        "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
+        "decoder": DECODER,
+    }
+
+
+def _numerics(
+    teachers: TeacherEnsemble, batch_size: int, autocast: Autocast | None
+) -> dict[str, Any]:
+    """What the last bits of a teacher's output depend on."""
+    return {
+        "dtype": "float32",
+        "autocast": autocast,
+        "batch_size": batch_size,
+        "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
+    }
+
+
+def _as_read(identity: dict[str, Any]) -> dict[str, Any]:
+    """The same values as they are read from a file: tuples become lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain

@@ -1,0 +1,277 @@
+"""Does a store belong to these images and to this teacher?
+
+Image files are compared by their checksums. Labels are spot-checked: the teacher computes some of
+them again from the stored records, and they are compared with the stored ones.
+
+Which of two equally probable classes a codec keeps depends on the last bits of an output, and these
+on the machine. So a new label is made of the classes that are stored, and how much more probable an
+omitted class is than they are is judged apart. Otherwise an exchange of two equal classes, where
+one of the labels says 0 (`hard`, the K-th class of `mr:K`), would look like another label.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fkd.crops.replay import whole_image
+from fkd.data.canary import sample_positions
+from fkd.data.decode import DECODER
+from fkd.data.identity import is_labeled_file, load_labeled
+from fkd.data.joining import join_store
+from fkd.data.sources import ImageSource, fingerprint
+from fkd.errors import CropMismatch, ImageError, StoreMismatch
+from fkd.labeling.config import resolve_device
+from fkd.labeling.labels import TeacherLabeler
+from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
+from fkd.labels.comparison import LabelComparison, compare
+from fkd.models.numerics import exact_numerics
+from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
+from fkd.store import LABELED, LabeledCrops, LabelStore
+from fkd.store.canonical import differences
+
+_SHOWN = 3
+_CHUNK = 256  # images whose facts are read at a time
+_MIN_AGREEMENT = 0.9
+# Means over labels of the divergence (nats) and of the lead of omitted classes (a probability).
+_TOLERANCE = {None: 1e-4, "bf16": 2e-2, "fp16": 2e-3}
+
+
+@dataclass(frozen=True)
+class SpotCheckReport:
+    """How stored labels compare with labels computed again.
+
+    Attributes:
+        labels: the stored labels against new ones as reference. Top-1 agreement is that of new
+            labels with the classes that the codec would keep now, all else that of new labels of
+            the stored classes.
+        omitted_lead: by how much the most probable omitted class is more probable than the least
+            probable stored one, mean over labels, in [0, 1]; 0 where the right classes are stored.
+    """
+
+    labels: LabelComparison
+    omitted_lead: float
+
+    def __add__(self, other: "SpotCheckReport") -> "SpotCheckReport":
+        """The report on the labels of both."""
+        labels = self.labels + other.labels
+        leads = self.labels.num * self.omitted_lead + other.labels.num * other.omitted_lead
+        return SpotCheckReport(labels, leads / max(labels.num, 1))
+
+    def __str__(self) -> str:
+        return f"{self.labels}, lead of omitted classes {self.omitted_lead:.1e}"
+
+
+def spot_check(
+    store: LabelStore,
+    source: ImageSource,
+    teachers: TeacherEnsemble,
+    num: int = 64,
+    seed: int = 0,
+    *,
+    parallelism: Parallelism | None = None,
+) -> SpotCheckReport:
+    """Decode, crop, flip and label some crops (or cells of label maps) again, and compare.
+
+    Computes as exactly as the store was labeled.
+
+    Args:
+        store: the labels and records.
+        source: the images that were labeled.
+        teachers: the models that labeled them.
+        num: labels to compare, spread over all images; unreadable images are left out.
+        seed: of the choice of crops.
+        parallelism: by default as many passes as torch has threads; batches may be of another size
+            than in labeling.
+
+    Raises:
+        CropMismatch: an image was changed since it was labeled.
+        StoreMismatch: the images are not those of the store.
+        TeacherError: the teacher's output is not finite.
+    """
+    rows, crops = sample_positions(seed, "spot check", num, store.num_images, store.num_crops)
+    readable = store.images(rows).status == LABELED
+    rows, crops = rows[readable], crops[readable]
+    report = SpotCheckReport(LabelComparison.empty(), 0.0)
+    if not len(rows):
+        return report
+    labeler = TeacherLabeler.of(store, teachers, store.config["numerics"]["autocast"])
+    with exact_numerics() as passes:
+        if parallelism is None:
+            parallelism = Parallelism(passes=passes)
+        checks = _SpotChecks(
+            store, source, labeler, rows, crops, store.read(rows, crops[:, None]), parallelism
+        )
+        stream = run_stages(
+            range(len(rows)), checks.prepare, teachers.views, checks.compare, parallelism
+        )
+        return sum(stream, start=report)
+
+
+@dataclass(frozen=True)
+class _SpotChecks:
+    """The two stages of `spot_check`; every batch of crops is a shard, whose number places it.
+
+    Attributes:
+        rows: image of each check (n,), int64.
+        crops: its crop (of label maps, its cell) (n,), int64.
+        stored: what the store says of these, (n, 1).
+    """
+
+    store: LabelStore
+    source: ImageSource
+    labeler: TeacherLabeler
+    rows: np.ndarray
+    crops: np.ndarray
+    stored: LabeledCrops
+    parallelism: Parallelism
+
+    def prepare(self, check: int) -> PreparedImage:
+        """Load the image of a check."""
+        row = int(self.rows[check])
+        image = load_labeled(self.store, self.source, row)
+        size = (image.shape[1], image.shape[2])
+        records = self.stored.records[check] if self.store.grid is None else whole_image(size)
+        facts = ImageRow(self.source.key(row), self.source.name(row), size=size, records=records)
+        return PreparedImage(check // self.parallelism.batch_size, facts, image)
+
+    def compare(self, batch: TeacherInput) -> SpotCheckReport:
+        """Compare the labels of a batch with the stored ones."""
+        first = batch.shard * self.parallelism.batch_size
+        checks = np.arange(first, first + len(batch.crops))
+        cells = self.labeler.labels_per_crop
+        places = (checks - first) * cells + (self.crops[checks] if cells > 1 else 0)
+        outputs = self.labeler.outputs(batch.views).cpu()[torch.from_numpy(places)]
+        return compare_outputs(self.store, outputs, self.stored[checks])
+
+
+def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) -> SpotCheckReport:
+    """Compare the stored labels of crops with outputs of the teacher for the same crops.
+
+    Args:
+        store: says how labels are compressed.
+        outputs: what its codec encodes, float32 (n, C), or (n, T, C) of T teachers apart.
+        stored: labels of these crops (n, 1).
+    """
+    codec, num_classes = store.codec, store.num_classes
+    label = codec.targets(stored.label, num_classes)
+    anew = compare(codec.targets(codec.encode(outputs), num_classes), label)
+    if stored.label.ids is None:
+        return SpotCheckReport(anew, 0.0)
+    ids = torch.from_numpy(stored.label.ids).reshape(*outputs.shape[:-1], -1)
+    preferred = codec.encode(_prefer(outputs, ids))
+    same_classes = compare(codec.targets(preferred, num_classes), label)
+    probabilities = outputs.softmax(-1) if codec.encodes == "logits" else outputs
+    return SpotCheckReport(
+        replace(same_classes, top1_agreement=anew.top1_agreement),
+        float(_omitted_leads(probabilities, ids).mean()),
+    )
+
+
+def _prefer(outputs: Tensor, ids: Tensor) -> Tensor:
+    """Outputs (..., C) lowered so that the classes `ids` (..., K) are the K largest ones."""
+    kept = outputs.gather(-1, ids)
+    below = torch.nextafter(kept.amin(-1, keepdim=True), torch.tensor(-torch.inf))
+    return torch.minimum(outputs, below).scatter(-1, ids, kept)
+
+
+def _omitted_leads(probabilities: Tensor, ids: Tensor) -> Tensor:
+    """How far the best class that is not among `ids` is above the least of these, (...); min. 0."""
+    least = probabilities.gather(-1, ids).amin(-1)
+    omitted = probabilities.scatter(-1, ids, 0.0).amax(-1)
+    return (omitted - least).clamp(min=0.0)
+
+
+def require_agreement(
+    report: SpotCheckReport, store: LabelStore, *, same_decoder: bool = True
+) -> None:
+    """Refuse labels that are not the teacher's.
+
+    Args:
+        report: on spot checks of this store.
+        store: says with which precision it was made.
+        same_decoder: whether images are decoded as they were then; if not, only the most probable
+            classes must agree.
+
+    Raises:
+        StoreMismatch: too many differ, or by too much.
+    """
+    tolerance = _TOLERANCE[store.config["numerics"]["autocast"]]
+    close = max(report.labels.mean_kl, report.omitted_lead) <= tolerance or not same_decoder
+    if report.labels.top1_agreement < _MIN_AGREEMENT or not close:
+        raise StoreMismatch(
+            f"{store.path} does not hold this teacher's labels of these crops ({report}; at "
+            f"least {_MIN_AGREEMENT:.0%} agreement, and at most {tolerance:g} of mean KL and of "
+            "lead are expected); do not train from it, label again into a new folder"
+        )
+
+
+def check_images(
+    store: LabelStore,
+    source: ImageSource,
+    progress: Callable[[int], None] = lambda num_images: None,
+) -> None:
+    """Join a store with its images, and compare the checksum of every image file.
+
+    Args:
+        store: the labels.
+        source: the images.
+        progress: called with the number of images that were just compared.
+
+    Raises:
+        StoreMismatch: images are missing, extra or renamed.
+        CropMismatch: files were changed since they were labeled, or cannot be read any more.
+    """
+    join_store(source, store)  # a position in the source is a row of the store
+    changed: list[str] = []
+    for first in range(0, len(source), _CHUNK):
+        rows = range(first, min(first + _CHUNK, len(source)))
+        facts = store.images(np.array(rows))
+        changed += [
+            source.name(rows[j])
+            for j in np.flatnonzero(facts.status == LABELED).tolist()
+            if not is_labeled_file(facts, j, *_fingerprint(source, rows[j]))
+        ]
+        progress(len(rows))
+    if changed:
+        raise CropMismatch(
+            f"{len(changed)} of {len(source)} image files are not those that were labeled, the "
+            f"first: {', '.join(changed[:_SHOWN])}; restore the originals, or label again"
+        )
+
+
+def load_teachers_of(
+    store: LabelStore, configs: Sequence[TeacherConfig], device: str | None = None
+) -> TeacherEnsemble:
+    """The teachers of a configuration, if they are those that labeled a store.
+
+    Raises:
+        StoreMismatch: they are others; names the fields.
+        ConfigError: a teacher cannot be loaded.
+    """
+    members: list[Teacher] = []
+    for config in configs:
+        members += load_teachers([config]).teachers
+    identity = [member.identity() for member in members]
+    changes = list(differences(store.config["teachers"], identity, "teachers"))
+    if changes:
+        raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
+    return TeacherEnsemble(members, store.class_names).to(resolve_device(device))
+
+
+def describe_decoder_change(store: LabelStore) -> str:
+    """How the image decoder of now differs from the one of labeling; "" if it does not.
+
+    Another version is no error: its pixels are nearly the same, and spot checks measure how nearly.
+    """
+    return "; ".join(differences(store.config["decoder"], DECODER, "decoder"))
+
+
+def _fingerprint(source: ImageSource, i: int) -> tuple[int, int]:
+    """Checksum and length of an image file; an impossible one where it cannot be read."""
+    try:
+        return fingerprint(source.read(i))
+    except ImageError:
+        return -1, -1
