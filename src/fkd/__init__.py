@@ -47,7 +47,35 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = sorted(_MODULE_OF)
+__all__ = [
+    "AugmentConfig",
+    "CropConfig",
+    "FKDError",
+    "Full",
+    "Hard",
+    "ImagesConfig",
+    "LabelConfig",
+    "LabelStore",
+    "Logits",
+    "MarginalRenorm",
+    "MarginalSmoothing",
+    "MultiCropDataset",
+    "Smoothing",
+    "SoftTargetLoss",
+    "SoftTargets",
+    "TeacherConfig",
+    "TrainConfig",
+    "collate_crops",
+    "label",
+    "load_teachers",
+    "open_source",
+    "parse_codec",
+    "replay",
+    "sample_crops",
+    "soft_cross_entropy",
+    "train",
+    "verify_store",
+]
 
 
 def __getattr__(name: str) -> Any:
