@@ -39,6 +39,11 @@ class TeacherConfig:
         input_size: pixels of its crops; by default those of its own configuration.
         class_names: a file with the names of its outputs (JSON list, or one a line), where they
             are not known.
+
+    Example:
+        >>> from fkd import TeacherConfig
+        >>> TeacherConfig("resnet50", weight=2.0).temperature
+        1.0
     """
 
     name: str | None = None
@@ -350,6 +355,15 @@ def load_teachers(
 
     Raises:
         ConfigError: a teacher cannot be loaded or does not know a class.
+
+    Example:
+        >>> import torch
+        >>> from fkd import TeacherConfig, load_teachers
+        >>> config = TeacherConfig("test_resnet", checkpoint="teacher.safetensors", input_size=32)
+        >>> teachers = load_teachers([config])
+        >>> crops = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        >>> teachers.probabilities([crops]).shape
+        torch.Size([2, 7])
     """
     return TeacherEnsemble([_load_teacher(c) for c in configs], class_names).to(device)
 
