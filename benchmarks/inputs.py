@@ -11,7 +11,7 @@ from benchmarks import peers
 from benchmarks.photographs import copy_images, write_jpegs
 from benchmarks.rows import Skipped
 from benchmarks.stores import K, describe_images, synthetic_images, write_store
-from fkd.data import ImagesConfig, ImageSource, open_source
+from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError
 from fkd.labeling import LabelConfig, label
 from fkd.labels.codecs import MarginalSmoothing

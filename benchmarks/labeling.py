@@ -22,7 +22,7 @@ from benchmarks.harness import Side, Stream, alternate, timed, torch_threads
 from benchmarks.inputs import Inputs
 from benchmarks.rows import Row, at_least, per_second
 from benchmarks.stores import K
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.labeling import LabelConfig, label
 from fkd.labels.codecs import MarginalSmoothing
 from fkd.models import load_model, load_teachers

@@ -34,7 +34,7 @@ from benchmarks.inputs import Inputs
 from benchmarks.loading import torchvision_stream
 from benchmarks.rows import Goal, Row, Skipped, at_least, per_second
 from benchmarks.stores import NUM_CLASSES
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig, build_optimizer
 from fkd.models import load_model
 from fkd.training import StudentConfig, TrainConfig, train

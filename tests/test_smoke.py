@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.errors import ConfigError
 from fkd.models import TeacherConfig

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.harness import alternate, timed
-from fkd.data import open_source
+from fkd.data.sources import open_source
 from fkd.evaluation import LabeledImages, measure_accuracy
 from fkd.labeling.config import resolve_device
 from fkd.models import load_model, load_teachers

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.claims.rows import Labels, Row
 from fkd.crops.sampling import CropConfig
-from fkd.data import ImagesConfig, ImageSource, open_source
+from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.engine.schedule import ScheduleConfig
 from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
 from fkd.labels.codecs import Full

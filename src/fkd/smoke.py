@@ -16,7 +16,7 @@ import timm
 import torch
 from PIL import Image
 
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError

@@ -9,8 +9,9 @@ import torch
 
 from fkd.cli import main
 from fkd.crops.replay import replay, whole_image
-from fkd.data import MultiCropDataset, canary
+from fkd.data import canary
 from fkd.data.canary import check_canaries
+from fkd.data.multicrop import MultiCropDataset
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch, TeacherError
 from fkd.labeling import LabelMapsConfig, Progress, label_maps, require_agreement, spot_check

@@ -14,7 +14,7 @@ from fkd.cli import main
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops
 from fkd.crops.sampling import CropConfig
-from fkd.data import ImagesConfig, open_source
+from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labels.codec_names import parse_codec
 from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fkd.crops.replay import InputSpec, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
-from fkd.data.identity import load_labeled, load_partners
+from fkd.data.identity import load_labeled
 from fkd.data.sources import ImageSource
 from fkd.errors import CropMismatch
 from fkd.randomness import Purpose, stream_key, uniforms
@@ -155,9 +155,8 @@ def _rebuild(
         records = store.read([row], [[crop]]).records[0]
     else:
         records = whole_image((image.shape[1], image.shape[2]))
-    partners = load_partners(store, source, records, np.array([crop]), decoder)
     size, interpolation, _ = teacher_input(store)
-    return replay(image, records, size, interpolation, partners=partners)[0]
+    return replay(image, records, size, interpolation)[0]
 
 
 def _fingerprint(crop: Tensor) -> dict[str, str]:

@@ -90,10 +90,6 @@ class ParquetSource:
         file, row = self._locate(i)
         return f"{printable(os.fsencode(self._cells.paths[file]))} row {row}"
 
-    def file_size(self, i: int) -> int:
-        """Bytes of the encoded image `i`; as costly as reading it."""
-        return len(self.read(i))
-
     def read(self, i: int) -> bytes:
         """The encoded image `i`.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fkd.crops.sampling import CropConfig
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.demo.images import write_digits
 from fkd.engine.logging import Progress, read_metrics
 from fkd.engine.optim import OptimizerConfig

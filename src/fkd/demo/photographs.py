@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fkd.data import ImagesConfig, open_source
+from fkd.data.sources import ImagesConfig, open_source
 from fkd.demo.images import write_photographs
 from fkd.labeling import LabelConfig, Progress, SpotCheckReport, label, spot_check
 from fkd.models import TeacherConfig, display_names, load_teachers

@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fkd.crops.partners import mixes
 from fkd.crops.sampling import GENERATOR
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImageSource
-from fkd.errors import ConfigError
 from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
-    extra_columns,
     resolve_autocast,
     resolve_images_per_shard,
     stored_codec,
@@ -39,8 +36,7 @@ def label_identity(
     """The identity of a store of random crops.
 
     Raises:
-        ConfigError: the codec keeps more classes than there are or has no compact form, or the
-            images are too few to be mixed.
+        ConfigError: the codec keeps more classes than there are or has no compact form.
     """
     codec = stored_codec(config)
     form, names = config.form, teachers.class_names
@@ -48,7 +44,7 @@ def label_identity(
         "num_crops": config.num_crops,
         "extras": {
             name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
-            for name, (dtype, shape) in extra_columns(config).items()
+            for name, (dtype, shape) in config.teacher_augment.columns.items()
         },
         "images_per_shard": resolve_images_per_shard(
             config.images_per_shard, len(source), config.num_crops
@@ -64,9 +60,6 @@ def label_identity(
         "teacher_augment": asdict(config.teacher_augment),
         "numerics": _numerics(teachers, batch_size, resolve_autocast(config)),
     }
-    if mixes(config.stored_mixing):
-        _require_partners(source)
-        identity["stored_mixing"] = asdict(config.stored_mixing)
     return _as_read(identity)
 
 
@@ -155,14 +148,6 @@ def _numerics(
         "batch_size": batch_size,
         "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
     }
-
-
-def _require_partners(source: ImageSource) -> None:
-    if not 2 <= len(source) < 1 << 32:
-        raise ConfigError(
-            f"stored_mixing needs 2 to 2^32 - 1 images, {source.root} has {len(source)}; leave it "
-            "out"
-        )
 
 
 def _as_read(identity: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,15 @@ class LabelStore:
         root_hash: covers every byte; None for an unfinished store.
         canaries: what some crops looked like to the teacher.
         environment: library versions and hardware that made the store.
+
+    Example:
+        >>> from fkd import LabelStore
+        >>> store = LabelStore.open("labels")
+        >>> len(store), store.num_crops, store.codec
+        (15, 6, MarginalSmoothing(k=2))
+        >>> image = store["bee/2.png"]  # all crops of one image
+        >>> image.records.box.shape, image.decode().shape
+        ((6, 4), torch.Size([6, 4]))
     """
 
     def __init__(

@@ -67,6 +67,11 @@ def verify_store(
 
     Raises:
         FormatError: the folder is no label store at all, or (NewerFormat) of a newer format.
+
+    Example:
+        >>> from fkd import verify_store
+        >>> verify_store("labels")
+        []
     """
     folder = Path(path).absolute()
     return _Check(folder, partial).run(progress or (lambda done, total: None))
