@@ -112,7 +112,7 @@ class LabelJob:
         if self.parsed.grid is not None:
             box, flip = grid_boxes(self.parsed.grid, size), np.zeros_like(flip)
         if (crops := self.parsed.crops) is not None:
-            numbers = np.broadcast_to(np.arange(crops.num_crops), mixed.shape)
+            numbers = np.broadcast_to(np.arange(self.parsed.num_crops), mixed.shape)
             box, flip = sample_boxes(crops, stream_keys(crops.seed, keys), size, numbers)
         extra = {}
         for e in self.parsed.extras:

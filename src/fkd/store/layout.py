@@ -8,9 +8,9 @@ This is the safetensors layout, so any tool that knows safetensors opens a shard
 accepts exactly what the safetensors library accepts in what we use of it: every byte belongs to one
 column, offsets neither overlap nor leave holes, and the file ends where the last column ends.
 
-A row is what one image has in all columns. Its checksum, record.crc32, covers its bytes in all other
-columns in the order of the file; of key.offset (and record.offset) the two entries around the key,
-so that rows overlap there:
+A row is what one image has in all columns. Its checksum, record.crc32, covers its bytes in all
+other columns in the order of the file; of key.offset (and record.offset) it covers the two entries
+around the key, so that rows overlap there:
 
     key.offset      | 0 | 7 | 15 | ...
     row 0             ^---^

@@ -1,8 +1,8 @@
 """One shard: content becomes the bytes of a file, and rows of mapped files become content again.
 
-A shard stores columns, so the bytes of one image are spread over the file. To read a batch, the rows
-of its images are copied together, each checked by one checksum. They are one structured array then,
-from which each column is taken by one indexed read, whichever shards the images lie in.
+A shard stores columns, so the bytes of one image are spread over the file. To read a batch, the
+rows of its images are copied together, each checked by one checksum. They are one structured array
+then, from which each column is taken by one indexed read, whichever shards the images lie in.
 """
 
 from bisect import bisect_left

@@ -2,8 +2,8 @@
 
 `verify_store` trusts nothing: it hashes whole files, compares the small files with each other and
 with their canonical form, checks every row, and names files that do not belong. `repair_store`
-moves damaged files to quarantine/, and the command that made the store writes them again; nothing is
-deleted.
+moves damaged files to quarantine/, and the command that made the store writes them again; nothing
+is deleted.
 """
 
 import os
