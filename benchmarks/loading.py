@@ -92,7 +92,7 @@ def _two_workers(inputs: Inputs) -> list[Row]:
 
 def _row(inputs: Inputs, costs: Costs, how: str, m: str, peer: str, goal: Goal | None) -> Row:
     source = inputs.source
-    sizes = [source.file_size(i) for i in range(len(source))]
+    sizes = [len(source.read(i)) for i in range(len(source))]
     return Row.of(
         f"loader, {how}, m = {m}",
         costs[m],

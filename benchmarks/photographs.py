@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fkd.data import ImagesConfig, open_source
+from fkd.data.sources import ImagesConfig, open_source
 from fkd.demo.images import write_photographs
 from fkd.errors import ConfigError
 

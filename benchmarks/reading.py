@@ -106,8 +106,8 @@ def measure_bytes(inputs: Inputs) -> list[Row]:
         conversion = inputs.compact_labels
     except Skipped as reason:
         return [*rows, Row(name=_COMPACT, skipped=str(reason))]
-    agreement = conversion.agreement
-    notes = {"mean_kl": agreement.mean_kl, "same_top1": agreement.top1_agreement}
+    comparison = conversion.comparison
+    notes = {"mean_kl": comparison.mean_kl, "same_top1": comparison.top1_agreement}
     return [*rows, _bytes_row(_COMPACT, conversion.after, official, at_most(9.0), notes)]
 
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, sample_boxes
-from fkd.data import ImageSource
-from fkd.data.sources import load
+from fkd.data.sources import ImageSource, load
 from fkd.labeling.config import resolve_images_per_shard
 from fkd.labels.codecs import Encoded
 from fkd.randomness import stream_keys
@@ -93,6 +92,7 @@ def store_config(
     crops = CropConfig()
     return {
         "format_version": 1,
+        "form": "plain",
         "num_images": len(keys),
         "num_crops": num_crops,
         "num_classes": NUM_CLASSES,

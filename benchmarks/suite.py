@@ -12,7 +12,7 @@ from typing import Any, Literal
 from benchmarks.inputs import SCALES, Inputs
 from benchmarks.machine import describe_machine
 from benchmarks.rows import Row, Skipped
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {

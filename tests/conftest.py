@@ -12,7 +12,7 @@ from fkd.crops.replay import sample_crops
 from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
 from fkd.labels.codec_names import parse_codec
-from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest
+from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, form_members, keys_digest
 from fkd.store.geometry import grid_boxes
 
 # Threads of several test processes on few cores wait for each other longer than they compute.
@@ -44,13 +44,12 @@ def write_store(
     """A store of these images whose labels lean towards the true class."""
     keys = [source.key(i) for i in range(len(source))]
     config = {
-        "format_version": 1,
+        **form_members("plain", parse_codec(codec), len(class_names), value_dtype),
         "num_images": len(keys),
         "num_crops": num_crops,
         "num_classes": len(class_names),
         "class_names": list(class_names),
         "codec": codec,
-        "value_dtype": value_dtype,
         "extras": {},
         "images_per_shard": 4,
         "keys_sha256": keys_digest(keys),
@@ -104,16 +103,13 @@ def write_maps(
     """Label maps of these images: random logits that lean towards the true class."""
     keys = [source.key(i) for i in range(len(source))]
     config = {
-        "format_version": 3,
-        "geometry": "grid",
+        **form_members("map", parse_codec(f"top:{k}"), len(class_names)),
         "grid": list(grid),
         "num_images": len(keys),
         "num_crops": grid[0] * grid[1],
         "num_classes": len(class_names),
         "class_names": list(class_names),
         "codec": f"top:{k}",
-        "value_dtype": "f16",
-        "extras": {},
         "images_per_shard": 4,
         "keys_sha256": keys_digest(keys),
         "teachers": [{"name": "color"}],

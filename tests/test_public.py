@@ -1,11 +1,17 @@
 """The public interface: what users import stays importable, and stays cheap."""
 
+import importlib.resources
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import fkd
+import fkd.models.teacher
+from fkd import errors as fkd_errors
+from fkd.errors import FKDError
 
 PUBLIC = [
     "AugmentConfig",
@@ -47,6 +53,29 @@ def test_the_public_names_are_frozen():
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_exists_and_is_documented(name):
     assert getattr(fkd, name).__doc__
+
+
+def test_the_version_is_that_of_the_package():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fkd.__version__)
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in project
+    assert 'path = "src/fkd/__init__.py"' in project
+
+
+def test_type_checkers_may_read_the_package():
+    """Without this marker (PEP 561) they ignore all annotations of an installed package."""
+    assert importlib.resources.files("fkd").joinpath("py.typed").is_file()
+
+
+def test_the_tree_of_errors_shows_all_of_them():
+    shown = re.findall(r"(\w+) {2,}\S|^ {4}(\w+)$", fkd_errors.__doc__, re.MULTILINE)
+    names = {name or root for name, root in shown}
+    assert names == {error.__name__ for error in [FKDError, *all_subclasses(FKDError)]}
+
+
+def all_subclasses(error: type) -> list[type]:
+    below = [s for s in error.__subclasses__() if s.__module__.startswith("fkd")]
+    return below + [deeper for direct in below for deeper in all_subclasses(direct)]
 
 
 def test_an_unknown_name_is_an_attribute_error():

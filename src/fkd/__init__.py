@@ -1,4 +1,4 @@
-"""fkd: teacher labels once, students for ever.
+"""fkd: label once, train any number of students from the labels.
 
 The names below are the public interface; everything else may move. They are imported when first
 used, so that `import fkd` costs milliseconds.
@@ -11,40 +11,41 @@ if TYPE_CHECKING:
     from fkd.crops.augment import AugmentConfig
     from fkd.crops.replay import replay, sample_crops
     from fkd.crops.sampling import CropConfig
-    from fkd.data import ImagesConfig, MultiCropDataset, collate_crops, open_source
+    from fkd.data.multicrop import MultiCropDataset, collate_crops
+    from fkd.data.sources import ImagesConfig, open_source
     from fkd.errors import FKDError
-    from fkd.labeling import LabelConfig, label
+    from fkd.labeling.config import LabelConfig
+    from fkd.labeling.run import label
     from fkd.labels.codec_names import parse_codec
     from fkd.labels.codecs import Full, Hard, Logits, MarginalRenorm, MarginalSmoothing, Smoothing
     from fkd.labels.losses import SoftTargetLoss, soft_cross_entropy
     from fkd.labels.targets import SoftTargets
-    from fkd.models import TeacherConfig, load_teachers
+    from fkd.models.teacher import TeacherConfig, load_teachers
     from fkd.store import LabelStore, verify_store
-    from fkd.training import TrainConfig, train
+    from fkd.training.config import TrainConfig
+    from fkd.training.run import train
 
-_HOMES = {
-    "fkd.crops.augment": ["AugmentConfig"],
-    "fkd.labels.codec_names": ["parse_codec"],
-    "fkd.labels.codecs": [
-        "Full",
-        "Hard",
-        "Logits",
-        "MarginalRenorm",
-        "MarginalSmoothing",
-        "Smoothing",
-    ],
-    "fkd.crops.replay": ["replay", "sample_crops"],
-    "fkd.data": ["ImagesConfig", "MultiCropDataset", "collate_crops", "open_source"],
-    "fkd.errors": ["FKDError"],
-    "fkd.labeling": ["LabelConfig", "label"],
-    "fkd.labels.losses": ["SoftTargetLoss", "soft_cross_entropy"],
-    "fkd.models": ["TeacherConfig", "load_teachers"],
-    "fkd.crops.sampling": ["CropConfig"],
-    "fkd.store": ["LabelStore", "verify_store"],
-    "fkd.labels.targets": ["SoftTargets"],
-    "fkd.training": ["TrainConfig", "train"],
+__version__ = "0.1.0"
+
+_MODULES = {
+    "fkd.crops.augment": "AugmentConfig",
+    "fkd.crops.replay": "replay sample_crops",
+    "fkd.crops.sampling": "CropConfig",
+    "fkd.data.multicrop": "MultiCropDataset collate_crops",
+    "fkd.data.sources": "ImagesConfig open_source",
+    "fkd.errors": "FKDError",
+    "fkd.labeling.config": "LabelConfig",
+    "fkd.labeling.run": "label",
+    "fkd.labels.codec_names": "parse_codec",
+    "fkd.labels.codecs": "Full Hard Logits MarginalRenorm MarginalSmoothing Smoothing",
+    "fkd.labels.losses": "SoftTargetLoss soft_cross_entropy",
+    "fkd.labels.targets": "SoftTargets",
+    "fkd.models.teacher": "TeacherConfig load_teachers",
+    "fkd.store": "LabelStore verify_store",
+    "fkd.training.config": "TrainConfig",
+    "fkd.training.run": "train",
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
     "AugmentConfig",
@@ -78,10 +79,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the module it lives in."""
-    if name not in _HOME_OF:
+    """Import a public name from its module."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'fkd' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,11 @@
-"""Everything that `fkd` raises on purpose.
+"""The errors that `fkd` raises for a user to solve.
 
     FKDError
     |-- ConfigError         an option or a field has a value that cannot work
     |-- ImageError          an image cannot be read or decoded
     |-- CropMismatch        an image is not the one that was labeled
     |-- TeacherError        a teacher cannot be loaded or gives no usable output
+    |   `-- NotFinite           its output is NaN or infinite (in fkd.models.teacher)
     |-- RunError            a run folder cannot be used or continued
     `-- StoreError          a label store cannot be used
         |-- FormatError     not a label store, or malformed
@@ -15,13 +16,22 @@
         |-- StoreMismatch   made with other settings, classes or images
         `-- MissingLabel    no label for that image
 
-A message is one sentence or two: the rule, the value found, the way out. The command line prints it
-and ends with exit code 2; nothing else in the package prints.
+A message is one or two sentences: the rule, the actual value, the way out. The command line prints
+it and ends with exit code 2; nothing else in the package prints.
 """
 
 
 class FKDError(Exception):
-    """Base of every error a user can cause."""
+    """Base of every error a user can cause.
+
+    Example:
+        >>> from fkd import FKDError, ImagesConfig, open_source
+        >>> try:
+        ...     open_source(ImagesConfig(root="fotos"))
+        ... except FKDError as error:
+        ...     print(error)
+        images.root: fotos does not exist; give a folder of images
+    """
 
 
 class ConfigError(FKDError, ValueError):
@@ -45,7 +55,7 @@ class RunError(FKDError):
 
 
 class StoreError(FKDError):
-    """Base of everything that can be wrong with a label store."""
+    """Base of the errors of label stores."""
 
 
 class FormatError(StoreError):
@@ -53,7 +63,7 @@ class FormatError(StoreError):
 
 
 class NewerFormat(FormatError):
-    """The store was made by a newer `fkd`; nothing is wrong with it, and nothing to repair."""
+    """The store was made by a newer `fkd`; it is not damaged."""
 
 
 class DamagedStore(StoreError):
@@ -65,7 +75,7 @@ class StoreLocked(StoreError):
 
 
 class StoreFull(StoreError):
-    """The disk ran out of space; committed shards are whole and the same command goes on."""
+    """The disk is full; committed shards are complete, and the same command continues."""
 
 
 class StoreMismatch(StoreError):

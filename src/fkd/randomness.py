@@ -1,7 +1,7 @@
-"""Random numbers that are a pure function of what they are for.
+"""Random numbers as pure functions of their address.
 
-Every draw in `fkd` is addressed, not consumed: (seed, image key) picks a stream, (purpose, number)
-a place in it. The same crop therefore gets the same box for any number of processes, workers or
+Draws in `fkd` are addressed, not consumed: (seed, image key) picks a stream, (purpose, number) a
+position in it. The same crop therefore gets the same box for any number of processes, workers or
 restarts, and no library upgrade can change it.
 
 The generator is Philox4x32-10, checked against the published known answers.
@@ -36,8 +36,6 @@ class Purpose(IntEnum):
     PROBE = 5
     STEP = 6
     STUDENT_AUGMENT = 7
-    PARTNER = 8
-    STORED_MIX = 9
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -71,7 +69,7 @@ def uniforms(streams: ArrayLike, purpose: Purpose, number: ArrayLike, count: int
     """`count` uniform numbers in [0, 1) for each (stream, number), float64 (..., count).
 
     `streams` (uint64) and `number` (uint64, e.g. the crop number) broadcast. Each value keeps 32
-    random bits, which places a box edge in an image of 65,535 pixels to 1/65,536 of a pixel.
+    random bits, enough to place a box edge in an image of 65,535 pixels to 1/65,536 of a pixel.
     """
     return uniform_blocks(streams, purpose, number, range(-(-count // 4)))[..., :count]
 
@@ -81,7 +79,7 @@ def uniform_blocks(
 ) -> np.ndarray:
     """The draws 4 b .. 4 b + 3 of `uniforms` for each b of `blocks`, float64 (..., 4 len(blocks)).
 
-    For callers that seldom need the draws in between.
+    For callers that rarely need the draws in between.
     """
     stream, number = np.broadcast_arrays(
         np.asarray(streams, dtype=np.uint64), np.asarray(number, dtype=np.uint64)
@@ -112,7 +110,7 @@ def generator(seed: int, purpose: Purpose, number: int) -> np.random.Generator:
 def stream_generators(
     stream: int, purpose: Purpose, numbers: np.ndarray
 ) -> list[np.random.Generator]:
-    """One such generator for each of the numbers (n,) of a stream."""
+    """A generator as `generator` gives for each of the numbers (n,) of a stream."""
     bits: Any = uniforms(stream, purpose, numbers, 4)
     keys = (bits[:, :2] * 2**32).astype(np.uint64)
     return [np.random.Generator(np.random.Philox(key=key)) for key in keys]

@@ -15,9 +15,9 @@ from benchmarks.rows import Skipped
 from benchmarks.stores import generated_labels, store_config
 from benchmarks.suite import BENCHMARKS, measure
 from benchmarks.training import seconds_per_crop
-from fkd.data import ImagesConfig
+from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
-from fkd.models import TeacherConfig
+from fkd.models.teacher import TeacherConfig
 
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "growth"])
@@ -120,7 +120,7 @@ def test_only_steady_lines_count():
 
 def test_photographs_have_the_bytes_of_photographs(tmp_path):
     source = Inputs(tmp_path, Scale(photographs=3)).source
-    assert all(40_000 < source.file_size(i) < 160_000 for i in range(len(source)))
+    assert all(40_000 < len(source.read(i)) < 160_000 for i in range(len(source)))
 
 
 def test_own_images_take_the_place_of_photographs(tmp_path, image_folder, tiny):

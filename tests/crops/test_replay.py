@@ -50,12 +50,11 @@ def test_memory_layout_does_not_change_pixels():
         )
 
 
-def test_records_reshape_index_and_stack_together():
+def test_records_index_and_stack_together():
     augment = AugmentConfig(color_jitter=(0.4, 0.4, 0.4, 0.1))
     records = sample_crops(CropConfig(), b"k", (50, 70), np.arange(6), augment)
-    grid = records.reshape(2, 3)
+    grid = CropRecords.stack([records[:3], records[3:]])
     assert grid.shape == (2, 3)
     assert grid.extra["jitter"].shape == (2, 3, 4)
-    again = CropRecords.stack([grid[0], grid[1]]).reshape(6)
-    np.testing.assert_array_equal(again.box, records.box)
-    np.testing.assert_array_equal(again.extra["jitter"], records.extra["jitter"])
+    np.testing.assert_array_equal(grid[1, 2].box, records[5].box)
+    np.testing.assert_array_equal(grid[1].extra["jitter"], records[3:].extra["jitter"])

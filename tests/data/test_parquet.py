@@ -59,7 +59,6 @@ def test_rows_of_several_files_in_the_order_of_their_keys(tmp_path):
     assert [number(source, i) for i in range(17)] == list(range(17))
     assert [source.label(i) for i in range(17)] == [i % 3 for i in range(17)]
     assert source.name(16).endswith("train-00001-of-00002.parquet row 6")
-    assert source.file_size(3) == len(png(3))
 
 
 def test_order_of_files_is_the_order_of_keys_even_if_one_name_begins_another(tmp_path):

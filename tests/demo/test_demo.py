@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from fkd.cli.demo import _print_digits
-from fkd.data import ImagesConfig, open_source
-from fkd.data.sources import load
+from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.demo.digits import DigitsResult, StudentRow, _seconds_per_epoch
 from fkd.demo.images import HELD_OUT, PHOTOGRAPHS, write_digits, write_photographs
 

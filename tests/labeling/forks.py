@@ -14,15 +14,13 @@ import time
 import traceback
 from pathlib import Path
 
-from fkd.crops.partners import StoredMixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.errors import FKDError
-from fkd.labeling import LabelConfig, label
+from fkd.labeling.config import LabelConfig
+from fkd.labeling.run import label
 from fkd.labels.codecs import MarginalSmoothing
 from fkd.models.teacher import TeacherConfig
 from fkd.store import verify_store
-
-UNMIXED = StoredMixingConfig()
 
 
 def start(config: LabelConfig, environment: dict[str, str] | None = None) -> int:
@@ -103,7 +101,7 @@ def lose_a_rank(config: LabelConfig) -> tuple[int | None, float]:
 
 
 def main(root: str, checkpoint: str, folder: str, num_trials: int) -> None:
-    def settings(name: str, mixing: StoredMixingConfig = UNMIXED) -> LabelConfig:
+    def settings(name: str) -> LabelConfig:
         return LabelConfig(
             images=ImagesConfig(root=root),
             teacher=TeacherConfig("test_efficientnet", checkpoint=checkpoint, input_size=32),
@@ -113,7 +111,6 @@ def main(root: str, checkpoint: str, folder: str, num_trials: int) -> None:
             images_per_shard=1,
             batch_size=8,
             spot_checks=8,
-            stored_mixing=mixing,
         )
 
     started = time.monotonic()
@@ -127,14 +124,7 @@ def main(root: str, checkpoint: str, folder: str, num_trials: int) -> None:
         same += files_of(f"{folder}/{trial}") == whole
     code, seconds = lose_a_rank(settings("ranks"))
     resumed = [wait(pid) for pid in start_ranks(settings("ranks"), 2)]
-    mixing = StoredMixingConfig(mixup_alpha=0.8, cutmix_alpha=1.0, partners=2)
-    mixed = [settings(name, mixing) for name in ("mixed", "killed", "shared")]
-    assert wait(start(mixed[0])) == 0
-    kill_until_done(mixed[1], longest, draw)
-    assert [wait(pid) for pid in start_ranks(mixed[2], 2)] == [0, 0]
-    first, *others = (files_of(config.out) for config in mixed)
     report = {
-        "mixed_stores_have_the_same_bytes": all(files == first != whole for files in others),
         "kills": kills,
         "trials_with_the_same_bytes": same,
         "leader_left_alone": {"exit_code": code, "seconds": seconds},

@@ -8,11 +8,12 @@ import torch
 
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
-from fkd.labeling import label
+from fkd.labeling.run import label
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.labels.codecs import decode
 from fkd.store import LabelStore, convert_store, verify_store
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_top_logits_become_smaller_labels_without_the_teacher(make_config, tmp_p
     for codec in ("ms:3", "logits:2", "hard"):
         done = convert_store(tmp_path / "logits", tmp_path / codec, form="plain", codec=codec)
         assert done.after.codec.name == codec
-        assert done.agreement.top1_agreement == 1.0
+        assert done.comparison.top1_agreement == 1.0
     converted = LabelStore.open(tmp_path / "ms:3")
     torch.testing.assert_close(
         labels_of(converted), labels_of(LabelStore.open(tmp_path / "ms")), atol=2e-5, rtol=0

@@ -216,7 +216,7 @@ class TestPretrained:
         monkeypatch.setattr(torchvision.models, "get_model", offline)
         for name in ("resnet18", "torchvision/resnet18"):
             with pytest.raises(
-                ConfigError, match=r"could not be had .*give a checkpoint$"
+                ConfigError, match=r"could not be obtained .*give a checkpoint$"
             ) as caught:
                 build_model(name, pretrained=True)
             assert "\n" not in str(caught.value)

@@ -15,12 +15,11 @@ import pytest
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import sample_boxes
 from fkd.labels.codec_names import parse_codec
-from fkd.labels.codecs import Codec, Encoded
+from fkd.labels.codecs import Encoded
 from fkd.randomness import stream_keys
-from fkd.store import ImageFacts, LabeledCrops, StoreWriter, keys_digest
+from fkd.store import ImageFacts, LabeledCrops, StoreWriter, form_members, keys_digest
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
-from fkd.store.roots import default_levels
 
 TEACHER = {"name": "arithmetic", "weights_sha256": "0" * 64, "temperature": 1.0}
 JITTER = {"jitter": {"dtype": "f4", "shape": [4]}, "jitter_order": {"dtype": "u1", "shape": []}}
@@ -36,20 +35,6 @@ DRAWN = {
     "flip_prob": 0.5,
     "generator": "philox4x32-10",
 }
-
-
-def _form_members(form: str, codec: Codec, num_classes: int) -> dict:
-    """What the config of a store in this form has besides the members of a plain one."""
-    if form == "plain":
-        return {}
-    if form == "map":
-        return {"format_version": 3, "geometry": "grid"}
-    members: dict = {"format_version": 2, "form": "compact", "geometry": "stored"}
-    if codec.num_ids(num_classes) and codec.num_values(num_classes):
-        members["levels"] = default_levels(codec.num_ids(num_classes))
-    if form == "recomputed":
-        members |= {"geometry": "recomputed", "crops": DRAWN}
-    return members
 
 
 class LabelJob:
@@ -73,25 +58,29 @@ class LabelJob:
         self.unreadable = unreadable
         self.widest = widest
         self.config = {
-            "format_version": 1,
             "num_images": num_images,
             "num_crops": num_crops,
             "num_classes": num_classes,
             "class_names": [f"class {i}" for i in range(num_classes)],
             "codec": codec,
-            "value_dtype": value_dtype,
             "extras": extras or {},
             "images_per_shard": images_per_shard,
             "keys_sha256": keys_digest(self.keys),
             "teachers": [TEACHER],
             "crops": {"seed": 0, "scale": [0.08, 1.0]},
         }
-        self.config |= _form_members(form, parse_codec(codec), num_classes)
         if form == "map":  # the cells are the crops, logits are kept, nothing else is replayed
-            k = max(1, parse_codec(codec).num_ids(num_classes))
-            dtype = "f16" if value_dtype == "u16" else value_dtype
+            codec = f"top:{max(1, parse_codec(codec).num_ids(num_classes))}"
+            value_dtype = "f16" if value_dtype == "u16" else value_dtype
             grid = [3, num_crops // 3] if num_crops % 3 == 0 else [1, num_crops]
-            self.config |= {"grid": grid, "codec": f"top:{k}", "value_dtype": dtype, "extras": {}}
+            self.config |= {"grid": grid, "codec": codec}
+            del self.config["extras"]
+        members_of = "compact" if form == "recomputed" else form
+        self.config |= form_members(members_of, parse_codec(codec), num_classes, value_dtype)
+        if form == "compact":
+            self.config["geometry"] = "stored"
+        if form == "recomputed":
+            self.config["crops"] = DRAWN
         self.config |= others
         self.parsed = StoreConfig.parse(self.config, "the job")
 
@@ -123,7 +112,7 @@ class LabelJob:
         if self.parsed.grid is not None:
             box, flip = grid_boxes(self.parsed.grid, size), np.zeros_like(flip)
         if (crops := self.parsed.crops) is not None:
-            numbers = np.broadcast_to(np.arange(crops.num_crops), mixed.shape)
+            numbers = np.broadcast_to(np.arange(self.parsed.num_crops), mixed.shape)
             box, flip = sample_boxes(crops, stream_keys(crops.seed, keys), size, numbers)
         extra = {}
         for e in self.parsed.extras:

@@ -3,13 +3,12 @@ import doctest
 import pytest
 
 from fkd.errors import DamagedStore, FormatError
-from fkd.store import canonical, keys
+from fkd.store import canonical
 from fkd.store.canonical import Fields
 
 
-@pytest.mark.parametrize("module", [canonical, keys])
-def test_examples_in_docstrings_are_true(module):
-    result = doctest.testmod(module)
+def test_examples_in_docstrings_are_true():
+    result = doctest.testmod(canonical)
     assert result.attempted > 0
     assert result.failed == 0
 
@@ -80,10 +79,10 @@ def test_differences_see_that_one_is_not_true():
 
 
 def test_printable_keys_cannot_move_the_cursor():
-    assert keys.printable(b"\x1b[2Ja\nb\xff\xc3\xa9") == "\\x1b[2Ja\\nb\\xff\u00e9"
+    assert canonical.printable(b"\x1b[2Ja\nb\xff\xc3\xa9") == "\\x1b[2Ja\\nb\\xff\u00e9"
 
 
 @pytest.mark.parametrize("text", ["a b", "%41", "%e9", "", "%", "x" * 4097, "\u00e9"])
 def test_only_one_spelling_of_a_percent_encoded_key_is_accepted(text):
     with pytest.raises(FormatError, match=r"here\.json"):
-        keys.percent_decode(text, "here.json")
+        canonical.percent_decode(text, "here.json")

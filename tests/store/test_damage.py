@@ -243,10 +243,14 @@ def test_repair_moves_a_damaged_shard_and_labeling_makes_it_again(lab, job, stor
     assert lab.folder_digest(store) == before
 
 
-def test_repair_restores_the_config_from_the_manifest(lab, store):
+def test_a_damaged_config_is_written_again_by_the_run_that_made_it(lab, job, store):
     before = lab.folder_digest(store)
     overwrite(store / "config.json", b"[")
     assert repair_store(store) == ["quarantine/config.json"]
+    with pytest.raises(FormatError, match="another config"):
+        lab.Job(extras=lab.JITTER, num_crops=4).run(store)
+    assert not (store / "config.json").exists()
+    job.run(store)
     shutil.rmtree(store / "quarantine")
     assert lab.folder_digest(store) == before
 
@@ -260,11 +264,14 @@ def test_repair_makes_a_damaged_manifest_again(lab, job, store):
     assert lab.folder_digest(store) == before
 
 
-def test_repair_needs_the_config_or_the_manifest(store):
+def test_both_small_files_are_made_again(lab, job, store):
+    before = lab.folder_digest(store)
     overwrite(store / "config.json", b"[")
     overwrite(store / "manifest.json", b"[")
-    with pytest.raises(DamagedStore, match="restore one from a copy"):
-        repair_store(store)
+    assert set(repair_store(store)) == {"quarantine/config.json", "quarantine/manifest.json"}
+    job.run(store)
+    shutil.rmtree(store / "quarantine")
+    assert lab.folder_digest(store) == before
 
 
 def test_repair_of_a_sound_store_does_nothing(lab, store):

@@ -1,10 +1,17 @@
-"""Stores of every released format, byte for byte; and the reader that docs/format.md prints.
+"""A store of every form, byte for byte; and the readers that docs/format.md prints.
 
-A change that makes `test_the_bytes_of_version_1`, `_2` or `_3` fail is a change of the format: it
-needs a new version number and a new golden folder, and the old one must stay readable.
+A change that makes `test_the_bytes_of_a_store` fail is a change of the format. Before a release the
+folders are written anew by
+
+    WRITE_GOLDEN=1 python -m pytest tests/store/test_golden.py
+
+and after it the format needs a new version number and new folders, and the old ones must stay
+readable.
 """
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +19,22 @@ import pytest
 
 from fkd.store import LabelStore, verify_store
 
-GOLDEN = Path(__file__).parent / "golden" / "v1"
+GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
-ROOT_HASH = "4e3edd165f7477bdfb0fb30b75ce302fc0e9180e64300d56ea4217f36c8e1159"
+KEY = "n00/caf\u00e9 00003.jpg"
+STORED_BOXES = [[11, 11, 12, 42], [8, 28, 29, 59]]
+DRAWN_BOXES = [[2, 3, 56, 56], [4, 134, 56, 63]]
+CELLS = [[0, 0, 31, 67], [0, 66, 31, 67], [0, 132, 31, 67]]
+CELLS += [[30, 0, 31, 67], [30, 66, 31, 67], [30, 132, 31, 67]]
 
 
-def golden_job(lab):
-    return lab.Job(num_images=5, num_crops=9, images_per_shard=3, extras=lab.JITTER)
-
-
-V2 = {
-    "compact": "2a5a5c4ed65dbf006b19dfe3298b36a06396945f346db0b74dbf2cdfd720ba35",
-    "recomputed": "5056b0ec6c3ab3c71bc1a9997988ce98895d8f1c68f3fd55a80127294d98c689",
-}
-
-
-def golden_v2_job(lab, form):
-    return lab.Job(
-        num_images=5,
-        num_crops=9,
-        num_classes=300,
-        codec="ms:3",
-        images_per_shard=3,
-        extras=lab.JITTER,
-        form=form,
-    )
+def golden_job(lab, form):
+    if form == "plain":
+        return lab.Job(num_images=5, num_crops=9, images_per_shard=3, extras=lab.JITTER)
+    options = {"num_images": 5, "num_classes": 300, "codec": "ms:3", "images_per_shard": 3}
+    if form == "map":
+        return lab.Job(**options, num_crops=6, form="map", grid=[2, 3])
+    return lab.Job(**options, num_crops=9, extras=lab.JITTER, form=form)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -47,22 +45,38 @@ def contents(path: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_bytes_of_version_1(lab, tmp_path):
-    assert golden_job(lab).run(tmp_path / "s") == ROOT_HASH
-    assert contents(tmp_path / "s") == contents(GOLDEN)
+def readable(form) -> tuple[LabelStore, list[bytes]]:
+    """The golden store of a form, and the keys of its images that have labels."""
+    store = LabelStore.open(GOLDEN / form)
+    return store, [key for row, key in enumerate(store.keys()) if row != 3]
 
 
-def test_the_golden_store_is_sound():
-    assert verify_store(GOLDEN) == []
-    assert LabelStore.open(GOLDEN).root_hash == ROOT_HASH
+@pytest.fixture(scope="module")
+def reader() -> dict:
+    """The functions that docs/format.md defines; they use nothing of fkd."""
+    names: dict = {}
+    for source in re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL):
+        assert "fkd" not in source.replace('"fkd-label-store"', "")
+        exec(source, names)
+    return names
 
 
-def test_the_values_of_version_1(lab):
-    store = LabelStore.open(GOLDEN)
-    assert store.keys() == golden_job(lab).keys
-    entry = store["n00/caf\u00e9 00003.jpg"]
+def test_the_bytes_of_a_store(lab, form, tmp_path):
+    root_hash = golden_job(lab, form).run(tmp_path / "s")
+    if os.environ.get("WRITE_GOLDEN"):
+        shutil.rmtree(GOLDEN / form, ignore_errors=True)
+        shutil.copytree(tmp_path / "s", GOLDEN / form, ignore=shutil.ignore_patterns("lock"))
+    assert contents(tmp_path / "s") == contents(GOLDEN / form)
+    assert verify_store(GOLDEN / form) == []
+    assert LabelStore.open(GOLDEN / form).root_hash == root_hash
+
+
+def test_the_values_of_the_plain_form(lab):
+    store, _ = readable("plain")
+    assert store.keys() == golden_job(lab, "plain").keys
+    entry = store[KEY]
     assert entry.size == (61, 199)
-    assert entry.records.box[:2].tolist() == [[11, 11, 12, 42], [8, 28, 29, 59]]
+    assert entry.records.box[:2].tolist() == STORED_BOXES
     assert entry.records.flip.tolist() == [True, False] * 4 + [True]
     assert entry.records.extra["jitter"][0].tolist() == [31.0, 32.0, 33.0, 34.0]
     assert entry.records.extra["jitter_order"][:3].tolist() == [31, 48, 65]
@@ -73,14 +87,44 @@ def test_the_values_of_version_1(lab):
     assert store.images([3]).status.tolist() == [1]
 
 
-def test_the_reader_in_the_specification_reads_the_golden_store(lab):
-    source = re.search(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)[1]
-    reader: dict = {}
-    exec(source, reader)
-    manifest = reader["open_store"](GOLDEN)
-    store = LabelStore.open(GOLDEN)
-    for key in [k for row, k in enumerate(store.keys()) if row != 3]:
-        box, flip, index, value = reader["read_image"](GOLDEN, manifest, key)
+@pytest.mark.parametrize(
+    ("folder", "boxes"), [("compact", STORED_BOXES), ("recomputed", DRAWN_BOXES)]
+)
+def test_the_values_of_the_compact_form(folder, boxes):
+    store, _ = readable(folder)
+    entry = store[KEY]
+    assert entry.size == (61, 199)
+    assert entry.records.box[:2].tolist() == boxes
+    assert entry.records.extra["jitter"][0].tolist() == [31.0, 32.0, 33.0, 34.0]
+    assert entry.label.ids[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
+    np.testing.assert_allclose(entry.label.values[0], [0.415, 0.2075, 0.10375], atol=2e-3)
+    assert store.images([3]).status.tolist() == [1]
+
+
+def test_the_values_of_label_maps():
+    store, _ = readable("map")
+    entry = store[KEY]
+    assert store.grid == (2, 3)
+    assert entry.size == (61, 199)
+    assert entry.records.box.tolist() == CELLS
+    assert not entry.records.flip.any()
+    assert entry.label.ids[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
+    np.testing.assert_allclose(entry.label.values[0], [8.3, 4.15, 2.075], rtol=5e-4)
+    assert store.images([3]).status.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "function"),
+    [
+        ("plain", "read_image"),
+        ("compact", "read_compact_image"),
+        ("recomputed", "read_compact_image"),
+    ],
+)
+def test_the_reader_in_the_specification_reads_crops(reader, folder, function):
+    opened, (store, keys) = reader["open_store"](GOLDEN / folder), readable(folder)
+    for key in keys:
+        box, flip, index, value = reader[function](GOLDEN / folder, *opened, key)
         entry = store[key]
         np.testing.assert_array_equal(box, entry.records.box)
         np.testing.assert_array_equal(flip, entry.records.flip)
@@ -88,103 +132,17 @@ def test_the_reader_in_the_specification_reads_the_golden_store(lab):
         np.testing.assert_array_equal(value.astype(np.float32), entry.label.values)
 
 
-@pytest.mark.parametrize("form", V2)
-def test_the_bytes_of_version_2(lab, tmp_path, form):
-    folder = GOLDEN.parent / f"v2-{form}"
-    assert golden_v2_job(lab, form).run(tmp_path / "s") == V2[form]
-    assert contents(tmp_path / "s") == contents(folder)
-    assert verify_store(folder) == []
-
-
-@pytest.mark.parametrize("form", V2)
-def test_the_values_of_version_2(lab, form):
-    store = LabelStore.open(GOLDEN.parent / f"v2-{form}")
-    entry = store["n00/caf\u00e9 00003.jpg"]
-    assert entry.size == (61, 199)
-    boxes = {
-        "compact": [[11, 11, 12, 42], [8, 28, 29, 59]],
-        "recomputed": [[2, 3, 56, 56], [4, 134, 56, 63]],
-    }
-    assert entry.records.box[:2].tolist() == boxes[form]
-    assert entry.records.extra["jitter"][0].tolist() == [31.0, 32.0, 33.0, 34.0]
-    assert entry.label.ids[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
-    np.testing.assert_allclose(entry.label.values[0], [0.415, 0.2075, 0.10375], atol=2e-3)
-    assert store.images([3]).status.tolist() == [1]
-
-
-@pytest.mark.parametrize("form", V2)
-def test_the_reader_in_the_specification_reads_version_2(lab, form):
-    path = GOLDEN.parent / f"v2-{form}"
-    reader: dict = {}
-    for source in re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL):
-        exec(source, reader)
-    manifest, store = reader["open_store"](path), LabelStore.open(path)
-    for key in [k for row, k in enumerate(store.keys()) if row != 3]:
-        box, flip, index, value = reader["read_compact_image"](path, manifest, key)
-        entry = store[key]
-        np.testing.assert_array_equal(box, entry.records.box)
-        np.testing.assert_array_equal(flip, entry.records.flip)
-        np.testing.assert_array_equal(index, entry.label.ids)
-        np.testing.assert_allclose(value, entry.label.values, rtol=1e-6)
-
-
-V3 = GOLDEN.parent / "v3"
-V3_ROOT_HASH = "48777c1c86c3c0909f16d20ba13787b08d0a73e38d651cccc3d2a58ee700adb4"
-
-
-def golden_v3_job(lab):
-    """Maps of 2 x 3 cells."""
-    return lab.Job(
-        num_images=5,
-        num_crops=6,
-        num_classes=300,
-        codec="top:3",
-        value_dtype="f16",
-        images_per_shard=3,
-        form="map",
-        grid=[2, 3],
-    )
-
-
-def test_the_bytes_of_version_3(lab, tmp_path):
-    assert golden_v3_job(lab).run(tmp_path / "s") == V3_ROOT_HASH
-    assert contents(tmp_path / "s") == contents(V3)
-    assert verify_store(V3) == []
-
-
-def test_the_values_of_version_3(lab):
-    store = LabelStore.open(V3)
-    entry = store["n00/caf\u00e9 00003.jpg"]
-    assert store.grid == (2, 3)
-    assert entry.size == (61, 199)
-    assert entry.records.box.tolist() == [
-        [0, 0, 31, 67],
-        [0, 66, 31, 67],
-        [0, 132, 31, 67],
-        [30, 0, 31, 67],
-        [30, 66, 31, 67],
-        [30, 132, 31, 67],
-    ]
-    assert not entry.records.flip.any()
-    assert entry.label.ids[:2].tolist() == [[131, 132, 133], [148, 149, 150]]
-    np.testing.assert_allclose(entry.label.values[0], [8.3, 4.15, 2.075], rtol=5e-4)
-    assert store.images([3]).status.tolist() == [1]
-
-
-def test_the_reader_in_the_specification_reads_version_3():
-    reader: dict = {}
-    for source in re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL):
-        exec(source, reader)
-    manifest, store = reader["open_store"](V3), LabelStore.open(V3)
-    for key in [k for row, k in enumerate(store.keys()) if row != 3]:
-        index, value = reader["read_map"](V3, manifest, key)
+def test_the_reader_in_the_specification_reads_label_maps(reader):
+    opened, (store, keys) = reader["open_store"](GOLDEN / "map"), readable("map")
+    for key in keys:
+        index, value = reader["read_map"](GOLDEN / "map", *opened, key)
         np.testing.assert_array_equal(index.reshape(6, 3), store[key].label.ids)
         np.testing.assert_array_equal(value.reshape(6, 3), store[key].label.values)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_specification_names_the_fields_of_a_commit(number):
-    commit = (GOLDEN / f"commits/{number:05d}.json").read_text()
+def test_the_specification_names_the_fields_of_a_commit(form, number):
+    commit = (GOLDEN / form / f"commits/{number:05d}.json").read_text()
     described = re.search(r"^    (\{\"bytes\".*\})$", FORMAT.read_text(), re.MULTILINE)
     names = re.findall(r'"(\w+)":', described[1])
     assert re.findall(r'"(\w+)":', commit) == names

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fkd.errors import FormatError, NewerFormat, StoreError
-from fkd.store import LabelStore, StoreWriter, content, repair_store, verify_store
+from fkd.store import LabelStore, StoreWriter, repair_store, shard, verify_store
 
 
 def canonical(value) -> bytes:
@@ -28,14 +28,24 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def forge(path, change) -> None:
-    """Change the manifest, and make every checksum and copy fit again as far as it can be."""
+def load(path) -> dict:
+    """The manifest, and the config as its member "config"."""
     manifest = json.loads((path / "manifest.json").read_bytes())
+    return manifest | {"config": json.loads((path / "config.json").read_bytes())}
+
+
+def forge(path, change) -> None:
+    """Change manifest and config, and make every checksum fit again as far as it can be."""
+    manifest = load(path)
+    config_id = manifest["config_id"]
     change(manifest)
+    config = canonical(manifest.pop("config", None))
+    if manifest.get("config_id") == config_id:
+        manifest["config_id"] = sha256(config)
     del manifest["root_hash"]
     manifest["root_hash"] = sha256(canonical(manifest))
     (path / "manifest.json").write_bytes(canonical(manifest))
-    (path / "config.json").write_bytes(canonical(manifest.get("config")))
+    (path / "config.json").write_bytes(config)
 
 
 def forge_shard(path, number, change) -> None:
@@ -61,7 +71,7 @@ def use(path) -> None:
 
 def require_refused(path) -> str:
     """Reading raises a StoreError, verify finds it; both within seconds."""
-    signal.alarm(20)  # a FIFO must not make us wait for ever
+    signal.alarm(20)  # a FIFO must not make us wait without end
     try:
         with pytest.raises(StoreError) as caught:
             use(path)
@@ -350,10 +360,10 @@ RECORDS = {
 @COMPACT
 @pytest.mark.parametrize("change", RECORDS.values(), ids=RECORDS)
 def test_forged_records_are_refused_although_checksums_fit(job, store, change, monkeypatch):
-    honest = content.pack_record
+    honest = shard.pack_record
     with monkeypatch.context() as patch:
-        patch.setattr(content, "pack_record", lambda *given: change(honest(*given)))
-        forged = content.encode_shard(job.parsed, 0, *job.shard(0)).data
+        patch.setattr(shard, "pack_record", lambda *given: change(honest(*given)))
+        forged = shard.encode_shard(job.parsed, 0, *job.shard(0)).data
     forge_shard(store, 0, lambda data: forged)
     assert "packed record" in require_refused(store)
 
@@ -362,8 +372,8 @@ def test_forged_records_are_refused_although_checksums_fit(job, store, change, m
 def test_boxes_that_are_not_those_of_the_teacher_are_found_by_verify(job, store, monkeypatch):
     """As when another machine rounds in another way."""
     with monkeypatch.context() as patch:
-        patch.setattr(content, "geometry_crc32", lambda box, flip: np.ones(len(box)))
-        forged = content.encode_shard(job.parsed, 0, *job.shard(0)).data
+        patch.setattr(shard, "geometry_crc32", lambda box, flip: np.ones(len(box)))
+        forged = shard.encode_shard(job.parsed, 0, *job.shard(0)).data
     forge_shard(store, 0, lambda data: forged)
     (problem,) = verify_store(store)
     assert "not those that were labeled" in problem.message
@@ -371,15 +381,15 @@ def test_boxes_that_are_not_those_of_the_teacher_are_found_by_verify(job, store,
 
 @COMPACT
 def test_records_with_holes_between_them_are_found_by_verify(job, store, monkeypatch):
-    honest = content._packed
+    honest = shard._packed_arrays
 
     def with_hole(*given):
         columns = honest(*given)
         return columns | {"record.bytes": np.append(columns["record.bytes"], np.uint8(7))}
 
     with monkeypatch.context() as patch:
-        patch.setattr(content, "_packed", with_hole)
-        forged = content.encode_shard(job.parsed, 0, *job.shard(0)).data
+        patch.setattr(shard, "_packed_arrays", with_hole)
+        forged = shard.encode_shard(job.parsed, 0, *job.shard(0)).data
     forge_shard(store, 0, lambda data: forged)
     (problem,) = verify_store(store)
     assert "do not fill their column" in problem.message
@@ -398,13 +408,13 @@ def test_a_header_that_does_not_begin_with_a_brace_is_refused(store):
 
 def with_checksums(job, content_change):
     """The bytes of shard 0 as a dishonest writer makes them: bad labels, good checksums."""
-    honest = content.check_content
-    content.check_content = lambda config, keys, crops: None
+    honest = shard.check_content
+    shard.check_content = lambda config, keys, crops: None
     try:
         keys, crops = job.shard(0)
-        return content.encode_shard(job.parsed, 0, keys, content_change(crops)).data
+        return shard.encode_shard(job.parsed, 0, keys, content_change(crops)).data
     finally:
-        content.check_content = honest
+        shard.check_content = honest
 
 
 def test_class_ids_that_do_not_exist_are_refused_although_checksums_fit(job, store):
@@ -465,9 +475,9 @@ def members(value, prefix=()):
 )
 @given(data=st.data())
 def test_any_json_in_any_place_raises_nothing_else(store, finished, data):
-    original = json.loads((finished / "manifest.json").read_bytes())
-    where = data.draw(st.sampled_from(list(members(original))))
-    shutil.copy(finished / "manifest.json", store / "manifest.json")
+    where = data.draw(st.sampled_from(list(members(load(finished)))))
+    for name in ("manifest.json", "config.json"):
+        shutil.copy(finished / name, store / name)
     forge(store, put(*where, value=data.draw(json_values)))
     try:
         use(store)

@@ -14,7 +14,7 @@ from fkd.errors import StoreError, StoreFull
 from fkd.store import LabelStore, files, verify_store
 
 # By form and number of processes; only the bytes of the shards differ between forms.
-KILLS = {("plain", 1): 85, ("plain", 2): 15, ("recomputed", 1): 10, ("recomputed", 2): 5}
+KILLS = {("plain", 1): 85, ("plain", 2): 15, ("compact", 1): 10, ("compact", 2): 5}
 KILLS |= {("map", 1): 5, ("map", 2): 5}
 
 
@@ -54,8 +54,7 @@ def oracle(lab, small, tmp_path_factory):
 def test_killed_at_random_moments_and_run_again(lab, small, oracle, tmp_path, world_size):
     expected, seconds = oracle
     draw, kills, trial = random.Random(world_size), 0, 0
-    form = {1: "plain", 2: "recomputed", 3: "map"}[small.parsed.format_version]
-    while kills < KILLS[form, world_size]:
+    while kills < KILLS[small.parsed.form, world_size]:
         path, codes = tmp_path / str(trial := trial + 1), []
         while set(codes) != {0}:
             ranks = range(world_size)

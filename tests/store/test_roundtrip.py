@@ -11,12 +11,21 @@ from hypothesis.extra.numpy import arrays
 
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, sample_boxes
+from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Encoded
 from fkd.labels.quantization import dequantize, quantize
 from fkd.randomness import stream_keys
-from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest, verify_store
+from fkd.store import (
+    ImageFacts,
+    LabeledCrops,
+    LabelStore,
+    StoreWriter,
+    form_members,
+    keys_digest,
+    verify_store,
+)
 from fkd.store.config import EXTRA_DTYPES
-from fkd.store.roots import decode_roots, encode_roots
+from fkd.store.packing import decode_roots, encode_roots
 
 extra_columns = st.dictionaries(
     st.from_regex("[a-z][a-z0-9_]{0,8}", fullmatch=True),
@@ -33,11 +42,10 @@ codecs = st.sampled_from(
 )
 
 DRAWN = {"scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "flip_prob": 0.5, "seed": 0}
-COMPACT = {"format_version": 2, "form": "compact", "levels": 360}
 FORMS = [
-    {"format_version": 1},
-    COMPACT | {"geometry": "stored"},
-    COMPACT | {"geometry": "recomputed", "crops": DRAWN | {"generator": "philox4x32-10"}},
+    ("plain", {}),
+    ("compact", {"geometry": "stored"}),
+    ("compact", {"geometry": "recomputed", "crops": DRAWN | {"generator": "philox4x32-10"}}),
 ]
 
 
@@ -45,17 +53,18 @@ FORMS = [
 def stores(draw):
     keys = sorted(draw(st.sets(st.binary(min_size=1, max_size=12), min_size=1, max_size=9)))
     codec, value_dtype = draw(codecs)
-    config = draw(st.sampled_from(FORMS)) | {
+    form, geometry = draw(st.sampled_from(FORMS))
+    config = {
         "num_images": len(keys),
         "num_crops": draw(st.integers(1, 11)),
         "num_classes": draw(st.integers(3, 5)),
         "codec": codec,
-        "value_dtype": value_dtype,
         "extras": draw(extra_columns),
         "images_per_shard": draw(st.integers(1, 5)),
         "keys_sha256": keys_digest(keys),
         "anything": draw(st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False))),
     }
+    config |= form_members(form, parse_codec(codec), config["num_classes"], value_dtype) | geometry
     names = st.lists(st.text(), min_size=config["num_classes"], max_size=config["num_classes"])
     config["class_names"] = draw(names)
     return config, draw(contents(config, keys))
@@ -66,7 +75,7 @@ def contents(draw, config, keys):
     n, m, c = len(keys), config["num_crops"], config["num_classes"]
     k = {"ms:3": 3, "mr:1": 1, "hard": 1}.get(config["codec"], 0)
     v = {"ms:3": 3, "mr:1": 1, "hard": 0}.get(config["codec"], c)
-    compact = config["format_version"] == 2
+    compact = config["form"] == "compact"
     logits = config["codec"] == "logits"
     values = st.floats(-50 if logits else 0, 50 if logits else 1, width=32)
     size = draw(arrays(np.uint32, (n, 2), elements=st.integers(1, 80_000)))
@@ -134,12 +143,11 @@ def check_store(store: LabelStore, config: dict, keys: list[bytes], content: Lab
 
 def as_stored(config: dict, value: np.ndarray) -> np.ndarray:
     """What is left of values."""
-    dtype, codec = config["value_dtype"], config["codec"]
-    if config["format_version"] == 2 and codec[:2] in ("ms", "mr"):
-        others = config["num_classes"] - value.shape[-1] if codec[:2] == "ms" else 0
+    if "levels" in config:
+        others = config["num_classes"] - value.shape[-1] if config["codec"][:2] == "ms" else 0
         numbers = encode_roots(value.reshape(-1, value.shape[-1]), 360, others)
         return decode_roots(numbers, 360).reshape(value.shape)
-    return dequantize(quantize(value, dtype), dtype)
+    return dequantize(quantize(value, config["value_dtype"]), config["value_dtype"])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -272,9 +272,8 @@ def test_content_that_no_label_may_hold_is_not_written(lab, tmp_path, change):
     assert os.listdir(tmp_path / "s/shards") == []
 
 
-MAP = {"format_version": 3, "geometry": "grid", "grid": [1, 3], "codec": "top:2"} | {
-    "value_dtype": "f16"
-}
+COMPACT = {"form": "compact", "geometry": "stored", "levels": 360}
+MAP = {"form": "map", "grid": [1, 3], "codec": "top:2", "value_dtype": "f16", "extras": None}
 
 
 @pytest.mark.parametrize(
@@ -285,29 +284,39 @@ MAP = {"format_version": 3, "geometry": "grid", "grid": [1, 3], "codec": "top:2"
         ({"class_names": ["one"]}, "10 classes"),
         ({"codec": "ms:11"}, "keeps 11 classes"),
         ({"codec": "zip"}, "zip"),
+        ({"codec": "hard"}, "value_dtype, which means nothing for hard labels"),
         ({"codec": "logits"}, "u16 holds probabilities"),
         ({"value_dtype": "f64"}, "f64"),
+        ({"value_dtype": "i8"}, "i8 is not supported by this version of fkd; upgrade"),
+        ({"levels": 360}, "levels, which means nothing"),
+        ({"geometry": "stored"}, "geometry, which means nothing in a plain store"),
+        ({"grid": [1, 3]}, "grid, which means nothing in a plain store"),
+        ({"outputs": "pixels"}, "outputs"),
+        ({"outputs": "features"}, "class_names, which means nothing for features"),
+        ({"origin": "found"}, "origin"),
         ({"extras": {"Gray": {"dtype": "u1", "shape": []}}}, "Gray"),
         ({"extras": {"gray": {"dtype": ">u2", "shape": []}}}, ">u2"),
         ({"extras": {"gray": {"dtype": "u1", "shape": [0]}}}, "shape"),
         ({"keys_sha256": "abc"}, "keys_sha256"),
-        ({"format_version": 4}, "upgrade fkd"),
-        ({"format_version": 2}, "lacks the field form"),
-        ({"format_version": 2, "form": "plain"}, "have the form compact"),
-        ({"format_version": 3}, "do not agree"),
+        ({"format_version": 2}, "upgrade fkd"),
+        ({"form": "zipped"}, 'form is "zipped", not one of plain, compact, map'),
+        ({"form": "map"}, "do not agree"),
+        (COMPACT, "value_dtype, which means nothing"),
+        (COMPACT | {"codec": "logits:3"}, "have no compact form"),
+        (COMPACT | {"value_dtype": None, "geometry": "drawn"}, "not one of stored, recomputed"),
         ({"codec": "top:2", "value_dtype": "f16"}, "do not agree"),
-        (MAP | {"geometry": "stored"}, "have the geometry grid"),
+        (MAP | {"geometry": "stored"}, "geometry, which means nothing in a map store"),
         (MAP | {"grid": [3]}, "two whole numbers"),
         (MAP | {"grid": [0, 3]}, "two whole numbers"),
         (MAP | {"grid": [2, 2]}, "2 x 2 cells has not 3 crops"),
-        (MAP | {"extras": {"gray": {"dtype": "u1", "shape": []}}}, "no extras"),
+        (MAP | {"extras": {}}, "extras, which means nothing in label maps"),
         (MAP | {"value_dtype": "u16"}, "u16 holds probabilities"),
         ({"crops": {"seed": float("nan")}}, "JSON"),
         ({"crops": {"seed": {1, 2}}}, "JSON"),
     ],
 )
 def test_a_config_that_cannot_work_names_the_field(lab, tmp_path, change, message):
-    config = lab.Job().config | change
+    config = {k: v for k, v in (lab.Job().config | change).items() if v is not None}
     with pytest.raises(FormatError, match=message):
         StoreWriter.open(tmp_path / "s", config)
     assert not (tmp_path / "s").exists()

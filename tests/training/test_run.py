@@ -27,9 +27,9 @@ from fkd.engine.run_folder import RunFolder
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError, CropMismatch, RunError, StoreMismatch
 from fkd.methods import MealV2Config
-from fkd.models import TeacherConfig, load_teachers
-from fkd.store import LabelStore
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.models.teacher import TeacherConfig, load_teachers
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 ALIVE = {"method": "mealv2-fkd", "seed": 7}
 """Of the discriminators for so few classes many have no gradient from the start: dead ReLUs."""
@@ -461,25 +461,6 @@ def test_images_of_unknown_classes_train_without_train_accuracy(
     for options in ({"method": "vanilla"}, {"soft_weight": 0.5}):
         with pytest.raises(ConfigError, match=r"10 of 10 lack one \(first: .*x/0\.png\)"):
             train(replace(config, out=config.out + "-2", **options))
-
-
-def test_mixed_stored_crops_are_refused_where_each_needs_its_true_class(config, monkeypatch):
-    """The message names what the run has set, and fresh crops of such images are no mixtures."""
-    open_store = LabelStore.open
-
-    def open_mixed(path):
-        store = open_store(path)
-        store.config["stored_mixing"] = {}
-        return store
-
-    monkeypatch.setattr(LabelStore, "open", staticmethod(open_mixed))
-    for options, user in [
-        ({"method": "vanilla", "crop_source": "stored"}, "method vanilla needs"),
-        ({"soft_weight": 0.5}, "method fkd with soft_weight 0.5 needs"),
-    ]:
-        with pytest.raises(ConfigError, match=f"^{user} the true class of .* are mixed; use"):
-            train(replace(config, **options))
-    train(replace(config, method="vanilla", epochs=2))
 
 
 def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_path):

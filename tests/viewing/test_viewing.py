@@ -14,11 +14,12 @@ from fkd.cli import main
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops
 from fkd.crops.sampling import CropConfig
-from fkd.data import ImagesConfig, open_source
+from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labels.codec_names import parse_codec
 from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest
-from fkd.viewing import PageConfig, render_page, summarize
+from fkd.viewing.page import PageConfig, render_page
+from fkd.viewing.summary import summarize
 
 M, C = 6, 4
 CLASSES = ["n02123045", "n02099601", "a <b>bold</b> class", "plain"]
@@ -45,6 +46,7 @@ def write_store(folder, path, unreadable=()):
     codec = parse_codec("ms:2")
     config = {
         "format_version": 1,
+        "form": "plain",
         "num_images": len(keys),
         "num_crops": M,
         "num_classes": C,

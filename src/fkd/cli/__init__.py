@@ -53,9 +53,9 @@ def _help() -> str:
 
 
 def _version() -> str:
-    from importlib.metadata import version
+    from fkd import __version__
 
-    return f"fkd {version('fkd')}"
+    return f"fkd {__version__}"
 
 
 def _fail(message: str) -> NoReturn:

@@ -69,5 +69,5 @@ def _print_result(done: Conversion, form: Form, console: Console) -> None:
     for name, store in (("before", before), ("after", after)):
         per_crop = store.num_bytes / (store.num_images * store.num_crops)
         console.print(f"{name:9} {store.num_bytes:,} bytes of labels ({per_crop:.1f} per crop)")
-    console.print(f"labels    {done.agreement}")
+    console.print(f"labels    {done.comparison}")
     console.print(f"root hash {after.root_hash}")

@@ -4,8 +4,8 @@
 so the teacher and any student can see the same pixels. Parameters do not depend on the crop's size:
 lengths are fractions of the side, blur is given for a 224-pixel crop.
 
-An augmentation is *replayed* when the teacher saw it (its parameters are stored with the label) or
-*student-only* when it is drawn afresh on top of the stored crop.
+A *teacher augmentation* was seen by the teacher: its parameters are stored with the label. A
+*student augmentation* is drawn anew on top of the stored crop.
 
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1. Parameters: torchvision's ColorJitter,
 RandomGrayscale, GaussianBlur, RandAugment (Cubuk et al. 2020), RandomErasing (Zhong et al. 2020),
@@ -31,8 +31,8 @@ _BLUR_SIDE = 224.0  # blur sigma is stored in pixels of a crop of this side
 _ERASED = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]  # ImageNet's mean color
 _RAND_AUGMENT_BINS = 30.0
 # Eigenvalues, and eigenvectors in columns, of the covariance of ImageNet's colors, white being 1.
-_COLOUR_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
-_PRINCIPAL_COLOURS = np.array(
+_COLOR_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
+_PRINCIPAL_COLORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
 
@@ -53,6 +53,14 @@ class AugmentConfig:
         rand_augment_magnitude: strength of each, 0 .. 30.
         erase_prob: share of the crops with an erased rectangle.
         erase_scale: smallest and largest erased share of the area.
+
+    Example:
+        >>> import numpy as np
+        >>> from fkd import AugmentConfig, CropConfig, sample_crops
+        >>> augment = AugmentConfig(color_jitter=(0.4, 0.4, 0.4, 0.1), grayscale_prob=0.2)
+        >>> records = sample_crops(CropConfig(), b"cat/1.jpg", (375, 500), np.arange(8), augment)
+        >>> {name: array.shape for name, array in records.extra.items()}
+        {'jitter': (8, 4), 'jitter_order': (8,), 'gray': (8,)}
     """
 
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -146,12 +154,12 @@ def _sample_jitter(config: AugmentConfig, draws: np.ndarray) -> dict[str, np.nda
 def _sample_lighting(config: AugmentConfig, draws: np.ndarray) -> np.ndarray:
     """What is added to red, green and blue, where white is 1: normal steps along each component.
 
-    Normal numbers by Box and Muller, from two pairs of even ones.
+    Normal numbers by Box and Muller, from two pairs of uniform ones.
     """
     radius = np.sqrt(-2.0 * np.log1p(-draws[:, 0::2]))
     angle = 2.0 * np.pi * draws[:, 1::2]
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :3]
-    added: np.ndarray = (config.lighting * normal * _COLOUR_DEVIATIONS) @ _PRINCIPAL_COLOURS.T
+    added: np.ndarray = (config.lighting * normal * _COLOR_DEVIATIONS) @ _PRINCIPAL_COLORS.T
     return added
 
 
@@ -171,7 +179,7 @@ def _sample_rand_augment(config: AugmentConfig, draws: np.ndarray) -> dict[str, 
     ops = np.floor(draws[:, 0::2] * len(_RAND_AUGMENT)).astype(np.int64)
     sign = np.where(draws[:, 1::2] < 0.5, -1.0, 1.0)
     level = config.rand_augment_magnitude / _RAND_AUGMENT_BINS
-    base, reach, signed = (np.array(c)[ops] for c in zip(*_RAND_AUGMENT_RANGES, strict=True))
+    _, base, reach, signed = (np.array(c)[ops] for c in zip(*_RAND_AUGMENT, strict=True))
     return {"rand_op": ops, "rand_magnitude": base + reach * level * np.where(signed, sign, 1.0)}
 
 
@@ -196,7 +204,7 @@ def _apply_to_one(crop: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
         crop = _blur(crop, float(extra["blur"]))
     if "rand_op" in extra:
         for op, magnitude in zip(extra["rand_op"], extra["rand_magnitude"], strict=True):
-            crop = _RAND_AUGMENT[op](crop, float(magnitude))
+            crop = _RAND_AUGMENT[op][0](crop, float(magnitude))
     if "erase" in extra:
         crop = _erase(crop, extra["erase"].tolist())
     return crop
@@ -249,37 +257,21 @@ def _affine(
     return moved
 
 
-# Operations of RandAugment with the space of torchvision: how the parameter enters ...
-_RAND_AUGMENT: list[Callable[[Tensor, float], Tensor]] = [
-    lambda crop, _: crop,
-    lambda crop, m: _affine(crop, shear=(math.degrees(math.atan(m)), 0.0)),
-    lambda crop, m: _affine(crop, shear=(0.0, math.degrees(math.atan(m)))),
-    lambda crop, m: _affine(crop, translate=(m, 0.0)),
-    lambda crop, m: _affine(crop, translate=(0.0, m)),
-    lambda crop, m: _affine(crop, angle=m),
-    lambda crop, m: TF.adjust_brightness(crop, m),
-    lambda crop, m: TF.adjust_saturation(crop, m),
-    lambda crop, m: TF.adjust_contrast(crop, m),
-    lambda crop, m: TF.adjust_sharpness(crop, m),
-    lambda crop, m: TF.posterize(crop, round(m)),
-    lambda crop, m: TF.solarize(crop, m),
-    lambda crop, _: TF.autocontrast(crop),
-    lambda crop, _: TF.equalize(crop),
-]
-# ... and its value: base + reach * magnitude / 30, the reach with a random sign or not.
-_RAND_AUGMENT_RANGES: list[tuple[float, float, bool]] = [
-    (0.0, 0.0, False),
-    (0.0, 0.3, True),
-    (0.0, 0.3, True),
-    (0.0, 150.0 / 331.0, True),
-    (0.0, 150.0 / 331.0, True),
-    (0.0, 30.0, True),
-    (1.0, 0.9, True),
-    (1.0, 0.9, True),
-    (1.0, 0.9, True),
-    (1.0, 0.9, True),
-    (8.0, -4.0, False),
-    (255.0, -255.0, False),
-    (0.0, 0.0, False),
-    (0.0, 0.0, False),
+# Operations of RandAugment with the space of torchvision. The parameter of each is
+# base + reach * magnitude / 30, where the reach has a random sign or not.
+_RAND_AUGMENT: list[tuple[Callable[[Tensor, float], Tensor], float, float, bool]] = [
+    (lambda crop, _: crop, 0.0, 0.0, False),
+    (lambda crop, m: _affine(crop, shear=(math.degrees(math.atan(m)), 0.0)), 0.0, 0.3, True),
+    (lambda crop, m: _affine(crop, shear=(0.0, math.degrees(math.atan(m)))), 0.0, 0.3, True),
+    (lambda crop, m: _affine(crop, translate=(m, 0.0)), 0.0, 150.0 / 331.0, True),
+    (lambda crop, m: _affine(crop, translate=(0.0, m)), 0.0, 150.0 / 331.0, True),
+    (lambda crop, m: _affine(crop, angle=m), 0.0, 30.0, True),
+    (lambda crop, m: TF.adjust_brightness(crop, m), 1.0, 0.9, True),
+    (lambda crop, m: TF.adjust_saturation(crop, m), 1.0, 0.9, True),
+    (lambda crop, m: TF.adjust_contrast(crop, m), 1.0, 0.9, True),
+    (lambda crop, m: TF.adjust_sharpness(crop, m), 1.0, 0.9, True),
+    (lambda crop, m: TF.posterize(crop, round(m)), 8.0, -4.0, False),
+    (lambda crop, m: TF.solarize(crop, m), 255.0, -255.0, False),
+    (lambda crop, _: TF.autocontrast(crop), 0.0, 0.0, False),
+    (lambda crop, _: TF.equalize(crop), 0.0, 0.0, False),
 ]

@@ -1,4 +1,4 @@
-"""What is remembered of a crop, so that anybody can cut it again.
+"""What is stored of a crop, so that the same pixels can be cut again.
 
 A record says where a crop lies (`box`), whether it is mirrored (`flip`), and the parameters of any
 further augmentation that the teacher saw (`extra`). Records are plain arrays; this module knows
@@ -38,22 +38,13 @@ class CropRecords:
         return len(self.flip)
 
     def __getitem__(self, index: Any) -> "CropRecords":
-        """Index the leading axes of all arrays alike."""
+        """The records at an index of the leading axes."""
         return self.map(lambda array: array[index])
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "CropRecords":
         """The same records with a function applied to each array."""
         extra = {name: function(array) for name, array in self.extra.items()}
         return CropRecords(function(self.box), function(self.flip), extra)
-
-    def reshape(self, *shape: int) -> "CropRecords":
-        """The same records with other leading axes."""
-        own = len(self.shape)
-        return CropRecords(
-            self.box.reshape(*shape, 4),
-            self.flip.reshape(*shape),
-            {name: a.reshape(*shape, *a.shape[own:]) for name, a in self.extra.items()},
-        )
 
     @staticmethod
     def stack(records: Sequence["CropRecords"]) -> "CropRecords":

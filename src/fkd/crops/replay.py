@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
-from fkd.crops.partners import Partners, blend, mixed_crops, partner_rows, without_mixes
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, draw_crops, place_crops
 from fkd.randomness import stream_key
@@ -53,6 +52,17 @@ def sample_crops(
         size: height and width of the decoded image, pixels.
         numbers: crop numbers, from 0; a store holds 0 .. M-1, fresh crops have no upper limit.
         augment: further augmentations to draw parameters for.
+
+    Example:
+        >>> import numpy as np
+        >>> from fkd import CropConfig, sample_crops
+        >>> records = sample_crops(CropConfig(), b"cat/1.jpg", (375, 500), np.arange(3))
+        >>> records.box  # top, left, height, width
+        array([[181, 181, 151, 162],
+               [ 71, 101, 284, 293],
+               [124, 105, 212, 199]])
+        >>> records.flip
+        array([ True,  True,  True])
     """
     stream = stream_key(config.seed, key)
     box, flip = place_crops(config, draw_crops(stream, numbers), size)
@@ -70,12 +80,10 @@ def replay(
     size: int | tuple[int, int],
     interpolation: Interpolation,
     out: Tensor | None = None,
-    partners: Partners | None = None,
 ) -> Tensor:
     """The crops that `records` describe, uint8 (n, 3, height, width), channels-last.
 
-    Crop, antialiased resize, flip, then the further augmentations of the records, last their
-    mixing with crops of other images, which are made in the same way.
+    Crop, antialiased resize, flip, then the further augmentations of the records.
 
     Args:
         image: uint8 (3, H, W); fastest when its memory is channels-last, as `decode_image` gives.
@@ -83,12 +91,18 @@ def replay(
         size: side of the square crops, or (height, width), pixels.
         interpolation: how they are resized.
         out: where to put the crops, of their shape; by default new memory.
-        partners: the other images of mixed crops; needed if there are any.
 
-    Raises:
-        ValueError: one of them is missing.
+    Differs: torch's antialiased uint8 resize instead of Pillow's. Pillow 13's bicubic resizes some
+    tall crops vertically first and clips in between: up to 15 gray levels apart.
 
-    Differs: torch's antialiased uint8 resize instead of Pillow's; at most 2 gray levels apart.
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from fkd import CropConfig, replay, sample_crops
+        >>> image = torch.zeros(3, 375, 500, dtype=torch.uint8)
+        >>> records = sample_crops(CropConfig(), b"cat/1.jpg", (375, 500), np.arange(3))
+        >>> replay(image, records, 224, "bilinear").shape
+        torch.Size([3, 3, 224, 224])
     """
     height, width = (size, size) if isinstance(size, int) else size
     if out is None:
@@ -100,25 +114,7 @@ def replay(
         resized = F.interpolate(cut, (height, width), mode=interpolation, antialias=True)[0]
         crop.copy_(resized.flip(-1) if flip else resized)
     apply_augment(out, records.extra)
-    return _mix(out, records, interpolation, partners or {})
-
-
-def _mix(
-    crops: Tensor, records: CropRecords, interpolation: Interpolation, partners: Partners
-) -> Tensor:
-    """Mix those crops that their records call mixed, in place; returns the crops."""
-    mixed = mixed_crops(records)
-    size = (crops.shape[-2], crops.shape[-1])
-    for row in partner_rows(records):
-        if row not in partners:
-            raise ValueError(f"crops are mixed with image {row}: give it in `partners`")
-        chosen = np.flatnonzero(mixed & (records.extra["mix_row"] == row))
-        theirs = without_mixes(partners[row].records[chosen])
-        pictures = replay(partners[row].image, theirs, size, interpolation)
-        for i, picture in zip(chosen.tolist(), pictures, strict=True):
-            share, box = int(records.extra["mix_share"][i]), records.extra["mix_box"][i].tolist()
-            blend(crops[i], picture, share, box)
-    return crops
+    return out
 
 
 def resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
@@ -127,9 +123,9 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation) -
 
 
 def _batch_of_one(image: Tensor) -> Tensor:
-    """An image (3, H, W) as a batch (1, 3, H, W), of which torch sees that it is channels-last.
+    """An image (3, H, W) as a batch (1, 3, H, W), which torch recognizes as channels-last.
 
-    With `image[None]` the stride of the batch axis is that of one pixel; torch then takes cuts for
-    ordinary memory, and resizes them at half the speed.
+    With `image[None]` the stride of the batch axis is that of one pixel; torch then
+    resizes cuts as if they were contiguous, at half the speed.
     """
     return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Where the crops of an image lie: random boxes and flips, as pure functions of addresses.
+"""Where the crops of an image lie: random boxes and flips, pure functions of (seed, key, number).
 
 Boxes as torchvision's RandomResizedCrop draws them and flips as RandomHorizontalFlip does, from our
 own generator. The crops of an image can be drawn again from its key and size, so a compact label
@@ -35,6 +35,14 @@ class CropConfig:
 
     Raises:
         ConfigError: a range or a probability is impossible.
+
+    Example:
+        >>> import numpy as np
+        >>> from fkd import CropConfig, sample_crops
+        >>> config = CropConfig(scale=(0.25, 1.0), flip_prob=0.0, seed=7)
+        >>> sample_crops(config, b"cat/1.jpg", (375, 500), np.arange(2)).box
+        array([[ 13,   5, 356, 452],
+               [141, 204, 229, 206]])
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -53,7 +61,7 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class CropDraws:
-    """The random numbers of many crops, drawn before the sizes of their images are known.
+    """Random numbers of many crops, drawn before the sizes of their images are known.
 
     Attributes:
         streams: random stream of each crop, uint64 (...).

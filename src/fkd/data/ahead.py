@@ -37,14 +37,13 @@ def look_ahead(
 def in_bursts(
     pool: Executor, function: Callable[[T], R], items: Iterable[T], size: int
 ) -> Iterator[R]:
-    """`function` of every item, in order: of `size` items at once, and of more when these are used.
-
-    In between the pool rests and leaves the cores to whoever uses the results.
+    """`function` of every item, in order: of `size` items at once, and of the next ones after these
+    have been used. In between the pool leaves the cores to the consumer of the results.
     """
     remaining = iter(items)
     while burst := [pool.submit(function, item) for item in islice(remaining, size)]:
         try:
-            wait(burst)  # whoever uses the first result has the cores to himself
+            wait(burst)  # the consumer of the first result then has all cores
             for future in burst:
                 yield future.result()
         finally:
@@ -62,7 +61,7 @@ def single_threaded_pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
 
     def prepare(_: int) -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # from here on this thread has its number, whatever others set
+        torch.get_num_threads()  # from here on this thread keeps its number, whatever others set
         ready.wait()
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="fkd-loader") as pool:

@@ -1,7 +1,7 @@
-"""Images that a data set object yields as pictures, not as files (torchvision's CIFAR and others).
+"""Images that a data set object yields decoded, not as files (torchvision's CIFAR and others).
 
-Every picture is given out as the bytes of a PPM file, which holds exactly its RGB pixels; checksum
-and decoding then work as for files. Keys are positions, as such data sets have no names.
+Every image is returned as the bytes of a PPM file, which holds exactly its RGB pixels; checksum and
+decoding then work as for files. Keys are positions, as such data sets have no names.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _LABEL_ATTRIBUTES = ("targets", "labels", "_labels")  # as torchvision's data se
 
 
 class ArraySource:
-    """A map-style data set of (picture, ...) items; a picture is a PIL image or a uint8 array.
+    """A map-style data set of (image, ...) items; an image is a PIL image or a uint8 array.
 
     Labels are taken from the data set's `targets` or `labels`, names from its `classes`; a data set
     without labels there has no classes.
@@ -28,7 +28,7 @@ class ArraySource:
     """
 
     def __init__(self, dataset: Any) -> None:
-        """Takes a data set without transforms.
+        """Wrap a data set without transforms.
 
         Raises:
             ConfigError: it has a transform, or no length.
@@ -58,30 +58,23 @@ class ArraySource:
         """Data set and position."""
         return f"image {i} of {type(self._dataset).__name__}"
 
-    def file_size(self, i: int) -> int:
-        """Bytes of the PPM file; as costly as reading it."""
-        return len(self.read(i))
-
     def read(self, i: int) -> bytes:
         """Image `i` as a PPM file.
 
         Raises:
-            ImageError: the picture has no obvious meaning as RGB.
-            ConfigError: the item does not begin with a picture.
+            ImageError: the image has no obvious meaning as RGB.
+            ConfigError: the item does not begin with an image.
         """
         item = self._dataset[i]
-        picture = item[0] if isinstance(item, tuple | list) else item
-        return encode_ppm(self._pixels(picture, i))
-
-    def _pixels(self, picture: Any, i: int) -> np.ndarray:
-        if isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
-            picture = Image.fromarray(picture)
-        if not isinstance(picture, Image.Image):
+        image = item[0] if isinstance(item, tuple | list) else item
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+            image = Image.fromarray(image)
+        if not isinstance(image, Image.Image):
             raise ConfigError(
-                f"{self.name(i)} is a {type(picture).__name__}, not a PIL image or uint8 array "
+                f"{self.name(i)} is a {type(image).__name__}, not a PIL image or uint8 array "
                 "(H, W, 3); give the data set without transforms"
             )
-        return rgb_pixels(picture, self.name(i))
+        return encode_ppm(rgb_pixels(image, self.name(i)))
 
 
 def encode_ppm(pixels: np.ndarray) -> bytes:
@@ -91,7 +84,7 @@ def encode_ppm(pixels: np.ndarray) -> bytes:
 
 
 def refuse_transforms(dataset: Any) -> None:
-    """Transforms of a data set would be skipped silently, so they are refused.
+    """Refuse a data set with transforms, which would be skipped silently.
 
     Raises:
         ConfigError: the data set has one.

@@ -9,7 +9,6 @@ processes.
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -127,10 +126,9 @@ class CropCutter:
         for j, i in enumerate(images):
             loaded = load(self.images, i, self._decoder)
             records = selected.records(j, loaded)
-            partners = selected.partners(j, partial(load, self.images, decoder=self._decoder))
             for tensor, fmt in zip(crops, self.formats, strict=True):
                 out = tensor[j * m : (j + 1) * m]
-                replay(loaded.image, records, fmt.size, fmt.interpolation, out, partners)
+                replay(loaded.image, records, fmt.size, fmt.interpolation, out)
                 if fmt.augmented:
                     self._augment(out, i, start)
         labels = torch.tensor([self.label(i) for i in images]).repeat_interleave(m)

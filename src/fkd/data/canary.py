@@ -19,14 +19,14 @@ from torch import Tensor
 
 from fkd.crops.replay import InputSpec, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
-from fkd.data.identity import load_labeled, load_partners
+from fkd.data.identity import load_labeled
 from fkd.data.sources import ImageSource
 from fkd.errors import CropMismatch
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LABELED, LabelStore
 
 # A canary takes 370 bytes of the manifest, so a small store gets few.
-_MOST, _LEAST, _CROPS_PER_CANARY = 64, 16, 1024
+_MOST, _LEAST, _CROPS_PER_CANARY = 64, 4, 1024
 _SIDE = 8  # pixels of a thumbnail's side
 _LIMIT = 2.0  # gray levels by which thumbnails of other decoders may differ on average
 
@@ -155,9 +155,8 @@ def _rebuild(
         records = store.read([row], [[crop]]).records[0]
     else:
         records = whole_image((image.shape[1], image.shape[2]))
-    partners = load_partners(store, source, records, np.array([crop]), decoder)
     size, interpolation, _ = teacher_input(store)
-    return replay(image, records, size, interpolation, partners=partners)[0]
+    return replay(image, records, size, interpolation)[0]
 
 
 def _fingerprint(crop: Tensor) -> dict[str, str]:

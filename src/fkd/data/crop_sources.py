@@ -28,7 +28,6 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, sample_augment
-from fkd.crops.partners import Partner, Partners, partner_rows
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, draw_crops, place_crops
 from fkd.data.identity import require_labeled_file
@@ -37,9 +36,8 @@ from fkd.errors import ConfigError
 from fkd.labels.codecs import Codec
 from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, permutations, stream_keys
-from fkd.store import LabeledCrops, LabelStore
+from fkd.store import LabelStore
 
-Load = Callable[[int], LoadedImage]
 CropOrder = Literal["epoch_permutation", "iid"]
 
 
@@ -58,12 +56,10 @@ class SelectedCrops:
     Attributes:
         targets: stored labels of the B * m crops, image after image; None for fresh crops.
         records: (j, loaded image) to the records (m,) of the j-th image; checks the image.
-        partners: (j, how to load an image) to the mixing partners of its crops, checked.
     """
 
     targets: SoftTargets | None
     records: Callable[[int, LoadedImage], CropRecords]
-    partners: Callable[[int, Load], Partners] = lambda j, load_image: {}
 
 
 class CropSource(Protocol):
@@ -152,28 +148,7 @@ class StoredCropSource:
             return stored.records[j]
 
         targets = self._codec.targets(stored.label, self._store.num_classes)
-        return SelectedCrops(targets, records, self._select_partners(stored, crops))
-
-    def _select_partners(
-        self, stored: LabeledCrops, crops: np.ndarray
-    ) -> Callable[[int, Load], Partners]:
-        """The mixing partners of crops (B, m), whose records are read at once, too."""
-        pairs = [(j, row) for j in range(len(crops)) for row in partner_rows(stored.records[j])]
-        if not pairs:
-            return lambda j, load_image: {}
-        owner, rows = np.array(pairs).T
-        theirs = self._store.read(rows, crops[owner])
-
-        def partners(j: int, load_image: Load) -> Partners:
-            loaded_partners = {}
-            for n in np.flatnonzero(owner == j).tolist():
-                row = int(rows[n])
-                loaded = load_image(row)
-                require_labeled_file(theirs.images, n, loaded, self._images.name(row))
-                loaded_partners[row] = Partner(loaded.image, theirs.records[n])
-            return loaded_partners
-
-        return partners
+        return SelectedCrops(targets, records)
 
     def crop_numbers(self, images: np.ndarray, start: int, crops_per_image: int) -> np.ndarray:
         """Which stored crops an access to images (B,) uses, int64 (B, m)."""

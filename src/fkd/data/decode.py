@@ -1,8 +1,8 @@
 """Turns the bytes of an image file into pixels: one function for labeling and for training.
 
-A stored label belongs to the pixels the teacher saw, so both phases must decode alike. Nothing is
-left to chance: which formats are read, what becomes of orientation, alpha and depth, and when an
-image is refused. `DECODER` records those choices in the identity of every label store.
+A stored label belongs to the pixels the teacher saw, so both phases must decode alike: which
+formats are read, how orientation, alpha and depth are treated, and when an image is refused are
+fixed here. `DECODER` records those choices in the identity of every label store.
 
 Not known here: files, folders, crops.
 """
@@ -52,8 +52,8 @@ DECODER: dict[str, Any] = {
 _CONVERTED_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _GREY16_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
-# What people have instead of an image, by how it begins (compared in lower case).
-_IMPOSTORS = (
+# Files that are often found in place of an image, by their first bytes (compared in lower case).
+_NON_IMAGE_SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the real file with `git lfs pull`"),
     (b"<!doctype html", "an HTML page, probably of a failed download; download it again"),
     (b"<html", "an HTML page, probably of a failed download; download it again"),
@@ -69,7 +69,7 @@ _IMPOSTORS = (
     (b"\0\0\0\x0cjp  ", "a JPEG 2000 image; convert it to PNG or JPEG"),
 )
 _BLANKS = b"\xef\xbb\xbf \t\r\n"  # a byte order mark or white space before the document
-_ISO_MEDIA = b"ftyp"  # at byte 4 of HEIC and AVIF files, and of films
+_ISO_MEDIA = b"ftyp"  # at byte 4 of HEIC, AVIF and video files
 
 _SILENCED = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 
@@ -77,14 +77,14 @@ _SILENCED = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 def decode_image(data: bytes, name: str, decoder: Decoder = "pillow") -> Tensor:
     """Decode an image file to uint8 RGB (3, H, W); the memory is laid out height, width, channel.
 
-    Pillow says what the file is and whether it is acceptable, whoever decodes the pixels.
+    Pillow decides what the file is and whether it is acceptable, whichever decoder is used.
 
     The orientation in EXIF data is ignored, as torchvision and timm do (the orientation tag of a
     TIFF is part of that format and is applied). Alpha is dropped, without blending. Gray images of
     16 bits are divided by 257. Safe to call from many threads.
 
     Two settings of the process change at the first call, because no thread-safe way is narrower:
-    Pillow's `LOAD_TRUNCATED_IMAGES` goes off, and remarks of Pillow on odd metadata are silenced.
+    Pillow's `LOAD_TRUNCATED_IMAGES` is set to False, and its warnings about metadata are ignored.
 
     Args:
         data: the whole file.
@@ -131,15 +131,15 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
         image = _without_transparency(image).convert("RGB")
     if image.mode != "RGB":
         raise ImageError(
-            f"{name} has pixels of type {image.mode}, which has no one meaning as RGB; "
+            f"{name} has pixels of type {image.mode}, which is ambiguous as RGB; "
             "convert it to 8-bit RGB"
         )
     return np.array(image)
 
 
 def _decode_jpeg(data: bytes, image: ImageFile.ImageFile) -> np.ndarray | None:
-    """An ordinary JPEG as uint8 (H, W, 3), by simplejpeg; None for whatever Pillow should decide:
-    other files, other colors, and damage, which Pillow may forgive."""
+    """An ordinary JPEG as uint8 (H, W, 3), by simplejpeg; None where Pillow should decide: other
+    formats, other colors, and damage, which Pillow may tolerate."""
     import simplejpeg
 
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
@@ -152,7 +152,7 @@ def _decode_jpeg(data: bytes, image: ImageFile.ImageFile) -> np.ndarray | None:
 
 
 def _prepare_pillow() -> None:
-    """Make Pillow strict about missing pixels and silent about odd metadata.
+    """Make Pillow strict about missing pixels, and ignore its warnings about metadata.
 
     Both settings belong to the process and other code may undo them, hence again for each image.
     `warnings.catch_warnings` would be undone by other threads, and each use makes Python forget
@@ -171,16 +171,16 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
         factory, accept = Image.OPEN[format_name]
         if accept is None or accept(data[:16]) is True:
             return factory(io.BytesIO(data), "")
-    raise ImageError(f"{name} is {_describe_impostor(data)}")
+    raise ImageError(f"{name} is {_describe_non_image(data)}")
 
 
-def _describe_impostor(data: bytes) -> str:
+def _describe_non_image(data: bytes) -> str:
     start = data[:512].lower()
-    for prefix, description in _IMPOSTORS:
+    for prefix, description in _NON_IMAGE_SIGNATURES:
         if start.startswith(prefix) or start.lstrip(_BLANKS).startswith(prefix):
             return description
     if data[4:8] == _ISO_MEDIA:
-        return "a HEIC or AVIF image or a film; convert it to PNG or JPEG"
+        return "a HEIC or AVIF image or a video; convert it to PNG or JPEG"
     return f"not an image of a known format ({', '.join(FORMATS)}); convert or remove it"
 
 
@@ -191,7 +191,7 @@ def _refuse_unsuitable(image: ImageFile.ImageFile, name: str) -> None:
             f"{name} claims {width}x{height} pixels, more than the {MAX_PIXELS / 1e6:.1f} million "
             "that are decoded; make it smaller or remove it"
         )
-    # The further pictures of an MPO (a camera's stereo pair or preview) are not its content.
+    # The further images of an MPO (a camera's stereo pair or preview) are not its content.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageError(
             f"{name} holds several frames or pages; save the one you mean as a file of its own"
@@ -199,7 +199,7 @@ def _refuse_unsuitable(image: ImageFile.ImageFile, name: str) -> None:
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
-    """The image without its transparent color, which Pillow would otherwise convert or lament."""
+    """The image without its transparent color, about which Pillow would otherwise warn."""
     if "transparency" not in image.info:
         return image
     image = image.copy()

@@ -1,8 +1,8 @@
 """Which decoder to read images with: the fastest one that gives the pixels of the labels.
 
 Labels are made with Pillow. The package simplejpeg (extra `fast`) wraps the same libjpeg-turbo, is
-faster, and normally gives the same pixels; whether it does, is measured on the user's own images
-before anything relies on it.
+faster, and normally gives the same pixels; whether it does is measured on the user's images before
+training relies on it.
 """
 
 from dataclasses import dataclass
@@ -45,14 +45,14 @@ class DecoderReport:
 
 
 def choose_decoder(source: ImageSource, choice: DecoderChoice = "auto") -> DecoderReport:
-    """The decoder that a setting means for these images.
+    """The decoder for these images, by the setting `decoder`.
 
     "auto" is simplejpeg if it is installed and a sample of the images, spread over the source,
     decodes to exactly the same pixels, else Pillow. An explicit choice is kept, and its difference
-    is measured too. Unreadable images are left to whoever needs them.
+    is measured too. Unreadable images are skipped here.
 
     Raises:
-        ConfigError: simplejpeg is asked for and not installed.
+        ConfigError: simplejpeg is chosen and not installed.
     """
     installed = find_spec("simplejpeg") is not None
     if choice == "simplejpeg" and not installed:

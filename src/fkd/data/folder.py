@@ -1,4 +1,4 @@
-"""Images as files below a folder: one folder per class, or a heap without classes.
+"""Images as files below a folder: one folder per class, or files without classes.
 
 Not known here: what is inside the files, and their decoding.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from fkd.errors import ConfigError, ImageError
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 
 IMAGE_EXTENSIONS = (
     *(b".jpg", b".jpeg", b".jpe", b".jfif", b".mpo", b".png", b".apng", b".webp"),
@@ -26,7 +26,7 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK
 
 
 class PackedKeys(Sequence[bytes]):
-    """An immutable sequence of byte strings in two arrays.
+    """An immutable sequence of byte strings, held in two buffers.
 
     A list of a million small objects would be copied, page by page, into every worker process as
     soon as reference counts change.
@@ -60,7 +60,7 @@ class FolderSource:
         labels: Sequence[int],
         class_names: list[str] | None,
     ) -> None:
-        """Takes keys (any order, unique) and the label of each (-1 for none)."""
+        """Make a source of keys, in any order but unique, and the label of each, -1 for none."""
         order = sorted(range(len(keys)), key=keys.__getitem__)
         self.root = root
         self.class_names = class_names
@@ -86,17 +86,6 @@ class FolderSource:
         """The path of image `i`, printable."""
         return printable(self._path(i))
 
-    def file_size(self, i: int) -> int:
-        """The size of the file of image `i`, bytes.
-
-        Raises:
-            ImageError: there is no such file any more.
-        """
-        try:
-            return os.stat(self._path(i)).st_size
-        except OSError as error:
-            raise ImageError(_unreadable(self.name(i), error)) from error
-
     def read(self, i: int) -> bytes:
         """The bytes of the file of image `i`.
 
@@ -116,7 +105,7 @@ def scan_folder(root: str, *, split: str = "train", flat: bool = False) -> Folde
     (bytewise, as torchvision's ImageFolder); files may lie deeper. A folder with images only has no
     classes. If all sub-folders are called after splits (train, val ...), the one called `split` is
     listed in place of `root`. Only files with a known image extension count; hidden files do not.
-    Links are followed. With `flat`, sub-folders mean nothing: there are no classes.
+    Links are followed. With `flat`, sub-folders are no classes, and there are none.
 
     Raises:
         ConfigError: the folder is missing, unreadable or without images; a class folder is empty;
@@ -146,7 +135,7 @@ def scan_folder(root: str, *, split: str = "train", flat: bool = False) -> Folde
 
 
 def read_regular_file(path: bytes, name: str) -> bytes:
-    """All bytes of a file; a pipe or device is refused instead of waited for.
+    """All bytes of a file; a pipe or device is refused instead of blocking.
 
     Raises:
         ImageError: not a regular file, too large, gone, or unreadable; `name` is in the message.

@@ -4,16 +4,13 @@ A label belongs to the pixels of one file, so a file of other bytes is refused, 
 decodes to another size than it did when it was labeled.
 """
 
-import numpy as np
 from torch import Tensor
 
-from fkd.crops.partners import Partner, Partners, partner_rows
-from fkd.crops.records import CropRecords
 from fkd.data.decode import Decoder
 from fkd.data.sources import ImageSource, LoadedImage, load
 from fkd.errors import CropMismatch, StoreMismatch
 from fkd.store import ImageFacts, LabelStore
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 
 
 def is_labeled_file(facts: ImageFacts, i: int, crc32: int, num_bytes: int) -> bool:
@@ -65,23 +62,3 @@ def load_labeled(
     loaded = load(source, row, decoder)
     require_labeled_file(store.images([row]), 0, loaded, source.name(row))
     return loaded.image
-
-
-def load_partners(
-    store: LabelStore,
-    source: ImageSource,
-    records: CropRecords,
-    crops: np.ndarray,
-    decoder: Decoder = "pillow",
-) -> Partners:
-    """The mixing partners of stored crops with these records and numbers, int64 (n,), checked.
-
-    Raises:
-        StoreMismatch, CropMismatch, ImageError: as `load_labeled`.
-    """
-    return {
-        row: Partner(
-            load_labeled(store, source, row, decoder), store.read([row], crops[None]).records[0]
-        )
-        for row in partner_rows(records)
-    }

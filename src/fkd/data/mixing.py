@@ -8,7 +8,7 @@ with lambda ~ Beta(alpha, alpha), one draw per step, partners by a random permut
 or, with SelfMix, of the crops of each image.
 
 What a mixed crop is trained against depends on who gives the label. Stored labels and true classes
-are mixed like the pixels; a teacher that is asked online sees the mixed picture itself.
+are mixed like the pixels; an online teacher sees the mixed image itself.
 
 Source: MixUp (Zhang et al. 2018), CutMix (Yun et al. 2019) as the authors of FKD apply them;
 FunMatch (Beyer et al. 2022) for the teacher that sees the mixture; SelfMix of FerKD (Shen 2023).
@@ -27,7 +27,7 @@ from fkd.randomness import Purpose, generator
 
 @dataclass(frozen=True, kw_only=True)
 class MixingConfig:
-    """When and how crops are mixed; the default does not mix.
+    """When and how crops are mixed; by default never.
 
     Attributes:
         mixup_alpha: alpha of MixUp's Beta distribution; 0 is off, the paper uses 0.8.
@@ -104,8 +104,8 @@ def sample_mix(
     alpha = config.mixup_alpha if use_mixup else config.cutmix_alpha
     kept = float(draw.beta(alpha, alpha))
     if config.within_image:
-        places = np.arange(num_crops).reshape(-1, crops_per_image)
-        partner = torch.from_numpy(draw.permuted(places, axis=1).ravel())
+        positions = np.arange(num_crops).reshape(-1, crops_per_image)
+        partner = torch.from_numpy(draw.permuted(positions, axis=1).ravel())
     else:
         partner = torch.from_numpy(draw.permutation(num_crops))
     if use_mixup:
@@ -130,7 +130,7 @@ def mix_crops(mix: Mix, crops: Tensor) -> Tensor:
 
 
 def mix_labels(mix: Mix, targets: SoftTargets) -> SoftTargets:
-    """The labels of the mixed crops, where each crop of the pair has its own."""
+    """The labels of the mixed crops, from a label of each crop."""
     device = targets.weight.device
     share = torch.full((len(targets),), mix.share, device=device)
     return mix_targets(targets, mix.partner.to(device), share)
@@ -150,8 +150,8 @@ def _cutmix_box(
     """A box of sides sqrt(1 - kept) around a uniform center, clipped at the border."""
     side = np.sqrt(1.0 - kept)
     edges = []
-    for place, length in zip(center, size, strict=True):
-        middle, half = int(place * length), int(side * length) // 2
+    for position, length in zip(center, size, strict=True):
+        middle, half = int(position * length), int(side * length) // 2
         edges.append((max(middle - half, 0), min(middle + half, length)))
     (top, bottom), (left, right) = edges
     return top, left, bottom - top, right - left

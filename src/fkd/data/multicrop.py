@@ -61,6 +61,7 @@ class MultiCropDataset(Dataset[Item]):
     Items raise ImageError, CropMismatch (not the file that was labeled) and DamagedStore.
 
     Example:
+        >>> from fkd import LabelStore, MultiCropDataset, collate_crops
         >>> from torch.utils.data import DataLoader
         >>> from torchvision.datasets import ImageFolder
         >>> store = LabelStore.open("labels")  # 6 crops of each of 15 images
@@ -171,6 +172,7 @@ def collate_crops(items: Sequence[Item]) -> Item:
     soft targets.
 
     Example:
+        >>> from fkd import LabelStore, MultiCropDataset, collate_crops
         >>> from torchvision.datasets import ImageFolder
         >>> dataset = MultiCropDataset(
         ...     ImageFolder("photos"), LabelStore.open("labels"), crops_per_image=2, size=32

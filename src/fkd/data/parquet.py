@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fkd.errors import ConfigError, ImageError
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 
 try:
     import pyarrow as pa
@@ -89,10 +89,6 @@ class ParquetSource:
         """File and row of image `i`, printable."""
         file, row = self._locate(i)
         return f"{printable(os.fsencode(self._cells.paths[file]))} row {row}"
-
-    def file_size(self, i: int) -> int:
-        """Bytes of the encoded image `i`; as costly as reading it."""
-        return len(self.read(i))
 
     def read(self, i: int) -> bytes:
         """The encoded image `i`.

@@ -1,7 +1,7 @@
 """Where images come from: one protocol in front of folders, Parquet files and data set objects.
 
-A source gives out encoded files by position and knows a stable key for each. What a file shows is
-left to `fkd.data.decode`.
+A source returns encoded files by position, and a stable key for each. It decodes nothing; that is
+`fkd.data.decode`.
 """
 
 import os
@@ -22,7 +22,7 @@ SourceFormat = Literal["auto", "folder", "flat", "parquet", "cifar10", "cifar100
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Encoded images by position, in ascending bytewise order of their unique keys.
+    """Encoded images by position, in strictly ascending bytewise order of their keys.
 
     Attributes:
         root: where the images are, for messages.
@@ -43,11 +43,7 @@ class ImageSource(Protocol):
         ...
 
     def name(self, i: int) -> str:
-        """What messages call image `i`: printable, and enough to find it."""
-        ...
-
-    def file_size(self, i: int) -> int:
-        """Bytes of the encoded image `i`."""
+        """What messages call image `i`: printable, and enough to locate it."""
         ...
 
     def read(self, i: int) -> bytes:
@@ -61,12 +57,19 @@ class ImagesConfig:
 
     Attributes:
         root: a folder, or one Parquet file.
-        format: auto finds out by looking; folder takes sub-folders as classes if there are any;
-            flat has no classes; cifar10 and cifar100 are torchvision's.
+        format: auto is Parquet where there are such files, else folder; folder takes sub-folders as
+            classes if there are any; flat has no classes; cifar10 and cifar100 are torchvision's.
         split: which part, where `root` holds several (train, validation, test).
         image_column: column of the encoded images (Parquet).
         label_column: column of the labels (Parquet); null for images without labels.
-        download: fetch CIFAR if it is not there.
+        download: download CIFAR if it is missing.
+
+    Example:
+        >>> from fkd import ImagesConfig, open_source
+        >>> open_source(ImagesConfig(root="photos"))
+        FolderSource('photos', 15 images, 3 classes)
+        >>> open_source(ImagesConfig(root="photos", format="flat"))
+        FolderSource('photos', 15 images, no classes)
     """
 
     root: str
@@ -122,6 +125,12 @@ def open_source(config: ImagesConfig) -> ImageSource:
 
     Raises:
         ConfigError: nothing usable is there; the message names the field and the way out.
+
+    Example:
+        >>> from fkd import ImagesConfig, open_source
+        >>> images = open_source(ImagesConfig(root="photos"))
+        >>> images.key(7), images.class_names[images.label(7)]
+        (b'bee/2.png', 'bee')
     """
     if config.format in ("cifar10", "cifar100"):
         return ArraySource(_open_cifar(config))
@@ -138,7 +147,7 @@ def open_source(config: ImagesConfig) -> ImageSource:
 
 
 def as_source(dataset: Any) -> ImageSource:
-    """Any data set as a source: a source itself, an ImageFolder, or a sequence of (picture, ...).
+    """Any data set as a source: a source itself, an ImageFolder, or a sequence of (image, ...).
 
     Positions in the source are in the order of the keys, which for an ImageFolder need not be the
     order of its samples.
@@ -177,7 +186,7 @@ def _from_image_folder(dataset: Any) -> FolderSource:
 
 
 def _holds_parquet(root: str) -> bool:
-    """Whether `root` is a Parquet file, or has some in it or in `data/` (as on Hugging Face)."""
+    """Whether `root` is a Parquet file, or there are some in it or in `data/` (Hugging Face)."""
     if os.path.isfile(root):
         return root.endswith(".parquet")
     folders = [folder for folder in (root, os.path.join(root, "data")) if os.path.isdir(folder)]

@@ -6,7 +6,6 @@ from typing import Literal, get_args
 import torch
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
-from fkd.crops.partners import StoredMixingConfig, mix_columns
 from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
@@ -84,8 +83,6 @@ class LabelConfig(LabelRunConfig):
         crops: how they are drawn.
         teacher_augment: further augmentations of the crops that the teacher sees; their parameters
             are stored with the label, and students replay them.
-        stored_mixing: MixUp and CutMix of crops of different images before the teacher sees them;
-            students replay the mixtures. (Mixing in `fkd train` mixes labels instead.)
         codec: how a label is compressed: full, hard, smoothing, ms:K, mr:K, logits, or logits:K,
             whose temperature is chosen when a student is trained.
         separate: keep the label of every teacher instead of their mean; weights are chosen when a
@@ -97,6 +94,13 @@ class LabelConfig(LabelRunConfig):
             how much, and how fast it is here, is measured and printed before labeling starts.
         autocast: the half precision of fast numerics: bf16 (default), or fp16, which is closer but
             overflows with some models.
+
+
+    Example:
+        >>> from fkd import ImagesConfig, LabelConfig, TeacherConfig
+        >>> images, teacher = ImagesConfig(root="photos"), TeacherConfig("resnet50")
+        >>> LabelConfig(images=images, teacher=teacher, num_crops=100, out="new_labels").num_crops
+        100
     """
 
     teacher: TeacherConfig | None = None
@@ -104,7 +108,6 @@ class LabelConfig(LabelRunConfig):
     num_crops: int = 200
     crops: CropConfig = field(default_factory=CropConfig)
     teacher_augment: AugmentConfig = NO_AUGMENT
-    stored_mixing: StoredMixingConfig = field(default_factory=StoredMixingConfig)
     codec: Codec = field(default_factory=lambda: MarginalSmoothing(5))
     separate: bool = False
     value_dtype: ValueDtype | None = None
@@ -201,11 +204,6 @@ def stored_codec(config: LabelConfig) -> Codec:
     return PerTeacher(config.codec, len(config.teachers)) if config.separate else config.codec
 
 
-def extra_columns(config: LabelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name to (dtype, shape per crop) of what is stored of a crop besides its box and flip."""
-    return config.teacher_augment.columns | mix_columns(config.stored_mixing)
-
-
 def all_teachers(config: LabelConfig) -> list[TeacherConfig]:
     """The teachers, one or several."""
     return config.teachers if config.teacher is None else [config.teacher]
@@ -253,11 +251,6 @@ def resolve_images_per_shard(
     return images_per_shard or max(
         ceil_div(num_images, _MAX_SHARDS), ceil_div(_MIN_CROPS, passes_per_image), _MIN_IMAGES
     )
-
-
-def resolve_value_dtype(config: LabelConfig) -> str:
-    """How values are stored: by default u16 for probabilities, f16 for logits."""
-    return config.value_dtype or ("f16" if config.codec.stores == "logits" else "u16")
 
 
 def ceil_div(a: int, b: int) -> int:

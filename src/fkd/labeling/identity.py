@@ -10,29 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from fkd.crops.partners import mixes
 from fkd.crops.sampling import GENERATOR
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImageSource
-from fkd.errors import ConfigError
 from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
-    extra_columns,
     resolve_autocast,
     resolve_images_per_shard,
-    resolve_value_dtype,
     stored_codec,
 )
 from fkd.labels.codec_names import check_codec
 from fkd.labels.codecs import Codec, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
-from fkd.store import compact_members, keys_digest
+from fkd.store import form_members, keys_digest
 
-_FORMAT_VERSION = 1
-_MAP_VERSION = 3
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -42,16 +36,15 @@ def label_identity(
     """The identity of a store of random crops.
 
     Raises:
-        ConfigError: the codec keeps more classes than there are, or the images are too few to be
-            mixed.
+        ConfigError: the codec keeps more classes than there are or has no compact form.
     """
     codec = stored_codec(config)
-    identity = _shared_members(source, teachers.class_names, codec, resolve_value_dtype(config)) | {
-        "format_version": _FORMAT_VERSION,
+    form, names = config.form, teachers.class_names
+    identity = _shared_members(source, names, codec, form, config.value_dtype) | {
         "num_crops": config.num_crops,
         "extras": {
             name: {"dtype": np.dtype(dtype).str[1:], "shape": list(shape)}
-            for name, (dtype, shape) in extra_columns(config).items()
+            for name, (dtype, shape) in config.teacher_augment.columns.items()
         },
         "images_per_shard": resolve_images_per_shard(
             config.images_per_shard, len(source), config.num_crops
@@ -67,11 +60,6 @@ def label_identity(
         "teacher_augment": asdict(config.teacher_augment),
         "numerics": _numerics(teachers, batch_size, resolve_autocast(config)),
     }
-    if mixes(config.stored_mixing):
-        _require_partners(source)
-        identity["stored_mixing"] = asdict(config.stored_mixing)
-    if config.form == "compact":
-        identity |= compact_members(codec, len(teachers.class_names))
     return _as_read(identity)
 
 
@@ -113,9 +101,7 @@ def map_identity(
     Raises:
         ConfigError: more classes are kept than there are.
     """
-    return _shared_members(source, class_names, codec, value_dtype) | {
-        "format_version": _MAP_VERSION,
-        "geometry": "grid",
+    return _shared_members(source, class_names, codec, "map", value_dtype) | {
         "grid": list(grid),
         "num_crops": grid[0] * grid[1],
         "images_per_shard": resolve_images_per_shard(images_per_shard, len(source), 1),
@@ -134,17 +120,19 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def _shared_members(
-    source: ImageSource, class_names: Sequence[str], codec: Codec, value_dtype: str
+    source: ImageSource,
+    class_names: Sequence[str],
+    codec: Codec,
+    form: str,
+    value_dtype: str | None,
 ) -> dict[str, Any]:
     """What the identity of every store says of its images, classes and labels."""
     check_codec(codec, len(class_names))
-    return {
+    return form_members(form, codec, len(class_names), value_dtype) | {
         "num_images": len(source),
         "num_classes": len(class_names),
         "class_names": list(class_names),
         "codec": codec.name,
-        "value_dtype": value_dtype,
-        "extras": {},
         "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
         "decoder": DECODER,
     }
@@ -160,14 +148,6 @@ def _numerics(
         "batch_size": batch_size,
         "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
     }
-
-
-def _require_partners(source: ImageSource) -> None:
-    if not 2 <= len(source) < 1 << 32:
-        raise ConfigError(
-            f"stored_mixing needs 2 to 2^32 - 1 images, {source.root} has {len(source)}; leave it "
-            "out"
-        )
 
 
 def _as_read(identity: dict[str, Any]) -> dict[str, Any]:

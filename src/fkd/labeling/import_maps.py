@@ -38,8 +38,8 @@ from fkd.labeling.pipeline import ImageRow
 from fkd.labels.codecs import Encoded, TopKLogits
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
+from fkd.store.canonical import printable
 from fkd.store.geometry import grid_boxes
-from fkd.store.keys import printable
 
 _MAX_BYTES = 1 << 22  # of a file, and of what is packed in it; 15 x 15 cells of 5 take 9,000
 _MAX_SIDE, _MAX_KEPT = 256, 256
@@ -141,7 +141,7 @@ def import_maps(
         TopKLogits(maps.first.num_kept),
         config.value_dtype,
         config.images_per_shard,
-    ) | {"provenance": "imported", "teachers": [{"name": "released label maps"}]}
+    ) | {"origin": "imported", "teachers": [{"name": "released label maps"}]}
     tally = _Tally(source, names)
     with (
         StoreWriter.open(config.out, identity) as writer,

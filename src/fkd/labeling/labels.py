@@ -46,14 +46,14 @@ class TeacherLabeler:
     Attributes:
         teachers: the models, on their device.
         codec: how labels are compressed.
-        value_dtype: how values will be stored, which limits them.
+        value_dtype: how values will be stored, which limits them; None where none are.
         autocast: reduced precision of the forward pass, if any.
         maps: labels every cell of a whole image instead, for label maps.
     """
 
     teachers: TeacherEnsemble
     codec: Codec
-    value_dtype: str
+    value_dtype: str | None
     autocast: Autocast | None
     maps: DenseTeacher | None = None
 
@@ -63,7 +63,9 @@ class TeacherLabeler:
     ) -> "TeacherLabeler":
         """The one that makes labels as those of a store."""
         maps = None if store.grid is None else DenseTeacher(teachers.teachers[0])
-        return TeacherLabeler(teachers, store.codec, store.config["value_dtype"], autocast, maps)
+        return TeacherLabeler(
+            teachers, store.codec, store.config.get("value_dtype"), autocast, maps
+        )
 
     @property
     def labels_per_crop(self) -> int:

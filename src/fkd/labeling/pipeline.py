@@ -11,7 +11,7 @@ it, nor on what was computed before. Only a few images and batches are in memory
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import TypeVar
@@ -19,7 +19,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fkd.crops.partners import Partner, Partners
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import InputSpec, Interpolation, replay
 from fkd.data.ahead import look_ahead
@@ -55,7 +54,6 @@ class ImageRow:
         size: height and width after decoding.
         records: its crops (M,), or None where it cannot be read.
         reason: why it cannot be read.
-        lost_partners: why images that its crops should be mixed with cannot be read.
     """
 
     key: bytes
@@ -65,17 +63,15 @@ class ImageRow:
     size: tuple[int, int] = (0, 0)
     records: CropRecords | None = None
     reason: str = ""
-    lost_partners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image of a shard, decoded, the crops to be cut from it, and what they are mixed with."""
+    """An image of a shard, decoded, and the crops to be cut from it."""
 
     shard: int
     row: ImageRow
     pixels: Tensor | None
-    partners: Partners = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,10 +198,5 @@ def _replay_view(batch: CropBatch, view: InputSpec, batch_size: int) -> Tensor:
 def _replay_piece(piece: Piece, size: int, interpolation: Interpolation) -> Tensor:
     assert piece.image.pixels is not None
     assert piece.image.row.records is not None
-    crops = slice(piece.first, piece.stop)
-    records = piece.image.row.records[crops]
-    partners = {
-        row: Partner(partner.image, partner.records[crops])
-        for row, partner in piece.image.partners.items()
-    }
-    return replay(piece.image.pixels, records, size, interpolation, partners=partners)
+    records = piece.image.row.records[piece.first : piece.stop]
+    return replay(piece.image.pixels, records, size, interpolation)

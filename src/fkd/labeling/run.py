@@ -112,6 +112,16 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
             unreadable images are not, so that they are labeled once the files are replaced.
         StoreError: the store cannot be written, or belongs to other settings; see its subclasses.
         RunError: another process of the run has ended.
+
+    Example:
+        >>> from fkd import ImagesConfig, LabelConfig, TeacherConfig, label
+        >>> teacher = TeacherConfig("test_resnet", checkpoint="teacher.safetensors", input_size=32)
+        >>> config = LabelConfig(
+        ...     images=ImagesConfig(root="photos"), teacher=teacher, num_crops=4, out="new_labels"
+        ... )
+        >>> result = label(config)
+        >>> result.num_images, result.num_crops
+        (15, 4)
     """
     with join_world() as world, exact_numerics() as passes:
         return run(build_setup(config, passes, world.local_rank), world, progress)
@@ -191,16 +201,14 @@ def _label_pending(
 ) -> list[str]:
     """Label this process's shards; returns what was wrong with the images of all processes.
 
-    A shard with unreadable images, or crops that should be mixed with one, waits in memory until
-    all are known: it is committed only if the run may end with them. Otherwise a replaced file
-    would never get its label.
+    A shard with unreadable images waits in memory until all are known: it is committed only if the
+    run may end with them. Otherwise a replaced file would never get its label.
     """
     waiting: list[tuple[int, list[bytes], LabeledCrops]] = []
     reasons: set[str] = set()
     for number, batches in _labeled_shards(setup, writer.pending(), writer, listener):
         rows = [row for batch in batches for row in batch.starting]
         faults = {row.reason for row in rows if row.reason}
-        faults.update(*(row.lost_partners for row in rows))
         reasons |= faults
         keys, crops = assemble_shard(batches, setup.shape)
         if not faults:

@@ -1,13 +1,12 @@
 """What a labeling run works with, opened once: images, teachers, and the identity of the store."""
 
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from fkd.crops.partners import Partner, Partners, partner_rows, sample_mixes, unmix
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops, whole_image
 from fkd.data.sources import ImageSource, load, open_source
@@ -17,7 +16,6 @@ from fkd.labeling.config import (
     LabelMapsConfig,
     LabelRunConfig,
     all_teachers,
-    extra_columns,
     resolve_autocast,
     resolve_batch_size,
     resolve_device,
@@ -30,7 +28,6 @@ from fkd.labels.codecs import TopKLogits
 from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble, load_teachers
-from fkd.randomness import stream_key
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued
 
@@ -57,17 +54,6 @@ class RandomCrops:
             self.config.teacher_augment,
         )
 
-    def sample_mixes(self, position: int) -> dict[str, np.ndarray]:
-        """How these crops are mixed with those of other images; see `fkd.crops.partners`."""
-        stream = stream_key(self.config.crops.seed, self.source.key(position))
-        return sample_mixes(
-            self.config.stored_mixing,
-            stream,
-            np.arange(self.per_image),
-            position,
-            len(self.source),
-        )
-
 
 @dataclass(frozen=True)
 class WholeImages:
@@ -78,10 +64,6 @@ class WholeImages:
     def sample(self, position: int, size: tuple[int, int]) -> CropRecords:
         """One record: all of an image of this height and width."""
         return whole_image(size)
-
-    def sample_mixes(self, position: int) -> dict[str, np.ndarray]:
-        """Nothing: whole images are not mixed."""
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,25 +107,8 @@ class LabelSetup:
             return PreparedImage(shard, ImageRow(key, name, reason=str(error)), None)
         size = (loaded.image.shape[1], loaded.image.shape[2])
         records = self.crops.sample(i, size)
-        records = replace(records, extra=records.extra | self.crops.sample_mixes(i))
-        partners, lost = self._load_partners(records)
-        records = unmix(records, list(lost))
-        reasons = tuple(lost.values())
-        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records, "", reasons)
-        return PreparedImage(shard, row, loaded.image, partners)
-
-    def _load_partners(self, records: CropRecords) -> tuple[Partners, dict[int, str]]:
-        """The images that crops are mixed with, and why others cannot be read, by position."""
-        partners, lost = {}, {}
-        for i in partner_rows(records):
-            try:
-                image = load(self.source, i).image
-            except ImageError as error:
-                lost[i] = str(error)
-            else:
-                size = (image.shape[1], image.shape[2])
-                partners[i] = Partner(image, self.crops.sample(i, size))
-        return partners, lost
+        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records)
+        return PreparedImage(shard, row, loaded.image)
 
     def label(self, places: Iterable[tuple[int, int]]) -> Generator[LabeledBatch, None, None]:
         """Labeled batches of the images at these places (shard, position), in order.
@@ -179,13 +144,13 @@ def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelS
         store_config=store_config,
         crops=RandomCrops(config, source),
         labeler=TeacherLabeler(
-            teachers, codec, store_config["value_dtype"], resolve_autocast(config)
+            teachers, codec, store_config.get("value_dtype"), resolve_autocast(config)
         ),
         shape=ShardShape(
             config.num_crops,
             codec.num_ids(num_classes),
             codec.num_values(num_classes),
-            extra_columns(config),
+            config.teacher_augment.columns,
         ),
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from fkd.crops.replay import whole_image
 from fkd.data.canary import sample_positions
 from fkd.data.decode import DECODER
-from fkd.data.identity import is_labeled_file, load_labeled, load_partners
+from fkd.data.identity import is_labeled_file, load_labeled
 from fkd.data.joining import join_store
 from fkd.data.sources import ImageSource, fingerprint
 from fkd.errors import CropMismatch, ImageError, StoreMismatch
@@ -129,14 +129,13 @@ class _SpotChecks:
     parallelism: Parallelism
 
     def prepare(self, check: int) -> PreparedImage:
-        """Load the image of a check and what its crop is mixed with."""
+        """Load the image of a check."""
         row = int(self.rows[check])
         image = load_labeled(self.store, self.source, row)
         size = (image.shape[1], image.shape[2])
         records = self.stored.records[check] if self.store.grid is None else whole_image(size)
-        partners = load_partners(self.store, self.source, records, self.crops[check : check + 1])
         facts = ImageRow(self.source.key(row), self.source.name(row), size=size, records=records)
-        return PreparedImage(check // self.parallelism.batch_size, facts, image, partners)
+        return PreparedImage(check // self.parallelism.batch_size, facts, image)
 
     def compare(self, batch: TeacherInput) -> SpotCheckReport:
         """Compare the labels of a batch with the stored ones."""

@@ -137,6 +137,7 @@ def parse_codec(text: str) -> Codec:
         ConfigError: the spelling is unknown, or K is not a whole number above 0.
 
     Example:
+        >>> from fkd import parse_codec
         >>> parse_codec("ms:5")
         MarginalSmoothing(k=5)
     """

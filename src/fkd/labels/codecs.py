@@ -161,7 +161,15 @@ class _TopK:
 
 @dataclass(frozen=True)
 class Full(_AllClasses):
-    """All C probabilities."""
+    """All C probabilities.
+
+    Example:
+        >>> import torch
+        >>> from fkd import Full
+        >>> label = Full().encode(torch.tensor([[0.7, 0.2, 0.1]]))
+        >>> Full().targets(label, num_classes=3).dense()
+        tensor([[0.7000, 0.2000, 0.1000]])
+    """
 
     name: ClassVar[str] = "full"
     encodes: ClassVar[Kind] = "probabilities"
@@ -178,7 +186,15 @@ class Full(_AllClasses):
 
 @dataclass(frozen=True)
 class Hard:
-    """The teacher's most probable class (Eq. 3); not the ground truth."""
+    """The teacher's most probable class (Eq. 3); not the ground truth.
+
+    Example:
+        >>> import torch
+        >>> from fkd import Hard
+        >>> label = Hard().encode(torch.tensor([[0.7, 0.2, 0.1]]))
+        >>> Hard().targets(label, num_classes=3).dense()
+        tensor([[1., 0., 0.]])
+    """
 
     name: ClassVar[str] = "hard"
     encodes: ClassVar[Kind] = "probabilities"
@@ -203,7 +219,17 @@ class Hard:
 
 @dataclass(frozen=True)
 class MarginalSmoothing(_TopK):
-    """The k most probable classes; the remaining mass is spread evenly (MS, Eq. 5)."""
+    """The k most probable classes; the remaining mass is spread evenly (MS, Eq. 5).
+
+    Example:
+        >>> import torch
+        >>> from fkd import MarginalSmoothing
+        >>> label = MarginalSmoothing(2).encode(torch.tensor([[0.6, 0.1, 0.2, 0.1]]))
+        >>> label.ids, label.values
+        (array([[0, 2]]), array([[0.6, 0.2]], dtype=float32))
+        >>> MarginalSmoothing(2).targets(label, num_classes=4).dense()
+        tensor([[0.6000, 0.1000, 0.2000, 0.1000]])
+    """
 
     encodes: ClassVar[Kind] = "probabilities"
     stores: ClassVar[Kind] = "probabilities"
@@ -227,7 +253,15 @@ class MarginalSmoothing(_TopK):
 
 @dataclass(frozen=True)
 class Smoothing(MarginalSmoothing):
-    """The most probable class, the rest spread evenly (Eq. 4): MS with k = 1."""
+    """The most probable class, the rest spread evenly (Eq. 4): MS with k = 1.
+
+    Example:
+        >>> import torch
+        >>> from fkd import Smoothing
+        >>> label = Smoothing().encode(torch.tensor([[0.6, 0.1, 0.2, 0.1]]))
+        >>> Smoothing().targets(label, num_classes=4).dense()
+        tensor([[0.6000, 0.1333, 0.1333, 0.1333]])
+    """
 
     k: int = field(default=1, init=False)
 
@@ -239,7 +273,15 @@ class Smoothing(MarginalSmoothing):
 
 @dataclass(frozen=True)
 class MarginalRenorm(_TopK):
-    """The k most probable classes, rescaled to sum 1; all others 0 (MR, Eq. 6-7)."""
+    """The k most probable classes, rescaled to sum 1; all others 0 (MR, Eq. 6-7).
+
+    Example:
+        >>> import torch
+        >>> from fkd import MarginalRenorm
+        >>> label = MarginalRenorm(2).encode(torch.tensor([[0.6, 0.1, 0.2, 0.1]]))
+        >>> MarginalRenorm(2).targets(label, num_classes=4).dense()
+        tensor([[0.7500, 0.0000, 0.2500, 0.0000]])
+    """
 
     encodes: ClassVar[Kind] = "probabilities"
     stores: ClassVar[Kind] = "probabilities"
@@ -262,6 +304,13 @@ class Logits(_AllClasses):
     """Outputs before the softmax: projections of self-supervised teachers, or logits.
 
     Source: FKD Sec. 3.4 (self-supervised variant); the temperature is applied at training.
+
+    Example:
+        >>> import torch
+        >>> from fkd import Logits
+        >>> label = Logits().encode(torch.tensor([[2.0, 0.0, 0.0]]))
+        >>> Logits(temperature=2.0).targets(label, num_classes=3).dense()
+        tensor([[0.5761, 0.2119, 0.2119]])
     """
 
     temperature: float = 1.0

@@ -80,6 +80,13 @@ def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float 
 
     Raises:
         ConfigError: `logits` and `targets` differ in the number of classes.
+
+    Example:
+        >>> import torch
+        >>> from fkd import SoftTargets, soft_cross_entropy
+        >>> targets = SoftTargets.full(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+        >>> soft_cross_entropy(torch.zeros(2, 2), targets)
+        tensor([0.6931, 0.6931])
     """
     if logits.shape[1] != targets.num_classes:
         raise ConfigError(
@@ -102,6 +109,8 @@ class SoftTargetLoss(nn.Module):
     (Hinton et al. 2015), which keeps the size of the soft gradient.
 
     Example:
+        >>> import torch
+        >>> from fkd import SoftTargetLoss, SoftTargets
         >>> targets = SoftTargets.one_hot(torch.tensor([0, 1]), num_classes=2)
         >>> SoftTargetLoss()(torch.zeros(2, 2), targets).item()
         0.6931471824645996

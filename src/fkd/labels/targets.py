@@ -26,6 +26,15 @@ class SoftTargets:
         tail: probability of every class that is not named, float32 (B,).
         num_classes: C.
         labels: ground-truth class ids, int64 (B,), -1 where unknown; None when there are none.
+
+    Example:
+        >>> import torch
+        >>> from fkd import SoftTargets
+        >>> targets = SoftTargets.one_hot(torch.tensor([2]), num_classes=4, smoothing=0.2)
+        >>> targets
+        SoftTargets(crops=1, classes=4, kept=1)
+        >>> targets.dense()
+        tensor([[0.0500, 0.0500, 0.8500, 0.0500]])
     """
 
     index: Tensor | None

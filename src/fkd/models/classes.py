@@ -1,7 +1,7 @@
 """What the outputs of a classifier are called, and which of them a data set means.
 
 A class of ImageNet is called by its WordNet id ("n02123045"), which is unique; people read its
-lemmas ("tabby, tabby cat"). A head that nobody named has the classes "0", "1", ...
+lemmas ("tabby, tabby cat"). A head without names has the classes "0", "1", ...
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from fkd.errors import ConfigError
 
-# Outputs of a head -> list of classes, as timm infers it. Only sizes that nobody has by accident.
+# Outputs of a head -> list of classes, as timm infers it. Only sizes that are no coincidence.
 _IMAGENET_BY_SIZE = {
     1000: "imagenet-1k",
     11221: "imagenet-21k-miil",
@@ -32,7 +32,7 @@ def imagenet_classes(num_classes: int) -> list[str] | None:
 
 
 def numbered_classes(num_classes: int) -> list[str]:
-    """Names for a head that nobody named: "0", "1", ..."""
+    """Names for a head without any: "0", "1", ..."""
     return [str(i) for i in range(num_classes)]
 
 
@@ -62,18 +62,18 @@ def match_classes(wanted: Sequence[str], head: Sequence[str]) -> list[int]:
     """
     position = {name: i for i, name in enumerate(head)}
     first_words, all_words = _words_of_outputs(head)
-    found = [
+    candidates = [
         [position[name]] if name in position else _by_words(name, first_words, all_words)
         for name in wanted
     ]
-    _refuse_unmatched(wanted, head, found)
-    outputs = [candidates[0] for candidates in found]
+    _refuse_unmatched(wanted, head, candidates)
+    outputs = [first for first, *_ in candidates]
     _refuse_shared(wanted, head, outputs)
     return outputs
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    """Class names in the order of a head's outputs: a JSON list, or a text file with one a line.
+    """Class names in the order of a head's outputs: a JSON list, or a text file with one per line.
 
     Raises:
         ConfigError: the file is missing or holds something else.
@@ -83,7 +83,7 @@ def read_class_names(path: str | Path) -> list[str]:
         names: Any = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"class_names: {path} cannot be read ({error}); give a JSON list or one name a line"
+            f"class_names: {path} cannot be read ({error}); give a JSON list or one name per line"
         ) from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(f"class_names: {path} must hold a list of non-empty names")
@@ -115,16 +115,16 @@ def _by_words(
 
 
 def _refuse_unmatched(
-    wanted: Sequence[str], head: Sequence[str], found: Sequence[list[int]]
+    wanted: Sequence[str], head: Sequence[str], candidates: Sequence[list[int]]
 ) -> None:
-    missing = [name for name, outputs in zip(wanted, found, strict=True) if not outputs]
+    missing = [name for name, outputs in zip(wanted, candidates, strict=True) if not outputs]
     if missing:
         raise ConfigError(
             f"{len(missing)} of {len(wanted)} classes are unknown to the teacher, the first is "
             f"{missing[0]!r} (it knows {len(head)} such as {_examples(head)}); rename the classes, "
             "name the teacher's outputs in teacher.class_names, or keep the teacher's own classes"
         )
-    for name, outputs in zip(wanted, found, strict=True):
+    for name, outputs in zip(wanted, candidates, strict=True):
         if len(outputs) > 1:
             options = " or ".join(head[i] for i in outputs)
             raise ConfigError(f"class {name!r} may mean {options}; rename it to the one you mean")

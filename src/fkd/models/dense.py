@@ -1,11 +1,11 @@
-"""A teacher that answers about every part of a picture: its classifier without the global pooling.
+"""Logits of every part of an image: a teacher's classifier without the global pooling.
 
-    features (B, F, gh, gw) --pool--> (B, F) --linear--> (B, C)        one answer
-    features (B, F, gh, gw) --linear, cell by cell--> (B, C, gh, gw)   a map of answers
+    features (B, F, gh, gw) --pool--> (B, F) --linear--> (B, C)        logits of the image
+    features (B, F, gh, gw) --linear, cell by cell--> (B, C, gh, gw)   a map of logits
 
 A classifier is applied to a cell by handing it a feature map of one cell, which its pooling leaves
 alone: the same weights, as a 1x1 convolution. Where pooling is a mean and what follows is linear,
-the mean of the cells' logits is the logit of the picture; this is checked when a network is
+the mean of the cells' logits is the logit of the image; this is checked when a network is
 wrapped, and tells those heads where cells would mean something else.
 
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021), Sec. 3.1.
@@ -29,10 +29,10 @@ Network = Callable[[Tensor], Tensor]
 
 
 class DenseTeacher:
-    """A teacher's map of logits for whole pictures; shares the teacher's network.
+    """A teacher's map of logits for whole images; shares the teacher's network.
 
     Attributes:
-        teacher: answers about crops.
+        teacher: classifies crops.
         grid: rows and columns of its maps.
     """
 
@@ -48,24 +48,24 @@ class DenseTeacher:
 
     @property
     def view(self) -> InputSpec:
-        """What pictures must be made for: whole, at the teacher's input size."""
+        """What images must be made for: whole, at the teacher's input size."""
         return self.teacher.view
 
-    def logit_maps(self, pictures: Tensor, *, autocast: Autocast | None = None) -> Tensor:
-        """Logits of every cell, float32 (B, gh * gw, C), of uint8 pictures (B, 3, S, S).
+    def logit_maps(self, images: Tensor, *, autocast: Autocast | None = None) -> Tensor:
+        """Logits of every cell, float32 (B, gh * gw, C), of uint8 images (B, 3, S, S).
 
         Raises:
             TeacherError: as `Teacher.logits`.
         """
-        maps = self.teacher.ask(self._network, pictures, autocast=autocast)
+        maps = self.teacher.forward(self._network, images, autocast=autocast)
         return maps.flatten(2).transpose(1, 2)
 
     def _check(self) -> tuple[int, int]:
-        """Rows and columns of a map, whose mean must be the teacher's answer."""
+        """Rows and columns of a map, whose mean must be the teacher's logits."""
         example = _blocks(self.teacher.preprocessing.input_size)
         logits = self.teacher.logits(example)
         try:
-            maps = self.teacher.ask(self._network, example)
+            maps = self.teacher.forward(self._network, example)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise self._unsuitable(f"cannot be applied to one cell ({error})") from error
         if maps.ndim != 4 or maps.shape[:2] != logits.shape:
@@ -83,7 +83,7 @@ class DenseTeacher:
 
 
 def _blocks(size: int) -> Tensor:
-    """Pictures of few large squares, uint8 (2, 3, size, size): their cells differ, as in noise they
+    """Images of few large squares, uint8 (2, 3, size, size): their cells differ, as in noise they
     would not, so that a classifier that is not linear shows."""
     generator = torch.Generator().manual_seed(0)
     colors = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8, generator=generator)
@@ -111,36 +111,36 @@ class _Cells:
         self._name = name
         self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        features: Tensor = self._model.forward_features(pictures)
+    def __call__(self, images: Tensor) -> Tensor:
+        features: Tensor = self._model.forward_features(images)
         if not isinstance(features, Tensor) or features.ndim != 4:
             raise ValueError("its features are no map")
         if not self._channels_last:
             features = features.permute(0, 2, 3, 1)
-        num_pictures, rows, columns, _ = features.shape
-        cells = features.reshape(num_pictures * rows * columns, 1, 1, -1)
+        num_images, rows, columns, _ = features.shape
+        cells = features.reshape(num_images * rows * columns, 1, 1, -1)
         logits: Tensor = self._model.forward_head(
             cells if self._channels_last else cells.permute(0, 3, 1, 2)
         )
-        return _as_map(logits, num_pictures, (rows, columns))
+        return _as_map(logits, num_images, (rows, columns))
 
 
 class _PoolingReplaced:
-    """Networks with one pooling module, which then makes a picture of every cell."""
+    """Networks with one pooling module, which then makes an image of every cell."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = copy.copy(model)  # the same weights and modules but one
         self._model._modules = dict(model._modules)
         self._model._modules["avgpool"] = _Scatter()
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        side = pictures.shape[2]
-        logits: Tensor = self._model(pictures)
-        cells = len(logits) // len(pictures)
-        columns = round(cells**0.5)  # pictures are square
+    def __call__(self, images: Tensor) -> Tensor:
+        side = images.shape[2]
+        logits: Tensor = self._model(images)
+        cells = len(logits) // len(images)
+        columns = round(cells**0.5)  # images are square
         if columns * columns != cells:
             raise ValueError(f"{cells} cells of a square of {side} pixels")
-        return _as_map(logits, len(pictures), (columns, columns))
+        return _as_map(logits, len(images), (columns, columns))
 
 
 class _Scatter(nn.Module):
@@ -152,6 +152,6 @@ class _Scatter(nn.Module):
         return features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)
 
 
-def _as_map(logits: Tensor, num_pictures: int, grid: tuple[int, int]) -> Tensor:
+def _as_map(logits: Tensor, num_images: int, grid: tuple[int, int]) -> Tensor:
     """From (B * gh * gw, C) to (B, C, gh, gw)."""
-    return logits.reshape(num_pictures, *grid, -1).permute(0, 3, 1, 2)
+    return logits.reshape(num_images, *grid, -1).permute(0, 3, 1, 2)

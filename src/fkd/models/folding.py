@@ -6,8 +6,8 @@ weights W and bias a computes
     g (W x + a - m) / sqrt(v + eps) + b  =  (s W) x + (s (a - m) + b),   s = g / sqrt(v + eps),
 
 so the network computes the same function with other roundings. Which convolution feeds which norm
-is observed in a forward pass, and the answer is compared with that of the network as it was:
-whatever is built in an unforeseen way stays as it is.
+is observed in a forward pass, and the output is compared with that of the original network:
+a network that is built in an unforeseen way is left as it was.
 """
 
 from collections import Counter, defaultdict
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 # Exactly these: a subclass may do something else with its weights.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
-_LARGEST_CHANGE = 1e-4  # of the answer's length; rounding alone changes real networks by 1e-6
+_LARGEST_CHANGE = 1e-4  # of the output's norm; rounding alone changes real networks by 1e-6
 
 
 def fold_batch_norms(model: nn.Module, example: Tensor) -> int:
     """Fold every batch norm that directly follows a convolution, in place; returns their number.
 
-    0 also means that the folded network answered differently, and was put back as it was.
+    0 also means that the output of the folded network differed, and folding was undone.
 
     Args:
         model: in evaluation mode, its weights without gradients.

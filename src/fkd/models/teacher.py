@@ -1,6 +1,6 @@
-"""Teachers: networks that only answer, alone or as an ensemble, and never differently.
+"""Teachers: networks in evaluation mode, alone or as an ensemble, with reproducible outputs.
 
-A teacher gives the same numbers for the same crop whenever it is asked: evaluation mode, float32
+A teacher gives the same numbers for the same crop in every call: evaluation mode, float32
 without TF32, deterministic kernels; half precision only on request. Its softmax is in float32.
 Batch norms are folded into convolutions, which moves its probabilities by some 1e-6.
 """
@@ -39,6 +39,11 @@ class TeacherConfig:
         input_size: pixels of its crops; by default those of its own configuration.
         class_names: a file with the names of its outputs (JSON list, or one a line), where they
             are not known.
+
+    Example:
+        >>> from fkd import TeacherConfig
+        >>> TeacherConfig("resnet50", weight=2.0).temperature
+        1.0
     """
 
     name: str | None = None
@@ -61,7 +66,7 @@ class TeacherConfig:
 
 
 class NotFinite(TeacherError):
-    """A teacher answered with NaN or infinity; `crop` is the position in the batch."""
+    """An output of a teacher is NaN or infinity; `crop` is the position in the batch."""
 
     def __init__(self, message: str, crop: int) -> None:
         super().__init__(message)
@@ -69,12 +74,12 @@ class NotFinite(TeacherError):
 
 
 class Teacher:
-    """A network in evaluation mode that answers about uint8 crops.
+    """A network in evaluation mode that classifies uint8 crops.
 
     Attributes:
         name: of the network.
         preprocessing: the input that it expects.
-        class_names: of the columns of its answers.
+        class_names: of the columns of its outputs.
         weight: its share in an ensemble.
         temperature: divides its logits before the softmax.
         num_folded: batch norms that were folded into convolutions.
@@ -117,7 +122,7 @@ class Teacher:
         return InputSpec(self.preprocessing.input_size, self.preprocessing.interpolation)
 
     def with_classes(self, class_names: Sequence[str]) -> "Teacher":
-        """The same network, answering about these classes in this order; they are found by name.
+        """The same network with the outputs of these classes in this order, matched by name.
 
         The other outputs are dropped before the softmax, so probabilities are those given that one
         of these classes is shown.
@@ -140,25 +145,25 @@ class Teacher:
         self._model.to(device)
 
     def logits(self, crops: Tensor, *, autocast: Autocast | None = None) -> Tensor:
-        """Answers before the softmax, float32 (B, C), for uint8 crops (B, 3, S, S) of its view.
+        """Outputs before the softmax, float32 (B, C), for uint8 crops (B, 3, S, S) of its view.
 
         Raises:
-            TeacherError: an answer is not finite (`NotFinite`), the network is in training mode, or
+            TeacherError: an output is not finite (`NotFinite`), the network is in training mode, or
                 the crops are not of its view.
         """
-        return self.ask(self._model, crops, autocast=autocast)
+        return self.forward(self._model, crops, autocast=autocast)
 
-    def ask(
+    def forward(
         self,
         network: Callable[[Tensor], Tensor],
         crops: Tensor,
         *,
         autocast: Autocast | None = None,
     ) -> Tensor:
-        """Answers of another form of the same network, float32 (B, C, ...); raises like `logits`.
+        """Outputs of another form of the same network, float32 (B, C, ...); raises like `logits`.
 
         Args:
-            network: from normalized crops to answers about all outputs of the head (B, head, ...).
+            network: from normalized crops to all outputs of the head (B, head, ...).
             crops: uint8 (B, 3, S, S), of its view.
             autocast: compute in half precision.
         """
@@ -176,7 +181,7 @@ class Teacher:
         return torch.softmax(self.logits(crops, autocast=autocast) / self.temperature, dim=1)
 
     def identity(self) -> dict[str, Any]:
-        """What its answers depend on, in values of JSON."""
+        """What its outputs depend on, in values of JSON."""
         return {
             "name": self.name,
             "weights_sha256": self._weights_sha256,
@@ -199,7 +204,7 @@ class Teacher:
     def _refuse_unsuitable(self, crops: Tensor) -> None:
         if any(module.training for module in self._model.modules()):
             raise TeacherError(
-                f"teacher {self.name} is in training mode, where answers depend on the batch; "
+                f"teacher {self.name} is in training mode, where outputs depend on the batch; "
                 "call eval() on its model"
             )
         size = self.preprocessing.input_size
@@ -221,7 +226,7 @@ class Teacher:
 
 
 class Answer(NamedTuple):
-    """What teachers say about B crops.
+    """Outputs of one or several teachers for B crops.
 
     Attributes:
         probabilities: weighted mean of theirs, float32 (B, C).
@@ -233,18 +238,18 @@ class Answer(NamedTuple):
 
 
 class TeacherEnsemble:
-    """Teachers that answer together, with the same classes in the same order.
+    """Teachers whose outputs are averaged, with the same classes in the same order.
 
     Attributes:
         teachers: its members, at least one.
-        class_names: of the columns of the answers.
+        class_names: of the columns of the outputs.
         views: what crops must be made for, without repetition: the order of `crops` below.
     """
 
     def __init__(
         self, teachers: Sequence[Teacher], class_names: Sequence[str] | None = None
     ) -> None:
-        """Takes teachers and the classes to answer about, by default those of the first teacher.
+        """Takes teachers and the classes of the outputs, by default those of the first teacher.
 
         Raises:
             ConfigError: there is no teacher, or one does not know a class.
@@ -283,7 +288,7 @@ class TeacherEnsemble:
         autocast: Autocast | None = None,
         temperature: float = 1.0,
     ) -> Answer:
-        """What the teachers say together.
+        """The mean outputs of the teachers.
 
         Source: MEAL V2 (Shen and Savvides, 2020), Sec. 3: the average over all classes, before any
         compression.
@@ -294,21 +299,23 @@ class TeacherEnsemble:
             temperature: divides the logits before the softmax, besides each teacher's own.
 
         Raises:
-            TeacherError: an answer is not finite, or the crops are not of the views.
+            TeacherError: an output is not finite, or the crops are not of the views.
         """
         total = sum(teacher.weight for teacher in self.teachers)
         logits = [t.logits(self._for(t, crops), autocast=autocast) for t in self.teachers]
         shares = [
-            torch.softmax(own / (teacher.temperature * temperature), dim=1)
+            torch.softmax(of_one / (teacher.temperature * temperature), dim=1)
             * (teacher.weight / total)
-            for teacher, own in zip(self.teachers, logits, strict=True)
+            for teacher, of_one in zip(self.teachers, logits, strict=True)
         ]
         return Answer(sum(shares[1:], start=shares[0]), torch.stack(logits).mean(0))
 
     def each(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
         """Every teacher's own probabilities, float32 (B, T, C); errors as `answer`."""
-        answers = [t.probabilities(self._for(t, crops), autocast=autocast) for t in self.teachers]
-        return torch.stack(answers, dim=1)
+        probabilities = [
+            t.probabilities(self._for(t, crops), autocast=autocast) for t in self.teachers
+        ]
+        return torch.stack(probabilities, dim=1)
 
     def logits(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
         """Logits of a single teacher, float32 (B, C); arguments and errors as `probabilities`.
@@ -325,7 +332,7 @@ class TeacherEnsemble:
         return teacher.logits(self._for(teacher, crops), autocast=autocast)
 
     def identity(self) -> list[dict[str, Any]]:
-        """What the answers depend on besides `class_names`, one JSON object a teacher."""
+        """What the outputs depend on besides `class_names`, one JSON object per teacher."""
         return [teacher.identity() for teacher in self.teachers]
 
     def _for(self, teacher: Teacher, crops: Sequence[Tensor]) -> Tensor:
@@ -338,16 +345,25 @@ def load_teachers(
     class_names: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> TeacherEnsemble:
-    """The teachers of a configuration, ready to answer.
+    """The teachers of a configuration, on their device.
 
     Args:
         configs: one or more.
-        class_names: answer about these classes in this order, found by name in every head: the
+        class_names: of the outputs, in this order, matched by name in every head: the
             same names, WordNet ids or their lemmas. By default all classes of the first teacher.
         device: where they run.
 
     Raises:
         ConfigError: a teacher cannot be loaded or does not know a class.
+
+    Example:
+        >>> import torch
+        >>> from fkd import TeacherConfig, load_teachers
+        >>> config = TeacherConfig("test_resnet", checkpoint="teacher.safetensors", input_size=32)
+        >>> teachers = load_teachers([config])
+        >>> crops = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        >>> teachers.probabilities([crops]).shape
+        torch.Size([2, 7])
     """
     return TeacherEnsemble([_load_teacher(c) for c in configs], class_names).to(device)
 
@@ -365,7 +381,7 @@ def _load_teacher(config: TeacherConfig) -> Teacher:
     if len(names) != loaded.num_classes:
         raise ConfigError(
             f"teacher.class_names: {config.class_names} names {len(names)} classes, but "
-            f"{loaded.name} has {loaded.num_classes} outputs; give one name an output"
+            f"{loaded.name} has {loaded.num_classes} outputs; give one name per output"
         )
     return Teacher(
         loaded.model,

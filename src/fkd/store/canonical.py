@@ -1,20 +1,26 @@
-"""Canonical JSON: one value, one byte string; and a careful look at JSON that others wrote.
+"""Canonical JSON: one byte string per value; parsing of JSON from files; image keys as text.
 
 Canonical means: keys sorted, no spaces, ASCII only, no NaN or Infinity, one newline at the end. A
 file of a store must hold exactly these bytes, so a flipped bit shows even in a space, and duplicate
-keys or odd spellings of a number cannot hide. What this module does not know: what the values mean.
+keys or other spellings of a number are found.
+
+The key of an image identifies it in its source, usually by its relative path: 1 to 4,096 bytes of
+any kind. Nothing is stripped or normalized, so "a.jpg", "A.jpg" and two spellings of one accent
+differ.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from fkd.errors import DamagedStore, FormatError
 
 T = TypeVar("T")
 
+MAX_KEY_BYTES = 4096
 _DIGEST = re.compile("[0-9a-f]{64}")
 _SHOWN = 60  # characters of a value that an error message shows
 
@@ -24,7 +30,7 @@ def encode(value: Any) -> bytes:
 
     Raises:
         ValueError: it holds NaN or Infinity, or is nested into itself.
-        TypeError: it holds something that JSON has no word for.
+        TypeError: it holds something that JSON cannot express.
 
     Example:
         >>> encode({"b": [1, 0.5], "a": "\\u00e9"})
@@ -80,6 +86,18 @@ class Fields:
         """A string."""
         return self._typed(name, str, "a string")
 
+    def choice(self, name: str, choices: Sequence[str]) -> str:
+        """One of these strings."""
+        value = self.text(name)
+        if value not in choices:
+            raise self._odd(name, f"one of {', '.join(choices)}")
+        return value
+
+    def absent(self, name: str, where: str) -> None:
+        """Refuse a member that means nothing in a store of this kind."""
+        if name in self._members:
+            raise FormatError(f"{self._file} has the field {name}, which means nothing {where}")
+
     def digest(self, name: str) -> str:
         """64 hexadecimal digits."""
         value = self.text(name)
@@ -101,6 +119,9 @@ class Fields:
         if len(rest) != 1:
             raise self._odd(name, "two numbers")
         return first, rest[0]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
 
     def members(self, name: str) -> dict[str, Any]:
         """An object."""
@@ -173,3 +194,44 @@ def _list_differences(old: list[Any], new: list[Any], name: str) -> Iterator[str
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def percent_encode(key: bytes) -> str:
+    """A key in ASCII: letters, digits and "_.-~/" as they are, every other byte as %XX.
+
+    Example:
+        >>> percent_encode("n01/caf\\u00e9 1.jpg".encode())
+        'n01/caf%C3%A9%201.jpg'
+    """
+    return quote_from_bytes(key, safe="/")
+
+
+def percent_decode(text: str, file: str) -> bytes:
+    """The inverse of `percent_encode`; only its own output is accepted.
+
+    Raises:
+        FormatError: the text is not such a key; `file` is named.
+    """
+    key = unquote_to_bytes(text)
+    if percent_encode(key) != text or not 0 < len(key) <= MAX_KEY_BYTES:
+        raise FormatError(f"{file} holds a key that is not percent-encoded: {ascii(text)[:80]}")
+    return key
+
+
+def printable(key: bytes) -> str:
+    """A key for a message: what cannot be printed is escaped, so it cannot move the cursor."""
+    text = key.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def keys_digest(keys: Iterable[bytes]) -> str:
+    """SHA-256 over all keys, each after its length as 4 little-endian bytes.
+
+    Example:
+        >>> keys_digest([b"a", b"b"])[:16]
+        '37efc929c5c40fd7'
+    """
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(len(key).to_bytes(4, "little") + key)
+    return digest.hexdigest()

@@ -1,143 +1,146 @@
-"""How the content of a shard is checked, and becomes the bytes of a file."""
+"""What a shard holds: image files, crops of them, and their labels; written, read and converted.
 
-from collections.abc import Sequence
+One type for all of it, `LabeledCrops`; how it becomes bytes is in `fkd.store.shard`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from fkd.labels.quantization import quantize
-from fkd.store.canonical import sha256
-from fkd.store.compact import pack_record
+from fkd.crops.records import CropRecords
+from fkd.labels.codecs import Codec, Encoded, decode
+from fkd.store.canonical import MAX_KEY_BYTES
 from fkd.store.config import StoreConfig
-from fkd.store.geometry import draw_geometry, geometry_crc32, grid_boxes
-from fkd.store.keys import MAX_KEY_BYTES
-from fkd.store.layout import Placed, build_header, columns_of, metadata_of, place
-from fkd.store.rows import Rows
-from fkd.store.stored import LABELED, UNREADABLE, LabeledCrops
+from fkd.store.geometry import draw_geometry, grid_boxes
 
-_MAX_U16 = 65535
+LABELED, UNREADABLE = 0, 1
+_EXTRA = "crop.extra."
 
 
 @dataclass(frozen=True)
-class ShardBytes:
-    """A shard's file, and the checksums of it that its commit repeats."""
+class ImageFacts:
+    """What a store knows of n image files.
 
-    data: bytes
-    sha256: str
-    header_sha256: str
-
-
-def encode_shard(
-    config: StoreConfig, first_image: int, keys: Sequence[bytes], crops: LabeledCrops
-) -> ShardBytes:
-    """The bytes of a shard; a function of its arguments alone.
-
-    The rows of unreadable images are stored as zeros, whatever is given there.
-
-    Raises:
-        ValueError: arrays do not fit the config, or hold what no label may hold.
+    Attributes:
+        crc32: uint32 (n,), zlib's CRC-32 of the file.
+        num_bytes: (n,), length of the file; int64 where it was read.
+        size: (n, 2), height and width after decoding; int64 where they were read.
+        status: uint8 (n,), `LABELED` or `UNREADABLE` (all else is 0 then).
     """
-    check_content(config, keys, crops)
-    wide_boxes = bool(np.max(crops.images.size, initial=0) > _MAX_U16)
-    columns = columns_of(config, wide_boxes)
-    given = _arrays(config, keys, crops)
-    lengths = (given[name].size for name in ("key.bytes", "record.bytes") if name in given)
-    placed = place(columns, len(keys), *lengths)
-    metadata = metadata_of(config.config_id, first_image, config.format_version)
-    header = build_header(placed, metadata)
-    file = bytearray(header) + bytes(max(column.stop for column in placed.values()))
-    data = memoryview(file)[len(header) :]
-    for name, array in given.items():
-        _put(data, placed[name], array)
-    rows = Rows(config, memoryview(file), 1)
-    rows.add(0, len(header), placed)
-    numbers = np.arange(len(keys))
-    located = rows.locate(np.zeros_like(numbers), numbers)
-    _put(data, placed["record.crc32"], rows.checksums(located))
-    return ShardBytes(bytes(file), sha256(file), sha256(header))
 
+    crc32: np.ndarray
+    num_bytes: np.ndarray
+    size: np.ndarray
+    status: np.ndarray
 
-def _put(data: memoryview, column: Placed, array: np.ndarray) -> None:
-    stored = np.ascontiguousarray(array, column.dtype)
-    data[column.start : column.stop] = stored.reshape(-1).view(np.uint8).data
-
-
-def _arrays(
-    config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops
-) -> dict[str, np.ndarray]:
-    """Every column but the checksum; rows of unreadable images are zero."""
-    images = content.images
-    facts = {
-        "image.crc32": images.crc32,
-        "image.bytes": images.num_bytes,
-        "image.size": images.size,
-    }
-    crops = _crop_arrays(config, content)
-    unreadable = images.status != LABELED
-    if unreadable.any():
-        facts, crops = _zeroed(facts, unreadable), _zeroed(crops, unreadable)
-    packed = _packed(config, crops, ~unreadable) if config.compact else _columns(config, crops)
-    return (
-        facts
-        | packed
-        | {
-            "image.status": images.status,
-            "key.offset": np.cumsum([0, *map(len, keys)]),
-            "key.bytes": np.frombuffer(b"".join(keys), np.uint8),
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays by the names of their columns in a shard."""
+        return {
+            "image.crc32": self.crc32,
+            "image.bytes": self.num_bytes,
+            "image.size": self.size,
+            "image.status": self.status,
         }
-    )
+
+    @staticmethod
+    def from_columns(columns: Mapping[str, np.ndarray]) -> "ImageFacts":
+        """The inverse of `columns`."""
+        names = ("image.crc32", "image.bytes", "image.size", "image.status")
+        return ImageFacts(*(columns[name] for name in names))
+
+    @staticmethod
+    def zeros(n: int) -> "ImageFacts":
+        """Facts to be filled by `put`, of the types of those that were read."""
+        return ImageFacts(
+            crc32=np.zeros(n, np.uint32),
+            num_bytes=np.zeros(n, np.int64),
+            size=np.zeros((n, 2), np.int64),
+            status=np.zeros(n, np.uint8),
+        )
+
+    def put(self, index: np.ndarray, facts: "ImageFacts") -> None:
+        """Overwrite some of the facts."""
+        for name, array in facts.columns.items():
+            self.columns[name][index] = array
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "ImageFacts":
+        """The same facts with a function applied to each array."""
+        return ImageFacts(*map(function, (self.crc32, self.num_bytes, self.size, self.status)))
 
 
-def _zeroed(arrays: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Copies with zeros in some rows."""
-    copies = {name: array.copy() for name, array in arrays.items()}
-    for array in copies.values():
-        array[rows] = 0
-    return copies
+@dataclass(frozen=True)
+class LabeledCrops:
+    """Crops of n images, m of each, with their compressed labels: written, read and compared.
+
+    Attributes:
+        images: the n image files.
+        records: (n, m), where the crops lie; of label maps, the cells of the grid
+            (`fkd.store.geometry.grid_boxes`).
+        label: of each crop: ids (n, m, K) and values (n, m, V).
+    """
+
+    images: ImageFacts
+    records: CropRecords
+    label: Encoded
+
+    def __getitem__(self, index: Any) -> "LabeledCrops":
+        """Some of the images, all their crops."""
+        return self.map(lambda array: array[index])
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "LabeledCrops":
+        """The same crops with a function applied to each array."""
+        return LabeledCrops(
+            self.images.map(function), self.records.map(function), self.label.map(function)
+        )
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays by the names of their columns in a plain shard."""
+        columns = self.images.columns
+        columns |= {"crop.box": self.records.box, "crop.flip": self.records.flip}
+        columns |= {f"{_EXTRA}{name}": array for name, array in self.records.extra.items()}
+        labels = {"label.index": self.label.ids, "label.value": self.label.values}
+        return columns | {name: array for name, array in labels.items() if array is not None}
+
+    @staticmethod
+    def from_columns(columns: Mapping[str, np.ndarray]) -> "LabeledCrops":
+        """The inverse of `columns`."""
+        extra = {n.removeprefix(_EXTRA): a for n, a in columns.items() if n.startswith(_EXTRA)}
+        return LabeledCrops(
+            images=ImageFacts.from_columns(columns),
+            records=CropRecords(columns["crop.box"], columns["crop.flip"], extra),
+            label=Encoded(columns.get("label.index"), columns.get("label.value")),
+        )
 
 
-def _crop_arrays(config: StoreConfig, content: LabeledCrops) -> dict[str, np.ndarray]:
-    """What is known of each crop; where the cells of label maps lie follows from the grid."""
-    arrays: dict[str, np.ndarray] = {}
-    if config.grid is None:
-        arrays = {"crop.box": content.records.box, "crop.flip": content.records.flip}
-    arrays |= {f"crop.extra.{e.name}": content.records.extra[e.name] for e in config.extras}
-    if content.label.ids is not None:
-        arrays["label.index"] = content.label.ids
-    if content.label.values is not None:
-        arrays["label.value"] = content.label.values
-    return arrays
+@dataclass(frozen=True)
+class LabeledImage:
+    """All M crops of one image and their labels.
 
+    Attributes:
+        key: identity of the image in its source.
+        size: height and width of the decoded image.
+        records: (M,).
+        label: ids (M, K) and values (M, V).
+        codec: how to decode them.
+        num_classes: C.
+    """
 
-def _columns(config: StoreConfig, crops: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of a plain store, or of label maps."""
-    columns = dict(crops)
-    if "crop.flip" in crops:
-        columns["crop.flip"] = np.packbits(crops["crop.flip"], axis=1, bitorder="little")
-    if "label.value" in crops:
-        columns["label.value"] = quantize(crops["label.value"], config.value_dtype)
-    return columns
+    key: bytes
+    size: tuple[int, int]
+    records: CropRecords
+    label: Encoded
+    codec: Codec
+    num_classes: int
 
-
-def _packed(
-    config: StoreConfig, crops: dict[str, np.ndarray], labeled: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The columns of a compact store; an unreadable image has an empty record."""
-    records = [
-        pack_record(config, {name: array[row] for name, array in crops.items()})
-        if has_label
-        else b""
-        for row, has_label in enumerate(labeled.tolist())
-    ]
-    columns = {
-        "record.offset": np.cumsum([0, *map(len, records)]),
-        "record.bytes": np.frombuffer(b"".join(records), np.uint8),
-    }
-    if config.crops is not None:
-        checksums = geometry_crc32(crops["crop.box"], crops["crop.flip"])
-        columns["geometry.crc32"] = np.where(labeled, checksums, 0)
-    return columns
+    def decode(self) -> Tensor:
+        """The soft label of every crop, float32 (M, C); rows sum to 1."""
+        return decode(self.codec, self.label, self.num_classes)
 
 
 def check_content(config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops) -> None:
@@ -148,51 +151,12 @@ def check_content(config: StoreConfig, keys: Sequence[bytes], content: LabeledCr
     """
     _check_shapes(config, len(keys), content)
     _check_keys(keys)
-    images, label = content.images, content.label
-    labeled = images.status == LABELED
-    _require(bool(np.isin(images.status, (LABELED, UNREADABLE)).all()), "status is neither 0 nor 1")
-    box = content.records.box[labeled]
-    height, width = (images.size[labeled, side, None].astype(np.int64) for side in (0, 1))
-    inside = (
-        (box >= 0).all()
-        and (box[..., 2:] > 0).all()
-        and (box[..., 0] + box[..., 2] <= height).all()
-        and (box[..., 1] + box[..., 3] <= width).all()
-    )
-    _require(bool(inside), "a crop box leaves its image or is empty")
-    if label.ids is not None:
-        ids = label.ids[labeled]
-        _require(
-            bool(((ids >= 0) & (ids < config.num_classes)).all()), "a class id is out of range"
-        )
-    if label.values is not None:
-        value = label.values[labeled]
-        _require(bool(np.isfinite(value).all()), "a label value is NaN or infinite")
-        probabilities = config.codec.stores == "probabilities"
-        _require(not probabilities or bool((value >= 0).all()), "a probability is below 0")
-    if config.compact:
-        _check_packable(config, keys, content, labeled)
-    if config.grid is not None:
-        same = np.array_equal(box, grid_boxes(config.grid, images.size[labeled]))
-        same = same and not content.records.flip[labeled].any()
-        _require(same, "boxes are not the cells of the grid, unflipped")
-
-
-def _check_packable(
-    config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops, labeled: np.ndarray
-) -> None:
-    """What the compact form takes for granted."""
-    if config.levels is not None and content.label.values is not None:
-        p = content.label.values[labeled]
-        _require(bool((p[..., 1:] <= p[..., :-1]).all()), "probabilities are not in falling order")
-        _require(bool((p[..., 0] > 0).all()), "a label has no probability above 0")
-    if config.crops is not None:
-        drawn = [keys[row] for row in np.flatnonzero(labeled).tolist()]
-        numbers = np.broadcast_to(np.arange(config.num_crops), (len(drawn), config.num_crops))
-        box, flip = draw_geometry(config.crops, drawn, content.images.size[labeled], numbers)
-        same = np.array_equal(box, content.records.box[labeled])
-        same = same and np.array_equal(flip, content.records.flip[labeled])
-        _require(same, "boxes or flips are not those that the config draws; store them")
+    status = content.images.status
+    _require(bool(np.isin(status, (LABELED, UNREADABLE)).all()), "status is neither 0 nor 1")
+    labeled = np.flatnonzero(status == LABELED)
+    labeled_keys, labeled_content = [keys[row] for row in labeled.tolist()], content[labeled]
+    _check_boxes(config, labeled_keys, labeled_content)
+    _check_labels(config, labeled_content.label)
 
 
 def _check_shapes(config: StoreConfig, n: int, content: LabeledCrops) -> None:
@@ -229,6 +193,43 @@ def _check_keys(keys: Sequence[bytes]) -> None:
     )
     ascending = all(a < b for a, b in pairwise(keys))
     _require(ascending, "keys are not in strictly ascending bytewise order")
+
+
+def _check_boxes(config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops) -> None:
+    """Boxes and flips of labeled images."""
+    box, flip, size = content.records.box, content.records.flip, content.images.size
+    height, width = (size[:, side, None].astype(np.int64) for side in (0, 1))
+    inside = (
+        (box >= 0).all()
+        and (box[..., 2:] > 0).all()
+        and (box[..., 0] + box[..., 2] <= height).all()
+        and (box[..., 1] + box[..., 3] <= width).all()
+    )
+    _require(bool(inside), "a crop box leaves its image or is empty")
+    if config.crops is not None:
+        numbers = np.broadcast_to(np.arange(config.num_crops), flip.shape)
+        drawn_box, drawn_flip = draw_geometry(config.crops, keys, size, numbers)
+        same = np.array_equal(drawn_box, box) and np.array_equal(drawn_flip, flip)
+        _require(same, "boxes or flips are not those that the config draws; store them")
+    if config.grid is not None:
+        same = np.array_equal(box, grid_boxes(config.grid, size)) and not flip.any()
+        _require(same, "boxes are not the cells of the grid, unflipped")
+
+
+def _check_labels(config: StoreConfig, label: Encoded) -> None:
+    """Ids and values of labeled images."""
+    if label.ids is not None:
+        known = ((label.ids >= 0) & (label.ids < config.num_classes)).all()
+        _require(bool(known), "a class id is out of range")
+    if (values := label.values) is None:
+        return
+    _require(bool(np.isfinite(values).all()), "a label value is NaN or infinite")
+    if config.codec.stores == "probabilities":
+        _require(bool((values >= 0).all()), "a probability is below 0")
+    if config.levels is not None:
+        falling = (values[..., 1:] <= values[..., :-1]).all()
+        _require(bool(falling), "probabilities are not in falling order")
+        _require(bool((values[..., 0] > 0).all()), "a label has no probability above 0")
 
 
 def _require(condition: bool, otherwise: str) -> None:

@@ -8,6 +8,7 @@ stopped.
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,20 +26,21 @@ from fkd.labels.codecs import (
     TopKLogProbs,
     decode,
 )
-from fkd.store.agreement import Agreement, compare_labels, row_chunks
-from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, is_packable, parse_crops
+from fkd.labels.comparison import LabelComparison, compare
+from fkd.labels.targets import SoftTargets
+from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, form_members, parse_crops
+from fkd.store.content import LABELED, LabeledCrops
 from fkd.store.geometry import draw_geometry
 from fkd.store.reader import LabelStore
-from fkd.store.roots import default_levels
-from fkd.store.stored import LABELED, LabeledCrops
 from fkd.store.writer import StoreWriter
 
 _CROPS_AT_ONCE = 1 << 14
-_OF_THE_FORM = ("form", "geometry", "levels", "converted_from")
+_PROBABILITIES_AT_ONCE = 1 << 22  # where labels are compared over all classes
+_FORM_MEMBERS = ("form", "geometry", "levels", "value_dtype", "converted_from")
 
 
 class Progress:
-    """What a conversion tells while it works; this one listens in silence."""
+    """Callbacks of a conversion; these do nothing."""
 
     def begins(self, step: str, num_images: int) -> None:
         """A step of the work on so many images begins."""
@@ -54,12 +56,12 @@ class Conversion:
     Attributes:
         before: the store that was read.
         after: the store that was written.
-        agreement: of their labels, as they were read back.
+        comparison: of the labels of the new store, as they were read back, with the old ones.
     """
 
     before: LabelStore
     after: LabelStore
-    agreement: Agreement
+    comparison: LabelComparison
 
 
 def convert_store(
@@ -79,7 +81,7 @@ def convert_store(
         form: of the new store.
         num_crops: keep the first so many crops of each image; by default all.
         codec: keep less of each label: fewer classes, or a simpler codec.
-        progress: is told how far the work is.
+        progress: called as the work proceeds.
 
     Raises:
         ConfigError: the source does not hold what is asked for.
@@ -104,25 +106,9 @@ def convert_store(
             listener.advanced(stop - first)
         listener.begins("comparing", before.num_images)
         written = LabelStore.open(out, partial=True)
-        agreement = compare_labels(before, written, listener.advanced)
+        comparison = _compare_labels(before, written, listener)
         writer.finish(before.environment, _canaries(before, written.num_crops))
-    return Conversion(before, LabelStore.open(out), agreement)
-
-
-def compact_members(codec: Codec, num_classes: int) -> dict[str, Any]:
-    """What the config of a compact store has besides the members of a plain one.
-
-    Geometry is recomputed; where that cannot be, the caller says stored.
-
-    Raises:
-        ConfigError: there is no compact form of such labels.
-    """
-    if not is_packable(codec):
-        raise ConfigError(f"form: labels of codec {codec.name} have no compact form; use plain")
-    members: dict[str, Any] = {"format_version": 2, "form": "compact", "geometry": "recomputed"}
-    if codec.num_ids(num_classes) and codec.num_values(num_classes):
-        members["levels"] = default_levels(codec.num_ids(num_classes))
-    return members
+    return Conversion(before, LabelStore.open(out), comparison)
 
 
 def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
@@ -166,16 +152,13 @@ def _new_config(
             f"not {kept:,}; label again for more"
         )
     config: dict[str, Any] = json.loads(json.dumps(store.config))
-    for name in _OF_THE_FORM:
+    for name in _FORM_MEMBERS:
         config.pop(name, None)
-    config |= {"format_version": 1, "num_crops": kept, "codec": codec.name}
-    if codec.stores != store.codec.stores:
-        config["value_dtype"] = "f16" if codec.stores == "logits" else "u16"
-    config["converted_from"] = store.root_hash
-    if form == "compact":
-        config |= compact_members(codec, store.num_classes)
-        if not _can_recompute(store, kept, progress):
-            config["geometry"] = "stored"
+    value_dtype = store.config.get("value_dtype") if codec.stores == store.codec.stores else None
+    config |= {"num_crops": kept, "codec": codec.name, "converted_from": store.root_hash}
+    config |= form_members(form, codec, store.num_classes, value_dtype)
+    if form == "compact" and not _can_recompute(store, kept, progress):
+        config["geometry"] = "stored"
     return config
 
 
@@ -186,7 +169,7 @@ def _can_recompute(store: LabelStore, num_crops: int, progress: Progress) -> boo
     except FormatError:
         return False
     progress.begins("comparing boxes", store.num_images)
-    for rows in row_chunks(store, max(1, _CROPS_AT_ONCE // store.num_crops)):
+    for rows in _chunks(store, _CROPS_AT_ONCE):
         labeled = rows[store.labeled(rows)]
         numbers = _first_crops(len(labeled), num_crops)
         read = store.read(labeled, numbers)
@@ -213,6 +196,13 @@ def _content(store: LabelStore, config: StoreConfig, rows: np.ndarray) -> Labele
     return LabeledCrops(images, read.records.map(spread), label.map(spread))
 
 
+def _chunks(store: LabelStore, num_crops: int) -> Iterator[np.ndarray]:
+    """All rows of a store in order, int64, with about so many crops at a time."""
+    step = max(1, num_crops // store.num_crops)
+    for first in range(0, store.num_images, step):
+        yield np.arange(first, min(first + step, store.num_images))
+
+
 def _first_crops(num_images: int, num_crops: int) -> np.ndarray:
     return np.broadcast_to(np.arange(num_crops), (num_images, num_crops))
 
@@ -229,6 +219,24 @@ def _derive(store: LabelStore, codec: Codec, label: Encoded) -> Encoded:
     k = codec.num_ids(store.num_classes)
     values = label.values if codec.num_values(store.num_classes) else None
     return Encoded(label.ids[..., :k], None if values is None else values[..., :k])
+
+
+def _compare_labels(before: LabelStore, after: LabelStore, progress: Progress) -> LabelComparison:
+    """All labels of `after` against those of the same crops in `before`."""
+
+    def targets(store: LabelStore, rows: np.ndarray) -> SoftTargets:
+        label = store.read(rows, _first_crops(len(rows), after.num_crops)).label
+        return store.codec.targets(label, store.num_classes)
+
+    comparison = LabelComparison.empty()
+    kept = [store.codec.num_ids(store.num_classes) for store in (before, after)]
+    sparse = kept[0] == kept[1] > 0
+    crops = _CROPS_AT_ONCE if sparse else _PROBABILITIES_AT_ONCE // before.num_classes
+    for rows in _chunks(before, crops):
+        labeled = rows[before.labeled(rows)]
+        comparison += compare(targets(before, labeled), targets(after, labeled))
+        progress.advanced(len(rows))
+    return comparison
 
 
 def _canaries(store: LabelStore, num_crops: int) -> list[Any]:

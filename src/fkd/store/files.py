@@ -1,4 +1,4 @@
-"""Every system call of a label store; no other module of `fkd.store` touches the disk.
+"""Every system call of a label store; no other module of `fkd.store` opens a file.
 
 Reading never writes, never follows a symbolic link below the store's folder, and opens plain files
 only. Writing goes through `publish`: temporary file, fsync, link to the final name without ever
@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import torch
+
 from fkd.errors import DamagedStore, FormatError, StoreError, StoreFull
-from fkd.store.region import Region
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +26,7 @@ T = TypeVar("T")
 TEMPORARY = ".tmp."
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
-# O_NONBLOCK: opening a FIFO must not wait for somebody to write into it.
+# O_NONBLOCK: opening a FIFO must not wait for a process that writes into it.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -58,15 +59,18 @@ def read(root: Path, name: str, limit: int) -> bytes:
         return _read_all(descriptor)
 
 
-def map_readonly(root: Path, name: str, region: Region, number: int) -> memoryview:
-    """A file, mapped read-only into its place of a region, which knows the length it must have.
+def map_readonly(root: Path, name: str, num_bytes: int) -> memoryview:
+    """A file of a known length, mapped read-only; it is not kept open.
+
+    Python's own `mmap` keeps a descriptor for every map (until 3.13), of which a process may have
+    1,024; a map of torch keeps none. It is given the open file, not its path, so that the file
+    that was checked is the one that is mapped.
 
     Raises:
         DamagedStore: it is missing or has another length.
         FormatError: it is not a plain file.
-        StoreError: it cannot be read.
+        StoreError: it cannot be read or mapped.
     """
-    num_bytes = region.lengths[number]
     with _reading(root, name), _opened(root, name) as descriptor:
         size = os.fstat(descriptor).st_size
         if size != num_bytes:
@@ -74,7 +78,15 @@ def map_readonly(root: Path, name: str, region: Region, number: int) -> memoryvi
                 f"{root / name} has {size} bytes where {num_bytes} were written; "
                 f"{repair_hint(root)}"
             )
-        return _call(region.map, number, descriptor)
+        try:
+            path = f"/dev/fd/{descriptor}"
+            mapped = _call(torch.from_file, path, shared=False, size=size, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise StoreError(
+                f"cannot map {root / name}: {error}; if the system allows no more maps, make "
+                "larger shards (--images_per_shard)"
+            ) from error
+    return mapped.numpy().data.toreadonly()
 
 
 def exists(root: Path, name: str) -> bool:
@@ -249,7 +261,9 @@ def _write_new(directory: int, leaf: str, data: bytes) -> None:
 
 def _require_same(root: Path, name: str, data: bytes) -> None:
     """Accept what another process of this run has published meanwhile, if it is the same."""
-    if read(root, name, limit=len(data)) != data:
+    with _reading(root, name), _opened(root, name) as descriptor:
+        same = os.fstat(descriptor).st_size == len(data) and _read_all(descriptor) == data
+    if not same:
         raise DamagedStore(
             f"{root / name} exists with other bytes: two processes computed different content; "
             f"{repair_hint(root)}"
@@ -269,8 +283,8 @@ def _writing(path: Path, num_bytes: int) -> Iterator[None]:
 def _write_error(error: OSError, path: Path, num_bytes: int) -> StoreError:
     if error.errno in _NO_SPACE:
         return StoreFull(
-            f"no space for {path} ({num_bytes:,} bytes): {error.strerror}; make room and run the "
-            "same command again, it goes on after the last complete shard"
+            f"no space for {path} ({num_bytes:,} bytes): {error.strerror}; free some space and run "
+            "the same command again, it goes on after the last complete shard"
         )
     if error.errno in _NO_HARD_LINKS:
         return StoreError(

@@ -1,80 +1,23 @@
-"""Which images of a source are which images of a store, and what does not fit."""
+"""How the images of a source differ from those of a store."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
-from fkd.store.keys import printable
-from fkd.store.stored import ImageFacts
+from fkd.store.canonical import printable
+from fkd.store.content import ImageFacts
 
 Fingerprint: TypeAlias = Callable[[bytes], tuple[int, int]]  # key -> (crc32, length) of its file
-FactsOf: TypeAlias = Callable[[np.ndarray], ImageFacts]
 
 
-@dataclass(frozen=True)
-class JoinReport:
-    """How the images of a source and of a store fit together.
-
-    Attributes:
-        rows: int64 (n,), the store's row of each image of the source; -1 where there is none.
-        missing: keys of the store whose image is not in the source.
-        extra: keys of the source that the store does not know.
-        renamed: (old key, new key) of images with equal content.
-        replaced: keys in both whose file has another length.
-    """
-
-    rows: np.ndarray
-    missing: tuple[bytes, ...] = ()
-    extra: tuple[bytes, ...] = ()
-    renamed: tuple[tuple[bytes, bytes], ...] = ()
-    replaced: tuple[bytes, ...] = ()
-
-    @property
-    def exact(self) -> bool:
-        """Whether every image has its label and every label its image."""
-        return not (self.missing or self.extra or self.renamed or self.replaced)
-
-    def __str__(self) -> str:
-        parts = []
-        if self.renamed:
-            old, new = self.renamed[0]
-            parts.append(
-                f"{len(self.renamed)} renamed (first: {printable(old)} is now {printable(new)})"
-            )
-        for keys, word in (
-            (self.missing, "labeled but not there"),
-            (self.extra, "there but not labeled"),
-            (self.replaced, "replaced by other files"),
-        ):
-            if keys:
-                parts.append(f"{len(keys)} {word} (first: {printable(keys[0])})")
-        if not parts:
-            return f"all {len(self.rows)} images fit"
-        return ", ".join(parts) + "; use the images that were labeled, or label these"
-
-    @property
-    def found_rows(self) -> np.ndarray:
-        """Rows of the images that are in both."""
-        return self.rows[self.rows >= 0]
-
-    def with_replaced(
-        self, keys: Sequence[bytes], num_bytes: Sequence[int], facts: ImageFacts
-    ) -> "JoinReport":
-        """Also compare the lengths of the files; `facts` are those of `found_rows`."""
-        found = np.flatnonzero(self.rows >= 0)
-        differs = (facts.num_bytes != np.asarray(num_bytes)[found]) & (facts.status == 0)
-        return replace(self, replaced=tuple(keys[i] for i in found[differs].tolist()))
-
-
-def compare_keys(
+def describe_mismatch(
     stored: Sequence[bytes],
     keys: Sequence[bytes],
-    facts_of: FactsOf,
+    facts_of: Callable[[np.ndarray], ImageFacts],
     fingerprint: Fingerprint | None,
-) -> JoinReport:
-    """Match keys of a source with those of a store, and unknown ones by content.
+) -> str:
+    """What differs between a store and a source whose keys are not the same, for a message.
 
     Args:
         stored: the store's keys, by row.
@@ -84,18 +27,31 @@ def compare_keys(
             as renamed.
     """
     row_of = {key: row for row, key in enumerate(stored)}
-    rows = np.array([row_of.get(key, -1) for key in keys], np.int64)
-    extra = [keys[i] for i in np.flatnonzero(rows < 0).tolist()]
+    extra = [key for key in keys if key not in row_of]
     missing = sorted(row_of.keys() - set(keys))
-    renamed = {}
+    if not extra and not missing:
+        return "their keys are not in ascending order, each once; sort them as bytes"
+    renamed: dict[bytes, bytes] = {}  # new key to old
     if fingerprint is not None and missing:
         facts = facts_of(np.array([row_of[key] for key in missing]))
         content = zip(facts.crc32.tolist(), facts.num_bytes.tolist(), strict=True)
         old_of = dict(zip(content, missing, strict=True))
         renamed = {key: old for key in extra if (old := old_of.pop(fingerprint(key), None))}
-    return JoinReport(
-        rows=rows,
-        missing=tuple(key for key in missing if key not in set(renamed.values())),
-        extra=tuple(key for key in extra if key not in renamed),
-        renamed=tuple((old, new) for new, old in renamed.items()),
-    )
+    old_keys = set(renamed.values())
+    parts = []
+    if renamed:
+        new, old = next(iter(renamed.items()))
+        parts.append(f"{len(renamed)} renamed (first: {printable(old)} is now {printable(new)})")
+    parts += _count([key for key in missing if key not in old_keys], "labeled but not there")
+    parts += _count([key for key in extra if key not in renamed], "there but not labeled")
+    return ", ".join(parts) + "; use the images that were labeled, or label these"
+
+
+def describe_replaced(keys: Sequence[bytes]) -> str:
+    """What to say of images whose file has another length, for a message."""
+    (part,) = _count(keys, "replaced by other files")
+    return f"{part}; use the images that were labeled, or label these"
+
+
+def _count(keys: Sequence[bytes], what: str) -> list[str]:
+    return [f"{len(keys)} {what} (first: {printable(keys[0])})"] if keys else []

@@ -1,4 +1,4 @@
-"""The bytes of a shard: which columns there are, in which order, and the header before them.
+"""The bytes of a shard: its columns and their order, the header before them, and rows of them.
 
     8 bytes   N, length of the header, little-endian
     N bytes   header: JSON object, padded with spaces to a multiple of 8
@@ -7,20 +7,31 @@
 This is the safetensors layout, so any tool that knows safetensors opens a shard. `parse_header`
 accepts exactly what the safetensors library accepts in what we use of it: every byte belongs to one
 column, offsets neither overlap nor leave holes, and the file ends where the last column ends.
+
+A row is what one image has in all columns. Its checksum, record.crc32, covers its bytes in all
+other columns in the order of the file; of key.offset (and record.offset) it covers the two entries
+around the key, so that rows overlap there:
+
+    key.offset      | 0 | 7 | 15 | ...
+    row 0             ^---^
+    row 1                 ^----^
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from struct import Struct
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from fkd.errors import FormatError
 from fkd.labels.quantization import VALUE_DTYPES
 from fkd.store.canonical import Fields
-from fkd.store.config import FORMAT, StoreConfig
+from fkd.store.config import FORMAT, FORMAT_VERSION, StoreConfig
 
 MAX_HEADER_BYTES = 1 << 20
 _DTYPES = {
@@ -39,6 +50,12 @@ _DTYPES = {
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_U16_CLASSES = 1 << 16
+CHECKSUM = "record.crc32"
+# Columns of bytes whose rows have different lengths, their offsets, and how to read two of these.
+_VARIABLE = (
+    ("key.bytes", "key.offset", Struct("<II")),
+    ("record.bytes", "record.offset", Struct("<QQ")),
+)
 
 
 @dataclass(frozen=True)
@@ -85,13 +102,13 @@ def columns_of(config: StoreConfig, wide_boxes: bool) -> tuple[Column, ...]:
         Column("image.bytes", u8),
         Column("image.size", u4, (2,)),
         Column("image.status", u1),
-        Column("record.crc32", u4),
+        Column(CHECKSUM, u4),
     ]
     if config.compact:
         columns += [Column("record.offset", u8), Column("record.bytes", u1)]
         columns += [Column("geometry.crc32", u4)] if config.crops else []
     else:
-        columns += [] if config.grid else _crop_columns(config, wide_boxes)
+        columns += [] if config.form == "map" else _crop_columns(config, wide_boxes)
         columns += _label_columns(config)
     return tuple(sorted(columns, key=lambda column: (-column.dtype.itemsize, column.name)))
 
@@ -114,10 +131,9 @@ def _label_columns(config: StoreConfig) -> list[Column]:
     if config.num_ids:
         ids = u2 if config.num_classes <= _MAX_U16_CLASSES else u4
         columns.append(Column("label.index", ids, (m, config.num_ids)))
-    if config.num_values:
-        columns.append(
-            Column("label.value", VALUE_DTYPES[config.value_dtype], (m, config.num_values))
-        )
+    if config.value_dtype is not None:
+        dtype = VALUE_DTYPES[config.value_dtype]
+        columns.append(Column("label.value", dtype, (m, config.num_values)))
     return columns
 
 
@@ -125,12 +141,8 @@ def place(
     columns: Sequence[Column], num_images: int, num_key_bytes: int, num_record_bytes: int = 0
 ) -> dict[str, Placed]:
     """Where each column lies in a shard of so many images, bytes of keys and of packed records."""
-    counts = {
-        "key.offset": num_images + 1,
-        "key.bytes": num_key_bytes,
-        "record.offset": num_images + 1,
-        "record.bytes": num_record_bytes,
-    }
+    counts = {"key.bytes": num_key_bytes, "record.bytes": num_record_bytes}
+    counts |= {offsets: num_images + 1 for _, offsets, _ in _VARIABLE}
     placed, start = {}, 0
     for column in columns:
         shape = (counts.get(column.name, num_images), *column.shape)
@@ -140,13 +152,13 @@ def place(
     return placed
 
 
-def metadata_of(config_id: str, first_image: int, version: int = 1) -> dict[str, str]:
+def metadata_of(config_id: str, first_image: int) -> dict[str, str]:
     """The `__metadata__` of a shard's header."""
     return {
         "config_id": config_id,
         "first_image": str(first_image),
         "format": FORMAT,
-        "version": str(version),
+        "version": str(FORMAT_VERSION),
     }
 
 
@@ -237,3 +249,91 @@ def _parse_array(value: Any, where: str) -> Placed:
     if stop - start != math.prod(shape) * _DTYPES[name].itemsize:
         raise FormatError(f"{where} has {stop - start} bytes, which its shape does not fill")
     return Placed(_DTYPES[name], tuple(shape), start, stop)
+
+
+def row_dtype(columns: Sequence[Column]) -> np.dtype:
+    """What a row has in the columns of fixed length, as one structured item; without checksum."""
+    offsets = {name for _, name, _ in _VARIABLE}
+    apart = {CHECKSUM, *(name for name, _, _ in _VARIABLE)}
+    return np.dtype(
+        [
+            (column.name, column.dtype, (2,) if column.name in offsets else column.shape)
+            for column in columns
+            if column.name not in apart
+        ]
+    )
+
+
+class Rows:
+    """The rows of a shard in memory.
+
+    Args:
+        data: the shard without its header.
+        columns: as in `columns_of`.
+        placed: where they lie.
+
+    Attributes:
+        dtype: `row_dtype` of the columns.
+    """
+
+    def __init__(
+        self, data: memoryview, columns: tuple[Column, ...], placed: Mapping[str, Placed]
+    ) -> None:
+        self._data = data
+        checksums = placed[CHECKSUM]
+        self._checksums = np.frombuffer(data, checksums.dtype, checksums.shape[0], checksums.start)
+        self.dtype, self._spans = _fixed_columns(columns, len(self._checksums))
+        self._variable = [
+            (data[placed[name].start : placed[name].stop], placed[offsets].start, pair)
+            for name, offsets, pair in _VARIABLE
+            if name in placed
+        ]
+
+    def append_fixed(self, row: int, pieces: list[memoryview]) -> None:
+        """Append what a row has in the columns of fixed length, in order."""
+        data = self._data
+        for start, step, length in self._spans:
+            first = start + row * step
+            pieces.append(data[first : first + length])
+
+    def variable(self, row: int) -> list[bytes]:
+        """The key of a row, and in compact stores its packed record."""
+        parts = []
+        for column, offsets, pair in self._variable:
+            first, last = pair.unpack_from(self._data, offsets + row * pair.size // 2)
+            parts.append(bytes(column[first:last]))
+        return parts
+
+    def stored_crc32(self, row: int) -> int:
+        """The checksum that a row was written with."""
+        return int(self._checksums[row])
+
+    def crc32(self, row: int) -> int:
+        """The checksum that a row has now."""
+        pieces: list[memoryview] = []
+        self.append_fixed(row, pieces)
+        return row_crc32(b"".join(pieces), self.variable(row))
+
+
+def row_crc32(fixed: bytes | memoryview, variable: Sequence[bytes]) -> int:
+    """The checksum of a row: its columns of fixed length, its key, its packed record."""
+    checksum = crc32(fixed)
+    for part in variable:
+        checksum = crc32(part, checksum)
+    return checksum
+
+
+@cache
+def _fixed_columns(
+    columns: tuple[Column, ...], num_images: int
+) -> tuple[np.dtype, tuple[tuple[int, int, int], ...]]:
+    """The row dtype; start, distance of rows and length of a row in each column of fixed length.
+
+    These do not depend on keys and records, which come last: shards of equal size share them, and a
+    batch that touches many shards finds them in the cache of the processor.
+    """
+    dtype, placed = row_dtype(columns), place(columns, num_images, 0)
+    return dtype, tuple(
+        (placed[name].start, placed[name].row_bytes, dtype[name].itemsize)
+        for name in dtype.names or ()
+    )

@@ -8,9 +8,10 @@ dies, however it dies:
 
 A second leader is refused at once, also while helpers of a dead leader still run. Children that a
 writer forks (data loader workers) give the locks up at birth, so they cannot keep them after it.
+
+`fcntl` is imported where a lock is taken: Windows has none, and readers need no lock.
 """
 
-import fcntl
 import os
 import time
 import weakref
@@ -40,7 +41,7 @@ class WriterLock:
             StoreLocked: another process is.
         """
         lock = WriterLock(root)
-        if not lock._take(LOCK, fcntl.LOCK_EX, create=True):
+        if not lock._take(LOCK, create=True):
             raise _locked(root)
         return lock
 
@@ -51,13 +52,15 @@ class WriterLock:
             StoreLocked: the leader of another run holds the store.
         """
         deadline = time.monotonic() + _PROBE_SECONDS
-        while not self._take(CONFIG, fcntl.LOCK_EX):
+        while not self._take(CONFIG):
             if time.monotonic() > deadline:
                 raise _locked(self._root)
             time.sleep(_POLL_SECONDS)
 
     def share(self) -> None:
         """After `lead`: the folder is prepared."""
+        import fcntl
+
         fcntl.flock(self._descriptors[0], fcntl.LOCK_SH)
 
     @staticmethod
@@ -74,7 +77,7 @@ class WriterLock:
             lock = WriterLock(root)
             if files.exists(root, MANIFEST):
                 return lock
-            if _has_leader(root) and lock._take(LOCK, fcntl.LOCK_SH) and _has_leader(root):
+            if _has_leader(root) and lock._take(LOCK, shared=True) and _has_leader(root):
                 return lock
             lock.release()
             time.sleep(_POLL_SECONDS)
@@ -85,13 +88,15 @@ class WriterLock:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _take(self, name: str, kind: int, create: bool = False) -> bool:
+    def _take(self, name: str, *, shared: bool = False, create: bool = False) -> bool:
+        import fcntl
+
         try:
             descriptor = files.open_for_lock(self._root, name, create)
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return False
@@ -101,7 +106,7 @@ class WriterLock:
 
 def _has_leader(root: Path) -> bool:
     probe = WriterLock(root)
-    free = probe._take(CONFIG, fcntl.LOCK_SH)
+    free = probe._take(CONFIG, shared=True)
     probe.release()
     return not free and files.exists(root, CONFIG)
 
@@ -119,4 +124,5 @@ def _forget() -> None:
         lock.release()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -4,25 +4,24 @@
     commits/00000.json  a shard is complete: its checksums and what it holds
     manifest.json       all shards are complete; written last, makes the folder a finished store
 
-Here they are values and bytes; where they lie on disk and when they are written is the business of
-`writer` and `reader`.
+Values, their exact bytes, and how they are read from a store's folder and checked.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from fkd.errors import DamagedStore, FormatError
-from fkd.store import canonical
-from fkd.store.canonical import Fields
-from fkd.store.config import FORMAT, MAX_IMAGES, StoreConfig, require_version
-from fkd.store.keys import percent_decode, percent_encode
+from fkd.store import canonical, files
+from fkd.store.canonical import Fields, percent_decode, percent_encode
+from fkd.store.config import FORMAT, FORMAT_VERSION, MAX_IMAGES, StoreConfig, require_version
 
 CONFIG, MANIFEST, LOCK = "config.json", "manifest.json", "lock"
 SHARDS, COMMITS, QUARANTINE = "shards", "commits", "quarantine"
-# What a reader is willing to load into memory.
+# A larger file is refused before it is read.
 MAX_CONFIG_BYTES, MAX_COMMIT_BYTES, MAX_MANIFEST_BYTES = 1 << 26, 1 << 16, 1 << 28
 _MAX_SHARD_BYTES = 1 << 50
 _NUMBER = re.compile("[0-9]{5,15}")
@@ -81,54 +80,49 @@ class ShardEntry:
             "sha256": self.sha256,
         }
 
+    @staticmethod
+    def parse(fields: Fields, number: int, file: str) -> "ShardEntry":
+        """Read the members that commit and manifest share.
 
-def parse_commit(data: bytes, number: int, config: StoreConfig, file: str) -> ShardEntry:
-    """The entry that a commit file holds.
-
-    Raises:
-        DamagedStore: the bytes are not canonical.
-        FormatError: a field is odd, or the commit belongs to another config.
-    """
-    fields = Fields(canonical.decode(data, file), file)
-    entry = _parse_entry(fields, number, config, file)
-    if fields.digest("config_id") != config.config_id:
-        raise FormatError(f"{file} belongs to a store with another config; it was copied here")
-    if entry.commit(config.config_id) != data:
-        raise FormatError(f"{file} has fields that this version does not know")
-    return entry
-
-
-def _parse_entry(fields: Fields, number: int, config: StoreConfig, file: str) -> ShardEntry:
-    entry = ShardEntry(
-        number=number,
-        num_bytes=fields.integer("bytes", 8, _MAX_SHARD_BYTES),
-        sha256=fields.digest("sha256"),
-        header_sha256=fields.digest("header_sha256"),
-        first_image=fields.integer("first_image", 0, MAX_IMAGES),
-        num_images=fields.integer("num_images", 1, MAX_IMAGES),
-        first_key=percent_decode(fields.text("first_key"), file),
-    )
-    found = (entry.first_image, entry.first_image + entry.num_images)
-    if found != config.shard_range(number):
-        raise FormatError(
-            f"{file}: shard {number} holds images {found[0]} to {found[1] - 1}, which the config "
-            "puts elsewhere"
+        Raises:
+            FormatError: a field is missing or malformed.
+        """
+        return ShardEntry(
+            number=number,
+            num_bytes=fields.integer("bytes", 8, _MAX_SHARD_BYTES),
+            sha256=fields.digest("sha256"),
+            header_sha256=fields.digest("header_sha256"),
+            first_image=fields.integer("first_image", 0, MAX_IMAGES),
+            num_images=fields.integer("num_images", 1, MAX_IMAGES),
+            first_key=percent_decode(fields.text("first_key"), file),
         )
-    return entry
+
+    def require_range(self, config: StoreConfig, file: str) -> None:
+        """Make sure that the shard holds the images that the config puts there.
+
+        Raises:
+            FormatError: it holds others.
+        """
+        stop = self.first_image + self.num_images
+        if (self.first_image, stop) != config.shard_range(self.number):
+            raise FormatError(
+                f"{file}: shard {self.number} holds images {self.first_image} to {stop - 1}, "
+                "which the config puts elsewhere"
+            )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished store on one page.
+    """What manifest.json says: the shards of a finished store, and how it was made.
 
     Attributes:
-        config: its identity and layout.
+        config_id: SHA-256 of config.json.
         shards: one entry per shard, in order.
         environment: library versions and hardware of the last run; informational.
-        canaries: what some crops looked like to the teacher; see `fkd.labeling`.
+        canaries: what some crops looked like to the teacher; see `fkd.data.canary`.
     """
 
-    config: StoreConfig
+    config_id: str
     shards: tuple[ShardEntry, ...]
     environment: dict[str, Any]
     canaries: list[Any]
@@ -145,11 +139,10 @@ class Manifest:
     def _members(self) -> dict[str, Any]:
         return {
             "canaries": self.canaries,
-            "config": self.config.source,
-            "config_id": self.config.config_id,
+            "config_id": self.config_id,
             "environment": self.environment,
             "format": FORMAT,
-            "format_version": self.config.format_version,
+            "format_version": FORMAT_VERSION,
             "shards": [entry.in_manifest() for entry in self.shards],
         }
 
@@ -159,7 +152,7 @@ class Manifest:
 
         Raises:
             DamagedStore: the bytes differ from their root hash, or are not canonical.
-            FormatError: not a manifest, a newer version, or fields that contradict each other.
+            FormatError: not a manifest, a newer version, or malformed fields.
         """
         value = canonical.decode(data, file)
         fields = Fields(value, file)
@@ -170,27 +163,98 @@ class Manifest:
         if canonical.sha256(canonical.encode(rest)) != root_hash:
             raise DamagedStore(f"{file} was changed: its root hash differs; restore it from a copy")
         # After the hash: a flipped bit in the version is damage, not a newer format.
-        require_version(fields.integer("format_version", 1, 1 << 30), file)
-        config = StoreConfig.parse(fields.members("config"), f"{file}: config")
+        require_version(fields, file)
         manifest = Manifest(
-            config=config,
-            shards=_parse_shards(fields.items("shards"), config, file),
+            config_id=fields.digest("config_id"),
+            shards=tuple(
+                ShardEntry.parse(Fields(item, f"{file}: shards.{i}"), i, f"{file}: shards.{i}")
+                for i, item in enumerate(fields.items("shards"))
+            ),
             environment=fields.members("environment"),
             canaries=fields.items("canaries"),
         )
         if manifest.encode() != data:
-            raise FormatError(f"{file} has fields that contradict its config or are unknown")
+            raise FormatError(f"{file} has fields that contradict each other or are unknown")
         return manifest
 
+    def require_fits(self, config: StoreConfig, file: str) -> None:
+        """Make sure that the shards are those of a config.
 
-def _parse_shards(items: list[Any], config: StoreConfig, file: str) -> tuple[ShardEntry, ...]:
-    if len(items) != config.num_shards:
-        raise FormatError(f"{file} lists {len(items)} shards, its config has {config.num_shards}")
-    entries = tuple(
-        _parse_entry(Fields(item, f"{file}: shards.{i}"), i, config, f"{file}: shards.{i}")
-        for i, item in enumerate(items)
-    )
-    for before, after in pairwise(entries):
-        if before.first_key >= after.first_key:
+        Raises:
+            DamagedStore: the config is another one.
+            FormatError: the shards contradict it.
+        """
+        if config.config_id != self.config_id:
+            raise DamagedStore(f"{file} belongs to another {CONFIG}; restore both from a copy")
+        if len(self.shards) != config.num_shards:
+            raise FormatError(
+                f"{file} lists {len(self.shards)} shards, its config has {config.num_shards}"
+            )
+        for entry in self.shards:
+            entry.require_range(config, f"{file}: shards.{entry.number}")
+        if any(a.first_key >= b.first_key for a, b in pairwise(self.shards)):
             raise FormatError(f"{file}: the first keys of its shards are not ascending")
-    return entries
+
+
+def read_finished(folder: Path) -> tuple[Manifest, StoreConfig]:
+    """Manifest and config of a finished store, which must agree.
+
+    Raises:
+        DamagedStore: one of the two files is missing or differs from its checksum.
+        FormatError: malformed, or of a newer format.
+    """
+    manifest = read_manifest(folder)
+    config = read_config(folder, manifest.config_id)
+    manifest.require_fits(config, str(folder / MANIFEST))
+    return manifest, config
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest alone; errors as for `Manifest.parse`."""
+    data = files.read(folder, MANIFEST, MAX_MANIFEST_BYTES)
+    return Manifest.parse(data, str(folder / MANIFEST))
+
+
+def read_config(folder: Path, config_id: str | None = None) -> StoreConfig:
+    """The config of a store that may be unfinished.
+
+    Args:
+        folder: of the store.
+        config_id: SHA-256 that the file must have.
+
+    Raises:
+        DamagedStore: missing, not canonical, or another file than `config_id` says.
+        FormatError: a field is malformed.
+    """
+    file, data = str(folder / CONFIG), files.read(folder, CONFIG, MAX_CONFIG_BYTES)
+    if config_id is not None and canonical.sha256(data) != config_id:
+        raise DamagedStore(f"{file} differs from {MANIFEST}; {files.repair_hint(folder)}")
+    return StoreConfig.parse(canonical.decode(data, file), file)
+
+
+def read_commits(folder: Path, config: StoreConfig) -> list[ShardEntry]:
+    """The committed shards, by number.
+
+    Raises:
+        DamagedStore: a commit is not canonical.
+        FormatError: a commit does not belong to this config, or to no shard at all.
+    """
+    numbers = (number_of(leaf, ".json") for leaf in files.names(folder, COMMITS))
+    return [read_commit(folder, config, n) for n in sorted(n for n in numbers if n is not None)]
+
+
+def read_commit(folder: Path, config: StoreConfig, number: int) -> ShardEntry:
+    """The entry of one committed shard; errors as for `read_commits`."""
+    name = commit_name(number)
+    file = str(folder / name)
+    if number >= config.num_shards:
+        raise FormatError(f"{file} belongs to no shard of this store; move it away")
+    data = files.read(folder, name, MAX_COMMIT_BYTES)
+    fields = Fields(canonical.decode(data, file), file)
+    entry = ShardEntry.parse(fields, number, file)
+    entry.require_range(config, file)
+    if fields.digest("config_id") != config.config_id:
+        raise FormatError(f"{file} belongs to a store with another config; it was copied here")
+    if entry.commit(config.config_id) != data:
+        raise FormatError(f"{file} has fields that this version does not know")
+    return entry

@@ -1,7 +1,7 @@
 """Reading a label store: open a folder, find images by key, read crops and their labels.
 
-Opening looks at the manifest only; shards are mapped when first needed. Reading needs no write
-access, copies what it returns, and checks every record it touches against its checksum.
+Opening reads the manifest and the config; shards are mapped when first needed. Reading needs no
+write access, copies what it returns, and compares every row that it reads with its checksum.
 """
 
 import os
@@ -16,23 +16,21 @@ from numpy.typing import ArrayLike
 from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
 from fkd.labels.codecs import Codec
 from fkd.store import files
+from fkd.store.canonical import keys_digest, printable
 from fkd.store.config import StoreConfig
-from fkd.store.folder import read_commits, read_config, read_manifest
-from fkd.store.join import Fingerprint, JoinReport, compare_keys
-from fkd.store.keys import keys_digest, printable
-from fkd.store.manifest import CONFIG, MANIFEST, MAX_COMMIT_BYTES, ShardEntry, commit_name
-from fkd.store.region import Region
-from fkd.store.rows import Rows
-from fkd.store.shard import Shard
-from fkd.store.stored import (
-    LABELED,
-    Buffers,
-    ImageFacts,
-    LabeledCrops,
-    LabeledImage,
-    image_facts,
-    labeled_crops,
+from fkd.store.content import LABELED, ImageFacts, LabeledCrops, LabeledImage
+from fkd.store.join import Fingerprint, describe_mismatch, describe_replaced
+from fkd.store.manifest import (
+    CONFIG,
+    MANIFEST,
+    MAX_COMMIT_BYTES,
+    ShardEntry,
+    commit_name,
+    read_commits,
+    read_config,
+    read_finished,
 )
+from fkd.store.shard import Shard, read_crops
 
 
 class LabelStore:
@@ -47,6 +45,15 @@ class LabelStore:
         root_hash: covers every byte; None for an unfinished store.
         canaries: what some crops looked like to the teacher.
         environment: library versions and hardware that made the store.
+
+    Example:
+        >>> from fkd import LabelStore
+        >>> store = LabelStore.open("labels")
+        >>> len(store), store.num_crops, store.codec
+        (15, 6, MarginalSmoothing(k=2))
+        >>> image = store["bee/2.png"]  # all crops of one image
+        >>> image.records.box.shape, image.decode().shape
+        ((6, 4), torch.Size([6, 4]))
     """
 
     def __init__(
@@ -61,11 +68,7 @@ class LabelStore:
         self._numbers = sorted(self._entries)
         self._first_keys = [self._entries[number].first_key for number in self._numbers]
         self._check_reads = check_reads
-        self._place_of_number = {number: place for place, number in enumerate(self._numbers)}
-        self._region = Region([self._entries[number].num_bytes for number in self._numbers])
-        self._rows = Rows(config, self._region.memory, len(self._numbers))
         self._mapped: dict[int, Shard] = {}
-        self._is_mapped = np.zeros(config.num_shards, bool)
 
     @staticmethod
     def open(
@@ -76,7 +79,7 @@ class LabelStore:
         Args:
             path: the folder.
             partial: also accept a store that is not finished, for looking at it.
-            check_reads: compare every record that is read with its checksum.
+            check_reads: compare every row that is read with its checksum.
 
         Raises:
             FormatError: not a label store, or of a newer format.
@@ -142,10 +145,15 @@ class LabelStore:
         for number in self._numbers:
             yield from self._shard(number).keys()
 
+    def __contains__(self, key: str | bytes) -> bool:
+        """Whether an image of this key is in the store, readable or not."""
+        return bool(self._find([os.fsencode(key)])[0] >= 0)
+
     def __repr__(self) -> str:
+        dtype = self._parsed.value_dtype
         return (
             f"LabelStore({str(self.path)!r}: {self.num_images:,} images x {self.num_crops} crops, "
-            f"{self.codec.name} {self._parsed.value_dtype}, teacher {_teachers(self.config)}, "
+            f"{self.codec.name}{f' {dtype}' if dtype else ''}, teacher {_teachers(self.config)}, "
             f"{self.num_bytes:,} bytes)"
         )
 
@@ -195,7 +203,7 @@ class LabelStore:
 
     def images(self, rows: ArrayLike) -> ImageFacts:
         """What the store knows of the image files of these rows."""
-        return self._images(self._in_range(rows), self._check_reads)
+        return self._facts(self._in_range(rows), self._check_reads)
 
     def labeled(self, rows: ArrayLike) -> np.ndarray:
         """Whether each of these rows has labels, bool; False for images that could not be read.
@@ -204,28 +212,27 @@ class LabelStore:
         row that is damaged into seeming labeled is found when its labels are read.
         """
         wanted = self._in_range(rows)
-        labeled: np.ndarray = self._images(wanted, check=False).status == LABELED
+        labeled: np.ndarray = self._facts(wanted, check=False).status == LABELED
         self.images(wanted[~labeled])
         return labeled
 
-    def _images(self, rows: np.ndarray, check: bool) -> ImageFacts:
-        return image_facts(self._gather(rows, None, check))
-
     def read(self, rows: ArrayLike, crops: ArrayLike | None = None) -> LabeledCrops:
-        """Crops and labels of many images in one go.
+        """Crops and labels of many images at once.
 
         Args:
             rows: (B,), from `rows`; repeats are fine.
             crops: (B, m), which crops of each image, in [0, M); None for all of them.
 
         Raises:
-            DamagedStore: a record differs from its checksum; names the file and the image.
+            DamagedStore: a row differs from its checksum; names the file and the image.
             MissingLabel: an image could not be read when the store was made, or has no label yet.
             IndexError: a row or crop number is out of range.
         """
         wanted = self._in_range(rows)
         chosen = self._crops_in_range(crops, len(wanted))
-        read = labeled_crops(self._parsed, self._gather(wanted, chosen, self._check_reads))
+        numbers, local = np.divmod(wanted, self._parsed.images_per_shard)
+        shards = [self._shard(number) for number in numbers.tolist()]
+        read = read_crops(self._parsed, shards, local.tolist(), chosen, self._check_reads)
         self._require_labels(wanted, read)
         return read
 
@@ -235,11 +242,14 @@ class LabelStore:
         *,
         num_bytes: Sequence[int] | None = None,
         fingerprint: Fingerprint | None = None,
-    ) -> JoinReport:
-        """Match the images of a source with those of the store, exactly.
+    ) -> None:
+        """Make sure that a source has exactly the images of the store.
+
+        Both are in ascending order of their keys, so that the position of an image in the source is
+        its row in the store. (A source of some of the images would need a row for each: here.)
 
         Args:
-            keys: the keys of the source, each once, in any order.
+            keys: the keys of the source, ascending.
             num_bytes: lengths of the image files; with them, replaced images are found.
             fingerprint: (crc32, length) of the file of a key; with it, renamed images are told
                 from missing ones. It is called for unknown images only.
@@ -247,41 +257,56 @@ class LabelStore:
         Raises:
             StoreMismatch: images are renamed, missing, extra or replaced; names the first of each.
         """
-        if keys_digest(keys) == self._parsed.keys_sha256:
-            report = JoinReport(rows=np.arange(self.num_images))
-        else:
-            report = compare_keys(self.keys(), keys, self.images, fingerprint)
-        if num_bytes is not None:
-            # Checking every row would read the whole store; only rows that differ are worth it.
-            facts = self._images(report.found_rows, check=False)
-            report = report.with_replaced(keys, num_bytes, facts)
-            self.images(self.rows(report.replaced))
-        if not report.exact:
-            raise StoreMismatch(f"{self.path} does not fit these images: {report}")
-        return report
+        if keys_digest(keys) != self._parsed.keys_sha256:
+            reason = describe_mismatch(self.keys(), keys, self.images, fingerprint)
+            raise StoreMismatch(f"{self.path} does not fit these images: {reason}")
+        if num_bytes is None:
+            return
+        # Checking every row would read the whole store; only those that differ are compared.
+        facts = self._facts(np.arange(self.num_images), check=False)
+        differs = (facts.num_bytes != np.asarray(num_bytes)) & (facts.status == LABELED)
+        if differs.any():
+            replaced = np.flatnonzero(differs)
+            self.images(replaced)
+            reason = describe_replaced([keys[row] for row in replaced.tolist()])
+            raise StoreMismatch(f"{self.path} does not fit these images: {reason}")
+
+    def _facts(self, rows: np.ndarray, check: bool) -> ImageFacts:
+        """Facts of rows in range, shard by shard."""
+        facts = ImageFacts.zeros(len(rows))
+        numbers, local = np.divmod(rows, self._parsed.images_per_shard)
+        order = np.argsort(numbers, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+            if len(group):
+                shard = self._shard(int(numbers[group[0]]))
+                if check:
+                    shard.check(local[group].tolist())
+                facts.put(group, shard.facts(local[group]))
+        return facts
 
     def _find(self, keys: Sequence[bytes]) -> np.ndarray:
         """The row of each key, -1 for unknown ones."""
-        groups: dict[int, list[int]] = {}
+        groups: dict[int | None, list[int]] = {}
         for position, key in enumerate(keys):
-            groups.setdefault(self._place_of(key), []).append(position)
+            groups.setdefault(self._number_of(key), []).append(position)
         rows = np.full(len(keys), -1, np.int64)
-        for place, positions in groups.items():
-            if place >= 0:
-                shard = self._shard(self._numbers[place])
+        for number, positions in groups.items():
+            if number is not None:
+                shard = self._shard(number)
                 local = shard.find([keys[position] for position in positions])
                 rows[positions] = np.where(local < 0, -1, local + shard.entry.first_image)
         return rows
 
-    def _place_of(self, key: bytes) -> int:
-        """The place in `_numbers` of the only shard that can hold a key; -1 before the first."""
-        return bisect_right(self._first_keys, key) - 1
+    def _number_of(self, key: bytes) -> int | None:
+        """The only shard that can hold a key; None before the first."""
+        index = bisect_right(self._first_keys, key) - 1
+        return self._numbers[index] if index >= 0 else None
 
     def _check_shard_of(self, key: bytes) -> None:
-        place = self._place_of(key)
-        if place >= 0:
-            shard = self._shard(self._numbers[place])
-            shard.check(np.arange(len(shard)))
+        number = self._number_of(key)
+        if number is not None:
+            shard = self._shard(number)
+            shard.check(range(len(shard)))
 
     def _require_labels(self, rows: np.ndarray, read: LabeledCrops) -> None:
         """Refuse unreadable images, and ids that would let a decoder leave its arrays."""
@@ -326,33 +351,8 @@ class LabelStore:
             raise DamagedStore(
                 f"{self.path / commit_name(number)} was changed; {files.repair_hint(self.path)}"
             )
-        place = self._place_of_number[number]
-        shard = Shard(self.path, self._parsed, entry, (self._region, place))
-        self._rows.add(place, self._region.start(place) + shard.data_start, shard.placed)
-        self._mapped[number] = shard
-        self._is_mapped[number] = True
-        return shard
-
-    def _gather(self, rows: np.ndarray, crops: np.ndarray | None, check: bool) -> Buffers:
-        """Columns of these rows, wherever they lie."""
-        numbers, local = np.divmod(rows, self._parsed.images_per_shard)
-        located = self._rows.locate(self._map_all(numbers), local)
-        if check:
-            damaged = self._rows.damaged(located)
-            if len(damaged):
-                first = numbers[damaged[0]]
-                same_shard = damaged[numbers[damaged] == first]
-                raise self._shard(int(first)).damage(local[same_shard])
-        return self._rows.read(located, crops)
-
-    def _map_all(self, numbers: np.ndarray) -> np.ndarray:
-        """The place of each shard (B,) in memory; those that are not there yet are mapped."""
-        if not self._is_mapped[numbers].all():
-            for number in set(numbers.tolist()):
-                self._shard(number)
-        if len(self._numbers) == self._parsed.num_shards:
-            return numbers
-        return np.searchsorted(self._numbers, numbers)
+        self._mapped[number] = Shard(self.path, self._parsed, entry)
+        return self._mapped[number]
 
 
 def _beyond(numbers: np.ndarray, limit: int) -> bool:
@@ -370,8 +370,8 @@ def _teachers(config: dict[str, Any]) -> str:
 
 
 def _open_finished(folder: Path, check_reads: bool) -> LabelStore:
-    manifest = read_manifest(folder)
-    store = LabelStore(folder, manifest.config, manifest.shards, check_reads)
+    manifest, config = read_finished(folder)
+    store = LabelStore(folder, config, manifest.shards, check_reads)
     store.root_hash = manifest.root_hash
     store.canaries, store.environment = manifest.canaries, manifest.environment
     return store

@@ -6,13 +6,12 @@ from typing import Any
 
 from fkd.labels.quantization import VALUE_DTYPES
 from fkd.store import canonical
-from fkd.store.compact import fields_of
 from fkd.store.config import StoreConfig
 from fkd.store.layout import build_header, columns_of, metadata_of, place
 from fkd.store.manifest import Manifest, ShardEntry
+from fkd.store.packing import fields_of
 
 _DIGEST = "0" * 64
-_CANARIES = 64
 _CLASSES_PER_KEPT = 8  # an image's crops name 38 classes where each keeps 5
 _THUMBNAIL = "A" * 256  # 192 bytes in base64
 
@@ -21,7 +20,7 @@ def predict_num_bytes(
     config: Mapping[str, Any],
     mean_key_length: float,
     *,
-    num_canaries: int | None = None,
+    num_canaries: int = 0,
     environment: Mapping[str, Any] | None = None,
 ) -> int:
     """Bytes of all files of the finished store; of a plain one within 2 % of the truth.
@@ -32,16 +31,15 @@ def predict_num_bytes(
     Args:
         config: the store's config.
         mean_key_length: mean bytes of a key.
-        num_canaries: entries {"crop", "row", "sha256", "thumbnail"} in the manifest; by default
-            64, or one an image where there are fewer.
+        num_canaries: entries {"crop", "row", "sha256", "thumbnail"} in the manifest.
         environment: what `StoreWriter.finish` will be given.
     """
     parsed = StoreConfig.parse(dict(config), "the config")
     last = parsed.num_shards - 1
     typical = _entry(parsed, last // 2, mean_key_length)
     tail = _entry(parsed, last, mean_key_length)
-    canaries = min(_CANARIES, parsed.num_images) if num_canaries is None else num_canaries
-    without_shards = Manifest(parsed, (), dict(environment or {}), [_canary(parsed)] * canaries)
+    canaries = [_canary(parsed)] * num_canaries
+    without_shards = Manifest(parsed.config_id, (), dict(environment or {}), canaries)
     return (
         last * _bytes_of(typical, parsed)
         + _bytes_of(tail, parsed)
@@ -51,13 +49,12 @@ def predict_num_bytes(
 
 
 def _entry(config: StoreConfig, number: int, mean_key_length: float) -> ShardEntry:
-    """A shard of the right size; its checksums and its key are made up."""
+    """A shard of the right size, with placeholders for checksums and key."""
     first, stop = config.shard_range(number)
     images = stop - first
     records = images * _typical_record_bytes(config) if config.compact else 0
     placed = place(columns_of(config, False), images, round(images * mean_key_length), records)
-    metadata = metadata_of(config.config_id, first, config.format_version)
-    header = build_header(placed, metadata)
+    header = build_header(placed, metadata_of(config.config_id, first))
     return ShardEntry(
         number=number,
         num_bytes=len(header) + max(array.stop for array in placed.values()),
@@ -86,6 +83,8 @@ def _typical_value_bits(config: StoreConfig) -> float:
     if config.levels is not None:
         k = config.num_ids  # one number is a single bit, and the first share has the largest code
         return (1 + k * (math.log2(config.levels) - 1)) / (k + 1)
+    if config.value_dtype is None:
+        return 0.0
     share = 0.75 if config.codec.stores == "probabilities" else 1.0
     return share * 8 * VALUE_DTYPES[config.value_dtype].itemsize
 

@@ -2,8 +2,8 @@
 
 `verify_store` trusts nothing: it hashes whole files, compares the small files with each other and
 with their canonical form, checks every row, and names files that do not belong. `repair_store`
-moves damaged shards to quarantine/, and the command that made the store computes them again; it
-deletes nothing.
+moves damaged files to quarantine/, and the command that made the store writes them again; nothing
+is deleted.
 """
 
 import os
@@ -17,30 +17,29 @@ from typing import TypeVar
 import numpy as np
 
 from fkd.errors import DamagedStore, FormatError, NewerFormat, StoreError
-from fkd.store import canonical, files
-from fkd.store.canonical import sha256
+from fkd.store import files
+from fkd.store.canonical import keys_digest, printable, sha256
 from fkd.store.config import StoreConfig
-from fkd.store.content import check_content
-from fkd.store.folder import read_commit, read_config
+from fkd.store.content import LABELED, check_content
 from fkd.store.geometry import geometry_crc32
-from fkd.store.keys import keys_digest, printable
 from fkd.store.locks import WriterLock
 from fkd.store.manifest import (
     COMMITS,
     CONFIG,
     LOCK,
     MANIFEST,
-    MAX_MANIFEST_BYTES,
     QUARANTINE,
     SHARDS,
     Manifest,
     ShardEntry,
     commit_name,
     number_of,
+    read_commit,
+    read_config,
+    read_manifest,
     shard_name,
 )
-from fkd.store.shard import Shard
-from fkd.store.stored import LABELED, LabeledCrops, labeled_crops
+from fkd.store.shard import Shard, read_crops
 
 T = TypeVar("T")
 _CHUNK_ROWS, _CHUNK_CROPS = 256, 1 << 18
@@ -68,21 +67,24 @@ def verify_store(
 
     Raises:
         FormatError: the folder is no label store at all, or (NewerFormat) of a newer format.
+
+    Example:
+        >>> from fkd import verify_store
+        >>> verify_store("labels")
+        []
     """
     folder = Path(path).absolute()
     return _Check(folder, partial).run(progress or (lambda done, total: None))
 
 
 def repair_store(path: str | os.PathLike[str]) -> list[str]:
-    """Move damaged shards, their commits and the manifest to quarantine/; return their new names.
+    """Move damaged files, and the commits of damaged shards, to quarantine/; their new names.
 
-    The command that made it then computes the missing shards again and finishes the store. A
-    damaged config.json is restored from the manifest.
+    The command that made it then writes what is missing again and finishes the store.
 
     Raises:
         StoreLocked: a process is writing to the store.
-        DamagedStore: neither config.json nor manifest.json can be read.
-        FormatError: the folder is no label store at all.
+        FormatError: the folder is no label store at all, or (NewerFormat) of a newer format.
     """
     folder = Path(path).absolute()
     _require_store(folder)
@@ -106,8 +108,11 @@ class _Check:
     def run(self, progress: Progress) -> list[Problem]:
         _require_store(self._folder)
         manifest = self._manifest()
-        config = self._config(manifest)
+        config_id = None if manifest is None else manifest.config_id
+        config = self._attempt(CONFIG, bind(read_config, self._folder, config_id))
         if config is not None:
+            if manifest is not None and not self._fits(manifest, config):
+                manifest = None
             self._shards(config, manifest, progress)
             self._strays(config)
         return self._problems
@@ -119,8 +124,8 @@ class _Check:
         try:
             return step()
         except StoreError as error:
-            if isinstance(error, NewerFormat) and file == MANIFEST:
-                raise  # its hash is right, so nothing is damaged
+            if isinstance(error, NewerFormat):
+                raise  # nothing is damaged, and nothing to repair
             self._report(file, str(error))
             return None
 
@@ -129,15 +134,13 @@ class _Check:
             if not self._partial:
                 self._report(MANIFEST, "is missing: the store is not finished; label again")
             return None
-        return self._attempt(MANIFEST, lambda: _read_manifest(self._folder))
+        return self._attempt(MANIFEST, bind(read_manifest, self._folder))
 
-    def _config(self, manifest: Manifest | None) -> StoreConfig | None:
-        config = self._attempt(CONFIG, lambda: read_config(self._folder))
-        if manifest is None:
-            return config
-        if config is not None and config.config_id != manifest.config.config_id:
-            self._report(CONFIG, f"differs from {MANIFEST}")
-        return manifest.config
+    def _fits(self, manifest: Manifest, config: StoreConfig) -> bool:
+        before = len(self._problems)
+        file = str(self._folder / MANIFEST)
+        self._attempt(MANIFEST, bind(manifest.require_fits, config, file))
+        return len(self._problems) == before
 
     def _shards(self, config: StoreConfig, manifest: Manifest | None, progress: Progress) -> None:
         keys: list[bytes] = []
@@ -177,9 +180,7 @@ class _Check:
         shard.check_records()
         step = max(1, min(_CHUNK_ROWS, _CHUNK_CROPS // config.num_crops))
         for first in range(0, len(shard), step):
-            rows = np.arange(first, min(first + step, len(shard)))
-            shard.check(rows)
-            _check_labels(config, shard, keys, rows)
+            _check_rows(config, shard, keys, range(first, min(first + step, len(shard))))
         if sha256(shard.file_bytes) != entry.sha256:
             raise DamagedStore(f"{shard.path} differs from its checksum")
         return keys
@@ -217,24 +218,16 @@ def _require_store(folder: Path) -> None:
         raise FormatError(f"{folder} is not a label store: it has no {MANIFEST}")
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    return Manifest.parse(files.read(folder, MANIFEST, MAX_MANIFEST_BYTES), str(folder / MANIFEST))
-
-
-def _check_labels(config: StoreConfig, shard: Shard, keys: list[bytes], rows: np.ndarray) -> None:
-    """What no label may hold: boxes outside the image, unknown classes, NaN."""
-    chosen = np.broadcast_to(np.arange(config.num_crops), (len(rows), config.num_crops))
-    crops = labeled_crops(config, shard.read(rows, chosen))
+def _check_rows(config: StoreConfig, shard: Shard, keys: list[bytes], rows: range) -> None:
+    """Checksums, and what no label may hold: boxes outside the image, unknown classes, NaN."""
+    numbers = np.broadcast_to(np.arange(config.num_crops), (len(rows), config.num_crops))
+    crops = read_crops(config, [shard] * len(rows), rows, numbers)
     try:
-        check_content(config, [keys[row] for row in rows], crops)
+        check_content(config, keys[rows.start : rows.stop], crops)
     except ValueError as error:
         raise FormatError(f"{shard.path}: {error}") from error
-    _check_geometry(shard, crops, rows)
-
-
-def _check_geometry(shard: Shard, crops: LabeledCrops, rows: np.ndarray) -> None:
-    """Boxes that are drawn again must be those that the teacher saw."""
-    written = shard.geometry_crc32(rows)
+    # Boxes that are drawn again must be those that the teacher saw.
+    written = shard.geometry_crc32(np.array(rows))
     if written is None:
         return
     labeled = crops.images.status == LABELED
@@ -248,33 +241,17 @@ def _check_geometry(shard: Shard, crops: LabeledCrops, rows: np.ndarray) -> None
 
 def _quarantine(folder: Path, broken: Iterable[str]) -> list[str]:
     broken = set(broken)
-    moved = []
-    if CONFIG in broken:
-        moved += _restore_config(folder)
     numbers = {number for name in broken if (number := _shard_number(name)) is not None}
     doomed = [name(number) for number in sorted(numbers) for name in (shard_name, commit_name)]
+    if CONFIG in broken:
+        doomed.append(CONFIG)
     if numbers or MANIFEST in broken:
         doomed.append(MANIFEST)
     doomed = [name for name in doomed if files.exists(folder, name)]
     if doomed:
         files.make_folder(folder / QUARANTINE)
     # The manifest goes first: a kill in between then leaves an unfinished store, not a wrong one.
-    return moved + [files.move(folder, name, QUARANTINE) for name in reversed(doomed)]
-
-
-def _restore_config(folder: Path) -> list[str]:
-    try:
-        manifest = _read_manifest(folder)
-    except StoreError as error:
-        raise DamagedStore(
-            f"neither {CONFIG} nor {MANIFEST} of {folder} can be read; restore one from a copy"
-        ) from error
-    moved = []
-    if files.exists(folder, CONFIG):
-        files.make_folder(folder / QUARANTINE)
-        moved.append(files.move(folder, CONFIG, QUARANTINE))
-    files.publish(folder, CONFIG, canonical.encode(manifest.config.source))
-    return moved
+    return [files.move(folder, name, QUARANTINE) for name in reversed(doomed)]
 
 
 def _shard_number(name: str) -> int | None:

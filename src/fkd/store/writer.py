@@ -17,11 +17,9 @@ from typing import Any
 
 from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
 from fkd.store import canonical, files
-from fkd.store.canonical import sha256
+from fkd.store.canonical import keys_digest, sha256
 from fkd.store.config import StoreConfig
-from fkd.store.content import encode_shard
-from fkd.store.folder import read_commits, read_config, read_manifest
-from fkd.store.keys import keys_digest
+from fkd.store.content import LabeledCrops
 from fkd.store.locks import WriterLock
 from fkd.store.manifest import (
     COMMITS,
@@ -34,10 +32,12 @@ from fkd.store.manifest import (
     ShardEntry,
     commit_name,
     number_of,
+    read_commits,
+    read_config,
+    read_finished,
     shard_name,
 )
-from fkd.store.shard import Shard
-from fkd.store.stored import LabeledCrops
+from fkd.store.shard import Shard, encode_shard
 
 _PATIENCE = 600.0  # seconds that helpers wait for process 0, which may load a teacher first
 _OURS = {LOCK, CONFIG, MANIFEST, SHARDS, COMMITS, QUARANTINE}
@@ -183,7 +183,7 @@ class StoreWriter:
             DamagedStore: a shard differs from its commit, or the keys from the config.
         """
         if files.exists(self.path, MANIFEST):
-            return read_manifest(self.path).root_hash
+            return read_finished(self.path)[0].root_hash
         entries = read_commits(self.path, self.config)
         if len(entries) < self.num_shards:
             raise MissingLabel(
@@ -191,9 +191,11 @@ class StoreWriter:
                 "label the others first"
             )
         self._check_shards(entries)
-        manifest = Manifest(self.config, tuple(entries), dict(environment or {}), list(canaries))
-        data = manifest.encode()
-        Manifest.parse(data, str(self.path / MANIFEST))
+        manifest = Manifest(
+            self.config.config_id, tuple(entries), dict(environment or {}), list(canaries)
+        )
+        data, file = manifest.encode(), str(self.path / MANIFEST)
+        Manifest.parse(data, file).require_fits(self.config, file)
         files.publish(self.path, MANIFEST, data)
         return manifest.root_hash
 
@@ -238,6 +240,7 @@ def _prepare(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
     """Bring the folder into the state from which every process can work."""
     _remove_temporaries(folder)
     if not files.exists(folder, CONFIG):
+        read_commits(folder, config)  # refuses to give the shards of other settings this config
         files.publish(folder, CONFIG, canonical.encode(config.source))
     _require_same_config(folder, config, lock)
     lock.lead()

@@ -115,7 +115,7 @@ class TrainConfig:
         mealv2: MEAL V2.
         relabel: ReLabel.
         teacher: the online teacher.
-        teachers: several online teachers, averaged by their weights.
+        teachers: several online teachers, averaged with their weights.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
             dataset's.
         max_images: train on a random choice of that many images.
@@ -136,6 +136,20 @@ class TrainConfig:
             is better where storage is slow.
         log_every: optimizer steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
+
+    Example:
+        >>> from fkd import ImagesConfig, TrainConfig
+        >>> from fkd.training import StudentConfig
+        >>> config = TrainConfig(
+        ...     method="fkd",
+        ...     images=ImagesConfig(root="photos"),
+        ...     store="labels",
+        ...     student=StudentConfig(name="resnet18"),
+        ...     crops_per_image=2,
+        ...     out="run",
+        ... )
+        >>> config.epochs
+        300
     """
 
     out: str

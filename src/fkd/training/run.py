@@ -73,6 +73,23 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     Raises:
         FKDError: something the user can repair; see `build_setup`, `RunFolder.open`, `loop.run`.
         KeyboardInterrupt: SIGINT came (SystemExit: SIGTERM); a checkpoint was written first.
+
+    Example:
+        >>> from fkd import ImagesConfig, TrainConfig, train
+        >>> from fkd.training import StudentConfig
+        >>> config = TrainConfig(
+        ...     images=ImagesConfig(root="photos"),
+        ...     store="labels",
+        ...     student=StudentConfig(name="test_resnet", input_size=32),
+        ...     crops_per_image=2,
+        ...     epochs=2,
+        ...     batch_size=10,
+        ...     num_workers=0,
+        ...     device="cpu",
+        ...     out="run",
+        ... )
+        >>> train(config).num_steps
+        4
     """
     path, settings = Path(config.out), asdict(config)
     accelerator = _start_accelerator(config)

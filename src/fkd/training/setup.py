@@ -20,7 +20,7 @@ from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source
 from fkd.engine.logging import Metrics
 from fkd.errors import ConfigError
-from fkd.evaluation import LabeledImages, measure_accuracy
+from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.checkpoints import ModelCard
@@ -108,10 +108,7 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
     class_ids = map_classes(images.class_names, class_names)
     chosen = _choose_images(config, labeled)
     if method.needs_classes:
-        weight = "" if config.soft_weight == 1.0 else f" with soft_weight {config.soft_weight:g}"
-        way_out = "use method fkd or kd with soft_weight 1"
-        _require_unmixed(config, store, f"method {config.method}{weight}", way_out)
-        _require_classes(images, true_classes(images, class_ids), chosen, way_out)
+        _require_classes(images, true_classes(images, class_ids), chosen)
     validation = _open_validation(config, card.preprocessing, class_names, device)
     cutter = CropCutter(
         images,
@@ -211,28 +208,13 @@ def _choose_images(config: TrainConfig, positions: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _require_unmixed(
-    config: TrainConfig, store: LabelStore | None, user: str, way_out: str
-) -> None:
-    """Refuse stored crops that are mixtures where `user` needs the true class of each."""
-    if store is None or crop_source_kind(config) == "fresh":
-        return
-    if "stored_mixing" in store.config:
-        raise ConfigError(
-            f"{user} needs the true class of every crop, but crops of {store.path} are mixed; "
-            f"{way_out}, or use a store without stored_mixing"
-        )
-
-
-def _require_classes(
-    images: ImageSource, truth: np.ndarray, positions: np.ndarray, way_out: str
-) -> None:
+def _require_classes(images: ImageSource, truth: np.ndarray, positions: np.ndarray) -> None:
     unknown = positions[truth[positions] < 0]
     if len(unknown):
         raise ConfigError(
             f"the true class of every image is needed, but {len(unknown)} of {len(positions)} lack "
             f"one (first: {images.name(int(unknown[0]))}); use images in folders named as the "
-            f"classes, or {way_out}"
+            "classes, or method fkd or kd with soft_weight 1"
         )
 
 

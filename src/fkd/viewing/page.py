@@ -17,12 +17,12 @@ from torch import Tensor
 
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import replay, resize
-from fkd.data.identity import load_labeled, load_partners
+from fkd.data.identity import load_labeled
 from fkd.data.joining import join_store
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 from fkd.viewing.summary import TopClasses, sample_labeled_rows, summarize, top_classes
 
 # Eight colors that stay apart on light and dark images and for most color-blind readers.
@@ -83,8 +83,7 @@ def _card(store: LabelStore, images: ImageSource, row: int, config: PageConfig) 
     numbers = np.linspace(0, store.num_crops - 1, count).astype(np.int64)
     records = store.read([row], numbers[None]).records[0]
     labels = top_classes(store, row, config.num_classes)
-    partners = load_partners(store, images, records, numbers)
-    crops = replay(image, records, config.crop_side, "bicubic", partners=partners)
+    crops = replay(image, records, config.crop_side, "bicubic")
     height, width = image.shape[1:]
     return {
         "name": printable(images.key(row)),

@@ -10,7 +10,7 @@ import torch
 from fkd.models.classes import display_names
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LabelStore
-from fkd.store.keys import printable
+from fkd.store.canonical import printable
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,16 @@ def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
         "images": f"{store.num_images:,}",
         **_crops(store),
         "classes": f"{store.num_classes:,}",
-        "codec": f"{store.codec.name}, values as {store.config['value_dtype']}",
+        "codec": _codec(store),
         "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} per crop)",
         "root hash": store.root_hash or "none: the store is not finished",
     }
     return facts | ({"unreadable images": f"{unreadable:,}"} if unreadable else {})
+
+
+def _codec(store: LabelStore) -> str:
+    dtype = store.config.get("value_dtype")
+    return store.codec.name if dtype is None else f"{store.codec.name}, values as {dtype}"
 
 
 def _crops(store: LabelStore) -> dict[str, str]:
