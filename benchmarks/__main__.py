@@ -17,8 +17,6 @@ def main(argv: list[str] | None = None) -> None:
     from fkd.errors import FKDError
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=150)
     started = time.monotonic()
 
     def announce(text: str) -> None:

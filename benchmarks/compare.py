@@ -145,7 +145,7 @@ def _loader(images: Path, store: Path) -> float:
 
 def _step(images: Path, store: Path, run: Path) -> float:
     import fkd
-    from fkd.training import StudentConfig
+    from fkd.training.config import StudentConfig
 
     shutil.rmtree(run, ignore_errors=True)
     fkd.train(

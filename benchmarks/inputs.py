@@ -13,11 +13,12 @@ from benchmarks.rows import Skipped
 from benchmarks.stores import K, describe_images, synthetic_images, write_store
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError
-from fkd.labeling import LabelConfig, label
+from fkd.labeling.config import LabelConfig
+from fkd.labeling.run import label
 from fkd.labels.codecs import MarginalSmoothing
-from fkd.models import TeacherConfig
 from fkd.models.names import parse_model_name
 from fkd.models.packaged import package_for, packaged_file
+from fkd.models.teacher import TeacherConfig
 from fkd.store import Conversion, LabelStore, convert_store
 
 

@@ -23,9 +23,11 @@ from benchmarks.inputs import Inputs
 from benchmarks.rows import Row, at_least, per_second
 from benchmarks.stores import K
 from fkd.data.sources import ImagesConfig
-from fkd.labeling import LabelConfig, label
+from fkd.labeling.config import LabelConfig
+from fkd.labeling.run import label
 from fkd.labels.codecs import MarginalSmoothing
-from fkd.models import load_model, load_teachers
+from fkd.models.teacher import load_teachers
+from fkd.models.zoo import load_model
 
 _WORKERS = 2
 _BATCH_SIZE = 16  # labeling's default on a CPU

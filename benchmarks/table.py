@@ -1,4 +1,4 @@
-"""The printed table of a report."""
+"""The printed table of a report: drawn in a terminal, in Markdown elsewhere."""
 
 from rich.console import Console
 from rich.table import Table
@@ -6,17 +6,21 @@ from rich.table import Table
 from benchmarks.rows import Row
 from benchmarks.suite import Report
 
+_COLUMNS = ("what", "against", "ours", "peer", "ratio", "goal", "", "spread", "n")
 _MET = {True: "met", False: "missed", None: ""}
 
 
 def print_report(report: Report, console: Console) -> None:
     """One table, then what could not be measured, remarks, and how many goals are met."""
-    table = Table("what", "against", title="medians; ratio: how many times less ours costs")
-    for name in ("ours", "peer", "ratio", "goal", "", "spread", "n"):
-        table.add_column(name, justify="left" if name in ("goal", "") else "right")
-    for row in report.rows:
-        table.add_row(*_cells(row))
-    console.print(table)
+    rows = [_cells(row) for row in report.rows]
+    if console.is_terminal:
+        table = Table(*_COLUMNS, title="medians; ratio: how many times less ours costs")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        lines = [_COLUMNS, ("---",) * len(_COLUMNS), *rows]
+        console.print("\n".join(f"| {' | '.join(line)} |" for line in lines), soft_wrap=True)
     for row in report.rows:
         if row.skipped:
             console.print(f"not measured: {row.name}: {row.skipped}", soft_wrap=True)

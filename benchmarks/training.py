@@ -36,8 +36,9 @@ from benchmarks.rows import Goal, Row, Skipped, at_least, per_second
 from benchmarks.stores import NUM_CLASSES
 from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig, build_optimizer
-from fkd.models import load_model
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.models.zoo import load_model
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 M = 4
 _OPTIMIZER = OptimizerConfig(name="sgd", lr=0.01)

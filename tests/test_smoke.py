@@ -9,12 +9,12 @@ from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
-from fkd.labeling import LabelConfig, LabelMapsConfig
+from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labels.codecs import MarginalRenorm
-from fkd.models import TeacherConfig
+from fkd.models.teacher import TeacherConfig
 from fkd.smoke import smoke_settings
 from fkd.store import LabelStore
-from fkd.training import StudentConfig, TrainConfig
+from fkd.training.config import StudentConfig, TrainConfig
 
 IMAGES = ImagesConfig(root="/nowhere/train")
 LABELS = LabelConfig(

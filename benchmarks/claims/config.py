@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.errors import ConfigError
-from fkd.models import TeacherConfig
-from fkd.training import StudentConfig
+from fkd.models.teacher import TeacherConfig
+from fkd.training.config import StudentConfig
 
 
 @dataclass(frozen=True, kw_only=True)

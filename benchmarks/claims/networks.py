@@ -10,9 +10,10 @@ import torch
 from benchmarks.claims.config import ClaimsConfig
 from benchmarks.harness import alternate, timed
 from fkd.data.sources import open_source
-from fkd.evaluation import LabeledImages, measure_accuracy
+from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
 from fkd.labeling.config import resolve_device
-from fkd.models import load_model, load_teachers
+from fkd.models.teacher import load_teachers
+from fkd.models.zoo import load_model
 
 _BATCH, _FORWARDS = 64, 4
 

@@ -13,11 +13,13 @@ from benchmarks.claims.rows import Labels, Row
 from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.engine.schedule import ScheduleConfig
-from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
+from fkd.labeling.config import LabelConfig, LabelMapsConfig
+from fkd.labeling.run import label, label_maps
 from fkd.labels.codecs import Full
 from fkd.methods import MealV2Config
 from fkd.store import convert_store
-from fkd.training import TrainConfig, TrainResult, train
+from fkd.training.config import TrainConfig
+from fkd.training.run import TrainResult, train
 
 Say = Callable[[str], None]
 

@@ -20,7 +20,8 @@ from benchmarks.claims.rows import Row
 from benchmarks.claims.runs import Say, settings
 from benchmarks.harness import relative_range
 from benchmarks.training import read_log, seconds_per_crop
-from fkd.training import TrainConfig, train
+from fkd.training.config import TrainConfig
+from fkd.training.run import train
 
 _LINES_PER_PASS = 4
 

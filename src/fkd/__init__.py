@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from fkd.data.multicrop import MultiCropDataset, collate_crops
     from fkd.data.sources import ImagesConfig, open_source
     from fkd.errors import FKDError
-    from fkd.labeling import LabelConfig, label
+    from fkd.labeling.config import LabelConfig
+    from fkd.labeling.run import label
     from fkd.labels.codec_names import parse_codec
     from fkd.labels.codecs import Full, Hard, Logits, MarginalRenorm, MarginalSmoothing, Smoothing
     from fkd.labels.losses import SoftTargetLoss, soft_cross_entropy
     from fkd.labels.targets import SoftTargets
-    from fkd.models import TeacherConfig, load_teachers
+    from fkd.models.teacher import TeacherConfig, load_teachers
     from fkd.store import LabelStore, verify_store
-    from fkd.training import TrainConfig, train
+    from fkd.training.config import TrainConfig
+    from fkd.training.run import train
 
 __version__ = "0.1.0"
 
@@ -32,14 +34,16 @@ _MODULES = {
     "fkd.data.multicrop": "MultiCropDataset collate_crops",
     "fkd.data.sources": "ImagesConfig open_source",
     "fkd.errors": "FKDError",
-    "fkd.labeling": "LabelConfig label",
+    "fkd.labeling.config": "LabelConfig",
+    "fkd.labeling.run": "label",
     "fkd.labels.codec_names": "parse_codec",
     "fkd.labels.codecs": "Full Hard Logits MarginalRenorm MarginalSmoothing Smoothing",
     "fkd.labels.losses": "SoftTargetLoss soft_cross_entropy",
     "fkd.labels.targets": "SoftTargets",
-    "fkd.models": "TeacherConfig load_teachers",
+    "fkd.models.teacher": "TeacherConfig load_teachers",
     "fkd.store": "LabelStore verify_store",
-    "fkd.training": "TrainConfig train",
+    "fkd.training.config": "TrainConfig",
+    "fkd.training.run": "train",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -20,11 +20,11 @@ from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
-from fkd.labeling import LabelConfig, LabelMapsConfig, label, label_maps
+from fkd.labeling.config import LabelConfig, LabelMapsConfig
+from fkd.labeling.run import label, label_maps
 from fkd.methods import find_method
-from fkd.models import TeacherConfig
-from fkd.training import TrainConfig
-from fkd.training.config import all_teachers, crop_source_kind
+from fkd.models.teacher import TeacherConfig
+from fkd.training.config import TrainConfig, all_teachers, crop_source_kind
 
 TEACHER = "test_resnet"
 _SIDE = 32  # pixels of a crop: the least that networks with five halvings take

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from benchmarks.inputs import SCALES, Inputs, Scale
-from fkd.models import TeacherConfig
+from fkd.models.teacher import TeacherConfig
 
 
 @pytest.fixture(scope="session")

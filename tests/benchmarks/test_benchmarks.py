@@ -17,7 +17,7 @@ from benchmarks.suite import BENCHMARKS, measure
 from benchmarks.training import seconds_per_crop
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
-from fkd.models import TeacherConfig
+from fkd.models.teacher import TeacherConfig
 
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "growth"])

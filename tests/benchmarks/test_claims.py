@@ -14,8 +14,9 @@ from benchmarks.claims.runs import run_folder, run_row, settings
 from benchmarks.claims.timing import relative
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
-from fkd.models import TeacherConfig
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.models.teacher import TeacherConfig
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 
 @pytest.fixture(scope="module")

@@ -89,13 +89,13 @@ def test_the_command_prints_one_table_and_writes_a_file(
     monkeypatch.setattr("benchmarks.__main__.prepare_process", lambda: None)
     main(["--rows", "bytes,loss", "--repeats", "6", "--json", str(file)])
     printed = capsys.readouterr().out
-    assert "bytes, plain form" in printed
+    assert "\n| bytes, plain form | official files, fp32 | " in printed
     assert "goals met" in printed
     written = json.loads(file.read_text())
     assert {"machine", "settings", "seconds", "rows"} == set(written)
     wanted = {"name", "ours", "peer", "ratio", "goal", "met", "n", "spread", "against", "unit"}
     assert wanted <= set(written["rows"][0])
-    assert {row["n"] for row in written["rows"] if row["name"].startswith("loss, C")} == {6}
+    assert {row["n"] for row in written["rows"] if row["name"].startswith("loss, C = 3,000")} == {6}
 
 
 def test_errors_of_the_command_are_one_sentence(monkeypatch):

@@ -25,7 +25,7 @@ def test_every_pass_shows_every_image_once_with_its_positions():
     seen = {}
     for step in range(order.num_steps):
         for request in order.chunk(step, 0).requests:
-            for position in range(request.start, request.start + request.crops):
+            for position in range(request.start, request.start + request.crops_per_image):
                 seen.setdefault(position, []).append(request.image)
     assert sorted(seen) == list(range(9))
     for images in seen.values():

@@ -9,9 +9,8 @@ from torchvision.transforms import v2
 
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, ImageError
-from fkd.evaluation import LabeledImages, measure_accuracy
-from fkd.evaluation.accuracy import center_crop
-from fkd.models import Preprocessing
+from fkd.evaluation.accuracy import LabeledImages, center_crop, measure_accuracy
+from fkd.models.preprocessing import Preprocessing
 
 LOOK = Preprocessing(
     input_size=16, interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=0.875

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from fkd.data.sources import ImagesConfig
-from fkd.labeling import LabelConfig
+from fkd.labeling.config import LabelConfig
 from fkd.labels.codec_names import parse_codec
 from fkd.models.teacher import TeacherConfig
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from fkd.data.sources import ImagesConfig
 from fkd.errors import FKDError
-from fkd.labeling import LabelConfig, label
+from fkd.labeling.config import LabelConfig
+from fkd.labeling.run import label
 from fkd.labels.codecs import MarginalSmoothing
 from fkd.models.teacher import TeacherConfig
 from fkd.store import verify_store

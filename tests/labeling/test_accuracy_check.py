@@ -9,8 +9,8 @@ from torch import nn
 
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, TeacherError
-from fkd.labeling import label, measure_accuracy
-from fkd.labeling.accuracy_check import require_accuracy
+from fkd.labeling.accuracy_check import measure_accuracy, require_accuracy
+from fkd.labeling.run import label
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble
 

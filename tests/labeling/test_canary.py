@@ -12,7 +12,7 @@ from fkd.data import canary
 from fkd.data.canary import check_canaries
 from fkd.data.sources import open_source
 from fkd.errors import CropMismatch, StoreMismatch
-from fkd.labeling import label
+from fkd.labeling.run import label
 from fkd.store import LabelStore
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ImageError
-from fkd.labeling import label, plan
+from fkd.labeling.estimate import plan
+from fkd.labeling.run import label
 
 
 @pytest.mark.parametrize(

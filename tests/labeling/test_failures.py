@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, ImageError, StoreFull, StoreLocked, TeacherError
-from fkd.labeling import label
+from fkd.labeling.run import label
 from fkd.labels.codecs import Logits
 from fkd.store import LabelStore, StoreWriter, verify_store
 

@@ -13,11 +13,11 @@ import torch
 from fkd.cli import main
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, FormatError, MissingLabel, StoreMismatch
-from fkd.labeling import ImportMapsConfig, import_maps
-from fkd.labeling.import_maps import read_map
+from fkd.labeling.import_maps import ImportMapsConfig, import_maps, read_map
 from fkd.labels.codecs import TopKLogits
 from fkd.store import LabelStore, verify_store
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 NAMES = ["wasp", "cat", "ant", "dog", "bee", "elk", "fox", "owl"]
 

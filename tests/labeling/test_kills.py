@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fkd.labeling import label
+from fkd.labeling.run import label
 
 TRIALS = 6
 

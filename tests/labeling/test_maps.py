@@ -14,14 +14,16 @@ from fkd.data.canary import check_canaries
 from fkd.data.multicrop import MultiCropDataset
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, CropMismatch, ImageError, StoreMismatch, TeacherError
-from fkd.labeling import LabelMapsConfig, Progress, label_maps, require_agreement, spot_check
-from fkd.labeling.config import resolve_images_per_shard
+from fkd.labeling.config import LabelMapsConfig, resolve_images_per_shard
+from fkd.labeling.run import Progress, label_maps
+from fkd.labeling.store_checks import require_agreement, spot_check
 from fkd.labels.codecs import TopKLogits
 from fkd.models.dense import DenseTeacher
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LabelStore, verify_store
-from fkd.viewing import render_page, summarize
+from fkd.viewing.page import render_page
+from fkd.viewing.summary import summarize
 
 
 @pytest.fixture(scope="module")

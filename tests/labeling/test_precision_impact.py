@@ -8,8 +8,8 @@ import torch
 
 from fkd.crops.replay import replay
 from fkd.data.sources import ImagesConfig, load, open_source
-from fkd.labeling import Progress, label
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
+from fkd.labeling.run import Progress, label
 from fkd.labeling.setup import build_setup
 from fkd.labels.comparison import LabelComparison
 from fkd.models.numerics import exact_numerics

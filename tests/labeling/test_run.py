@@ -12,8 +12,8 @@ from fkd.crops.replay import replay, sample_crops
 from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError, StoreMismatch
-from fkd.labeling import Progress, label
 from fkd.labeling.config import resolve_images_per_shard
+from fkd.labeling.run import Progress, label
 from fkd.labels.codecs import MarginalSmoothing, decode
 from fkd.models.teacher import load_teachers
 from fkd.store import LabelStore

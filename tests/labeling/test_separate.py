@@ -8,11 +8,12 @@ import torch
 
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
-from fkd.labeling import label
+from fkd.labeling.run import label
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.labels.codecs import decode
 from fkd.store import LabelStore, convert_store, verify_store
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from fkd.crops.replay import replay
 from fkd.data import canary
 from fkd.data.sources import open_source
 from fkd.errors import CropMismatch, StoreMismatch
-from fkd.labeling import Progress, label, pipeline, require_agreement, spot_check
+from fkd.labeling import pipeline
 from fkd.labeling.pipeline import Parallelism
-from fkd.labeling.store_checks import compare_outputs
+from fkd.labeling.run import Progress, label
+from fkd.labeling.store_checks import compare_outputs, require_agreement, spot_check
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 from fkd.models.teacher import load_teachers

@@ -8,7 +8,7 @@ import torch
 
 from fkd.crops.replay import InputSpec
 from fkd.methods import MethodInputs
-from fkd.models import TeacherConfig, load_teachers
+from fkd.models.teacher import TeacherConfig, load_teachers
 
 
 @pytest.fixture(scope="module")

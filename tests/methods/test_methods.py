@@ -12,7 +12,8 @@ from fkd.data.crop_sources import FreshCropSource, StoredCropSource
 from fkd.data.mixing import Mix
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
-from fkd.labeling import LabelConfig, label
+from fkd.labeling.config import LabelConfig
+from fkd.labeling.run import label
 from fkd.labels.codecs import Full
 from fkd.labels.targets import SoftTargets
 from fkd.methods import METHODS, find_method

@@ -19,7 +19,8 @@ from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError, CropMismatch, MissingLabel, StoreMismatch
 from fkd.methods import ReLabelConfig
 from fkd.methods.relabel import ReLabel
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 
 def test_the_loss_is_cross_entropy_with_the_pooled_label(method_inputs, image_source, map_store):

@@ -6,8 +6,7 @@ import subprocess
 import pytest
 
 from fkd.data.sources import ImagesConfig
-from fkd.training import StudentConfig, TrainConfig
-from fkd.training.config import count_workers
+from fkd.training.config import StudentConfig, TrainConfig, count_workers
 from fkd.training.environment import find_commit
 
 

@@ -27,8 +27,9 @@ from fkd.engine.run_folder import RunFolder
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError, CropMismatch, RunError, StoreMismatch
 from fkd.methods import MealV2Config
-from fkd.models import TeacherConfig, load_teachers
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.models.teacher import TeacherConfig, load_teachers
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 ALIVE = {"method": "mealv2-fkd", "seed": 7}
 """Of the discriminators for so few classes many have no gradient from the start: dead ReLUs."""

@@ -18,7 +18,8 @@ from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labels.codec_names import parse_codec
 from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest
-from fkd.viewing import PageConfig, render_page, summarize
+from fkd.viewing.page import PageConfig, render_page
+from fkd.viewing.summary import summarize
 
 M, C = 6, 4
 CLASSES = ["n02123045", "n02099601", "a <b>bold</b> class", "plain"]

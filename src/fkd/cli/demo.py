@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fkd.demo import DigitsResult, PhotographsResult, compare_methods, label_photographs
+from fkd.demo.digits import DigitsResult, compare_methods
+from fkd.demo.photographs import PhotographsResult, label_photographs
 
 
 def demo(*, out: Path = Path("demo-output")) -> None:

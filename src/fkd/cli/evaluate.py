@@ -8,7 +8,7 @@ import torch
 from fkd.cli.console import make_console
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError
-from fkd.evaluation import LabeledImages, measure_accuracy
+from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
 from fkd.labeling.config import resolve_device
 from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.zoo import LoadedModel, load_model

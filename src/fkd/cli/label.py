@@ -9,19 +9,14 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from fkd.cli.console import format_duration, format_size, make_bar, make_console
-from fkd.labeling import (
-    CostEstimate,
-    ImportMapsConfig,
-    LabelConfig,
-    LabelMapsConfig,
-    LabelResult,
-    Progress,
-    RunStart,
-)
-from fkd.labeling import import_maps as read_maps
-from fkd.labeling import label as run_label
-from fkd.labeling import label_maps as make_maps
-from fkd.labeling import plan as make_plan
+from fkd.labeling.config import LabelConfig, LabelMapsConfig
+from fkd.labeling.estimate import CostEstimate
+from fkd.labeling.estimate import plan as make_plan
+from fkd.labeling.import_maps import ImportMapsConfig
+from fkd.labeling.import_maps import import_maps as read_maps
+from fkd.labeling.run import LabelResult, Progress, RunStart
+from fkd.labeling.run import label as run_label
+from fkd.labeling.run import label_maps as make_maps
 from fkd.models.classes import display_names
 
 _SECONDS_BETWEEN_LINES = 10.0  # of progress, outside a terminal

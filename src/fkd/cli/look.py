@@ -9,7 +9,8 @@ from rich.table import Table
 
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.store import LabelStore
-from fkd.viewing import PageConfig, StoreSummary, render_page, summarize
+from fkd.viewing.page import PageConfig, render_page
+from fkd.viewing.summary import StoreSummary, summarize
 
 
 def inspect(

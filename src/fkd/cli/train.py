@@ -11,11 +11,12 @@ from rich.progress import TextColumn
 
 from fkd.cli.console import make_bar, make_console
 from fkd.engine.logging import Metrics
-from fkd.labeling import LabelConfig, LabelMapsConfig
+from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.methods import METHODS, find_method
 from fkd.smoke import smoke_settings
-from fkd.training import TrainConfig, TrainResult
-from fkd.training import train as run_training
+from fkd.training.config import TrainConfig
+from fkd.training.run import TrainResult
+from fkd.training.run import train as run_training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from fkd.cli.console import make_bar, make_console
 from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError, DamagedStore, FormatError
-from fkd.labeling import (
+from fkd.labeling.store_checks import (
     check_images,
     describe_decoder_change,
     load_teachers_of,

@@ -16,10 +16,12 @@ from fkd.demo.images import write_digits
 from fkd.engine.logging import Progress, read_metrics
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
-from fkd.labeling import LabelConfig, label
+from fkd.labeling.config import LabelConfig
+from fkd.labeling.run import label
 from fkd.labels.codecs import MarginalSmoothing
-from fkd.models import TeacherConfig
-from fkd.training import StudentConfig, TrainConfig, train
+from fkd.models.teacher import TeacherConfig
+from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.run import train
 
 TEACHER, TEACHER_EPOCHS = "resnet10t", 3
 STUDENT, EPOCHS = "test_byobnet", 4  # the student's epochs are also the crops stored per image

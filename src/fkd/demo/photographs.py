@@ -7,10 +7,13 @@ import numpy as np
 
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.demo.images import write_photographs
-from fkd.labeling import LabelConfig, Progress, SpotCheckReport, label, spot_check
-from fkd.models import TeacherConfig, display_names, load_teachers
+from fkd.labeling.config import LabelConfig
+from fkd.labeling.run import Progress, label
+from fkd.labeling.store_checks import SpotCheckReport, spot_check
+from fkd.models.classes import display_names
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LabelStore, Problem, verify_store
-from fkd.viewing import PageConfig, render_page
+from fkd.viewing.page import PageConfig, render_page
 
 TEACHER = TeacherConfig(name="tf_efficientnet_lite0")
 NUM_CROPS = 20

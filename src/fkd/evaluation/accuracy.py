@@ -19,7 +19,7 @@ from fkd.data.ahead import look_ahead, single_threaded_pool
 from fkd.data.joining import map_classes
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError
-from fkd.models import Preprocessing
+from fkd.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,9 @@ class OnlineTeacher:
     def __init__(self, inputs: MethodInputs, *, shares_crops: bool = False) -> None:
         assert inputs.teacher is not None
         self._teacher: TeacherEnsemble = inputs.teacher
-        student, views = inputs.student, self._teacher.views
-        wanted = list(views)
+        student, wanted = inputs.student, list(self._teacher.views)
         if shares_crops:
-            wanted = [student] * len(views)
+            wanted = [student] * len(wanted)
         self.formats = tuple(dict.fromkeys([student, *wanted]))
         self._format_indices = [self.formats.index(fmt) for fmt in wanted]
 

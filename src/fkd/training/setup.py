@@ -20,7 +20,7 @@ from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source
 from fkd.engine.logging import Metrics
 from fkd.errors import ConfigError
-from fkd.evaluation import LabeledImages, measure_accuracy
+from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.checkpoints import ModelCard
