@@ -11,7 +11,6 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -104,13 +103,5 @@ def permutations(streams: ArrayLike, purpose: Purpose, number: ArrayLike, size: 
 
 def generator(seed: int, purpose: Purpose, number: int) -> np.random.Generator:
     """A NumPy generator for draws that are not uniform (e.g. Beta), seeded by its address."""
-    return stream_generators(stream_key(seed), purpose, np.array([number]))[0]
-
-
-def stream_generators(
-    stream: int, purpose: Purpose, numbers: np.ndarray
-) -> list[np.random.Generator]:
-    """A generator as `generator` gives for each of the numbers (n,) of a stream."""
-    bits: Any = uniforms(stream, purpose, numbers, 4)
-    keys = (bits[:, :2] * 2**32).astype(np.uint64)
-    return [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+    bits = uniforms(stream_key(seed), purpose, number, 2)
+    return np.random.Generator(np.random.Philox(key=(bits * 2**32).astype(np.uint64)))

@@ -93,7 +93,7 @@ class AugmentConfig:
     def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Name to (dtype, shape per crop) of the parameters that these settings draw."""
         ops = (self.rand_augment_ops,)
-        wanted: list[tuple[bool, dict[str, tuple[str, tuple[int, ...]]]]] = [
+        columns: list[tuple[bool, dict[str, tuple[str, tuple[int, ...]]]]] = [
             (max(self.color_jitter) > 0, {"jitter": ("<f4", (4,)), "jitter_order": ("|u1", ())}),
             (self.lighting > 0, {"lighting": ("<f4", (3,))}),
             (self.grayscale_prob > 0, {"gray": ("|u1", ())}),
@@ -101,7 +101,7 @@ class AugmentConfig:
             (ops[0] > 0, {"rand_op": ("|u1", ops), "rand_magnitude": ("<f4", ops)}),
             (self.erase_prob > 0, {"erase": ("<f4", (4,))}),
         ]
-        return {name: spec for on, specs in wanted if on for name, spec in specs.items()}
+        return {name: spec for on, specs in columns if on for name, spec in specs.items()}
 
 
 NO_AUGMENT = AugmentConfig()

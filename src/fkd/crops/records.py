@@ -1,6 +1,6 @@
 """What is stored of a crop, so that the same pixels can be cut again.
 
-A record says where a crop lies (`box`), whether it is mirrored (`flip`), and the parameters of any
+A record says where a crop lies (`box`), whether it is flipped (`flip`), and the parameters of any
 further augmentation that the teacher saw (`extra`). Records are plain arrays; this module knows
 nothing of images, files or random numbers.
 """
@@ -18,7 +18,7 @@ class CropRecords:
 
     Attributes:
         box: int64 (..., 4): top, left, height, width in pixels of the decoded image, unflipped.
-        flip: bool (...): mirrored left to right after the crop.
+        flip: bool (...): flipped left to right after the crop.
         extra: parameters of further replayed augmentations by name, each (..., *its own shape).
 
     Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1: "record all information (ratio, degree,

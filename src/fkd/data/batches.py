@@ -141,7 +141,7 @@ class CropCutter:
         return label if self._class_ids is None or label < 0 else int(self._class_ids[label])
 
     def _augment(self, crops: Tensor, i: int, start: int) -> None:
-        """Draw and apply the student's own augmentation, in place."""
+        """Draw and apply the student augmentation of image `i`, in place."""
         numbers = np.arange(start, start + len(crops))
         stream = stream_key(self._seed, self.images.key(i))
         drawn = sample_augment(self._student_augment, stream, numbers, Purpose.STUDENT_AUGMENT)

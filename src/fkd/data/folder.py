@@ -212,8 +212,8 @@ def _identities(path: bytes) -> frozenset[tuple[int, int]]:
 
 def _enter_split(root: str, split: str, folders: Iterable[bytes]) -> str:
     if os.fsencode(split) not in folders:
-        found = ", ".join(sorted(map(os.fsdecode, folders)))
-        raise ConfigError(f"images.split: {root} has no {split!r}, only {found}; choose one")
+        splits = ", ".join(sorted(map(os.fsdecode, folders)))
+        raise ConfigError(f"images.split: {root} has no {split!r}, only {splits}; choose one")
     return os.path.join(root, split)
 
 

@@ -5,7 +5,7 @@ of an image, so boxes are placed, and labels pooled, before the image itself is 
 then compared with the one that was labeled, as for stored crops.
 
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021), Sec. 3.2. A flip moves no label: a crop's
-label has no place inside it.
+label has no position inside it.
 """
 
 import numpy as np

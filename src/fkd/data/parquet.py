@@ -181,22 +181,22 @@ def _find_files(root: str, split: str) -> tuple[str, list[str]]:
     if os.path.isfile(root):
         folder, file = os.path.split(root)
         return folder, [file]
-    found = [
+    files = [
         os.path.relpath(os.path.join(folder, file), root).replace(os.sep, "/")
-        for folder, _, files in os.walk(root)
-        for file in files
+        for folder, _, names in os.walk(root)
+        for file in names
         if file.endswith(".parquet") and not file.startswith(".")
     ]
-    if not found:
+    if not files:
         raise ConfigError(f"images.root: no .parquet file in {root}; give another file or folder")
-    splits = {file: _SPLIT_IN_PATH.findall(file)[-1:] for file in found}
+    splits = {file: _SPLIT_IN_PATH.findall(file)[-1:] for file in files}
     if any(splits.values()):
-        found = [file for file in found if splits[file] == [split]]
-    if not found:
+        files = [file for file in files if splits[file] == [split]]
+    if not files:
         known = ", ".join(sorted({name for names in splits.values() for name in names}))
         raise ConfigError(f"images.split: {root} has no {split!r}, only {known}; choose one")
     # A key goes on with "/" after the file, so that is what the order must see.
-    return root, sorted(found, key=lambda file: os.fsencode(file + "/"))
+    return root, sorted(files, key=lambda file: os.fsencode(file + "/"))
 
 
 def _read_footers(paths: list[str]) -> tuple[Any, list[int]]:
