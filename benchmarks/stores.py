@@ -15,7 +15,7 @@ from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, sample_boxes
 from fkd.data.sources import ImageSource, load
 from fkd.labeling.config import resolve_images_per_shard
-from fkd.labels.codecs import Encoded
+from fkd.labels.encoded import Encoded
 from fkd.randomness import stream_keys
 from fkd.store import LABELED, ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest
 

@@ -15,7 +15,7 @@ from fkd.crops.sampling import CropConfig
     [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)],
 )
 def test_replayed_pixels_are_pillows_on_a_photograph(mode, pillow):
-    """Mean below 0.25 gray levels, and 99.9 % of the pixels within 2, for every crop."""
+    """Mean below 0.25 gray levels, and 99.9 % of the pixels within 2, for each crop."""
     photo = load_sample_image("china.jpg")
     image = torch.from_numpy(photo.copy()).permute(2, 0, 1)
     records = sample_crops(CropConfig(), b"china", photo.shape[:2], np.arange(12))

@@ -14,7 +14,8 @@ from fkd.labels.codec_names import (
     with_teacher_weights,
     with_temperature,
 )
-from fkd.labels.codecs import Encoded, Full, Logits, MarginalSmoothing, TopKLogProbs, decode
+from fkd.labels.codecs import Full, Logits, MarginalSmoothing, TopKLogProbs, decode
+from fkd.labels.encoded import Encoded
 from fkd.labels.losses import soft_cross_entropy
 from fkd.labels.quantization import dequantize, quantize
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import check_codec, parse_codec
 from fkd.labels.codecs import (
-    Encoded,
     Full,
     Hard,
     Logits,
@@ -20,6 +19,7 @@ from fkd.labels.codecs import (
     decode,
     top_k,
 )
+from fkd.labels.encoded import Encoded
 from fkd.labels.quantization import dequantize, quantize
 
 C = 12

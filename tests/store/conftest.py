@@ -15,7 +15,7 @@ import pytest
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import sample_boxes
 from fkd.labels.codec_names import parse_codec
-from fkd.labels.codecs import Encoded
+from fkd.labels.encoded import Encoded
 from fkd.randomness import stream_keys
 from fkd.store import ImageFacts, LabeledCrops, StoreWriter, form_members, keys_digest
 from fkd.store.config import StoreConfig

@@ -1,6 +1,6 @@
 """After a power cut a committed shard is there, whatever the disk did with unsynced bytes.
 
-The system calls of a run are recorded; for every moment the folder is rebuilt as a disk may hold
+The system calls of a run are recorded; for each moment the folder is rebuilt as a disk may hold
 it then: unsynced data lost, zeroed or kept, unsynced names lost or kept in any combination.
 """
 

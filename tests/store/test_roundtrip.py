@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, sample_boxes
 from fkd.labels.codec_names import parse_codec
-from fkd.labels.codecs import Encoded
+from fkd.labels.encoded import Encoded
 from fkd.labels.quantization import dequantize, quantize
 from fkd.randomness import stream_keys
 from fkd.store import (

@@ -67,7 +67,7 @@ def more_help() -> str:
 
 
 class TrainingReporter:
-    """Shows a run on a terminal: a bar, and a line for every pass; elsewhere the lines alone."""
+    """Shows a run on a terminal: a bar, and a line for each pass; elsewhere the lines alone."""
 
     def __init__(self, console: Console, config: TrainConfig) -> None:
         self._console = console
@@ -98,7 +98,7 @@ class TrainingReporter:
             self._bar.start()
 
     def advance(self, step: int, metrics: Metrics) -> None:
-        """Move the bar; outside a terminal, print a line for every new line of metrics.jsonl."""
+        """Move the bar; outside a terminal, print a line for each new line of metrics.jsonl."""
         new, self._newest = metrics is not self._newest, metrics
         if self._bar is not None:
             self._bar.update(

@@ -113,6 +113,6 @@ VERBS: dict[str, Verb] = {
         "fkd.cli.demo:demo",
         "label, check and train on bundled real images, in minutes",
         "fkd demo",
-        {"out": "folder for everything that it writes"},
+        {"out": "folder of all that it writes"},
     ),
 }

@@ -1,4 +1,4 @@
-"""A mini-batch from images on disk: each image is decoded once, m crops are cut for every network.
+"""A mini-batch from images on disk: each image is decoded once, m crops are cut for each network.
 
 The loader is driven by *crop requests* (image, position, number of crops) that are complete by
 themselves; workers therefore hold no epoch, no counter and no random state, and any of them may

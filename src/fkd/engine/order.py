@@ -108,7 +108,7 @@ class Order:
         return StepInfo(number, self.passes[number], step - first, int(ends[number]) - first)
 
     def global_batch(self, step: int) -> np.ndarray:
-        """Positions of the images of a step, int64, the same for every process."""
+        """Positions of the images of a step, int64, the same for each process."""
         info = self.step_info(step)
         size = self._images_per_batch(info.of_pass)
         stop = (info.step + 1) * size if not info.ends_pass else len(self.images)

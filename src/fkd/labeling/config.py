@@ -210,7 +210,7 @@ def all_teachers(config: LabelConfig) -> list[TeacherConfig]:
 
 
 def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
-    """The device that a setting means: a GPU for every process of a machine, or the CPU.
+    """The device that a setting means: a GPU for each process of a machine, or the CPU.
 
     Raises:
         ConfigError: there is no such device.

@@ -35,7 +35,8 @@ from fkd.labeling.config import MapDtype, require_at_least, require_one_of
 from fkd.labeling.identity import describe_environment, map_identity
 from fkd.labeling.labels import facts_of
 from fkd.labeling.pipeline import ImageRow
-from fkd.labels.codecs import Encoded, TopKLogits
+from fkd.labels.codecs import TopKLogits
+from fkd.labels.encoded import Encoded
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 from fkd.store.canonical import printable

@@ -11,7 +11,8 @@ from fkd.crops.records import CropRecords
 from fkd.errors import TeacherError
 from fkd.labeling.pipeline import ImageRow, TeacherInput
 from fkd.labels.codec_names import PerTeacher
-from fkd.labels.codecs import Codec, Encoded
+from fkd.labels.codecs import Codec
+from fkd.labels.encoded import Encoded
 from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import NotFinite, TeacherEnsemble

@@ -172,7 +172,7 @@ def _cut_shard(shard: int, images: Iterable[PreparedImage], batch_size: int) -> 
 
 
 def replay_batch(batch: CropBatch, views: Sequence[InputSpec], batch_size: int) -> TeacherInput:
-    """The crops of a batch, once for every view; the images are not kept."""
+    """The crops of a batch, once for each view; the images are not kept."""
     return TeacherInput(
         batch.shard,
         batch.starting,

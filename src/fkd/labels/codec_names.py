@@ -11,7 +11,6 @@ from torch import Tensor
 from fkd.errors import ConfigError
 from fkd.labels.codecs import (
     Codec,
-    Encoded,
     Full,
     Hard,
     Kind,
@@ -22,6 +21,7 @@ from fkd.labels.codecs import (
     TopKLogits,
     TopKLogProbs,
 )
+from fkd.labels.encoded import Encoded
 from fkd.labels.targets import SoftTargets
 
 SPELLINGS = (

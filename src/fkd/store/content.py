@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from fkd.crops.records import CropRecords
-from fkd.labels.codecs import Codec, Encoded, decode
+from fkd.labels.codecs import Codec, decode
+from fkd.labels.encoded import Encoded
 from fkd.store.canonical import MAX_KEY_BYTES
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import draw_geometry, grid_boxes

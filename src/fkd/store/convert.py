@@ -18,7 +18,6 @@ from fkd.errors import ConfigError, FormatError
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import (
     Codec,
-    Encoded,
     Full,
     Hard,
     MarginalRenorm,
@@ -27,6 +26,7 @@ from fkd.labels.codecs import (
     decode,
 )
 from fkd.labels.comparison import LabelComparison, compare
+from fkd.labels.encoded import Encoded
 from fkd.labels.targets import SoftTargets
 from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, form_members, parse_crops
 from fkd.store.content import LABELED, LabeledCrops

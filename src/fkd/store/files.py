@@ -64,7 +64,7 @@ def read(root: Path, name: str, limit: int) -> bytes:
 def map_readonly(root: Path, name: str, num_bytes: int) -> memoryview:
     """A file of a known length, mapped read-only; it is not kept open.
 
-    Python's own `mmap` keeps a descriptor for every map (until 3.13), of which a process may have
+    Python's own `mmap` keeps a descriptor for each map (until 3.13), of which a process may have
     1,024; a map of torch keeps none. It is given the open file, not its path, so that the file
     that was checked is the one that is mapped.
 

@@ -38,7 +38,7 @@ def commit_name(number: int) -> str:
 
 
 def number_of(leaf: str, suffix: str) -> int | None:
-    """The shard that a file name such as "00012.json" means; None for every other name."""
+    """The shard that a file name such as "00012.json" means; None for each other name."""
     stem = leaf.removesuffix(suffix)
     if not _NUMBER.fullmatch(stem) or f"{int(stem):05d}{suffix}" != leaf:
         return None

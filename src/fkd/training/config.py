@@ -244,7 +244,7 @@ class TrainConfig:
         unused = {"crops", "teacher_augment"} if crops == "stored" else {"order"}
         refuse_unused(self, unused, prefix="", user=f"a run with {crops} crops")
         if "seed" in changed_fields(self.crops):
-            raise ConfigError("crops.seed: a run has one seed for everything; give seed instead")
+            raise ConfigError("crops.seed: a run has one seed; give seed instead")
 
     def _check_mixing(self, method: type[Method]) -> None:
         if method.needs_mixing and not self.mixing.enabled:
