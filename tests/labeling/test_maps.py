@@ -166,7 +166,7 @@ def test_canaries_hold_the_whole_picture(plain, monkeypatch):
     one = store.canaries[0]
     image = load(source, one["row"]).image
     picture = replay(image, whole_image(tuple(image.shape[1:])), 96, "bicubic")[0]
-    assert canary._portrait(picture)["sha256"] == one["sha256"]
+    assert canary._fingerprint(picture)["sha256"] == one["sha256"]
     monkeypatch.setattr(canary, "whole_image", lambda size: whole_image((size[0] - 1, size[1])))
     with pytest.raises(CropMismatch, match="differs from what the teacher saw"):
         check_canaries(store, source)
@@ -235,7 +235,7 @@ def test_the_command_makes_maps_and_verify_believes_them(plain, tmp_path, capsys
     printed = capsys.readouterr().out
     assert "maps of 3 x 3 cells per image, top:3 f16" in printed
     assert "15 of 15 images, " in printed
-    assert "15 label maps of 9 cells" in printed
+    assert "15 label maps of 3 x 3 cells" in printed
     main(["verify", out, *images, *teacher])
     printed = capsys.readouterr().out
     assert "canaries  4 of 4 crops" in printed

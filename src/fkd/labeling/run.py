@@ -74,11 +74,7 @@ class LabelResult:
     """A finished store.
 
     Attributes:
-        path: its folder.
-        root_hash: covers every byte of it.
-        num_images: images in it, unreadable ones included.
-        num_crops: crops per image.
-        num_bytes: size of its shards, bytes.
+        store: the store, open.
         unreadable: what was wrong with the unreadable images that this run met.
         spot_checks: labels that were computed again; None when this was skipped, or done by the
             run that finished the store.
@@ -88,11 +84,7 @@ class LabelResult:
         leads: whether this process speaks for the run.
     """
 
-    path: str
-    root_hash: str
-    num_images: int
-    num_crops: int
-    num_bytes: int
+    store: LabelStore
     unreadable: list[str]
     spot_checks: SpotCheckReport | None
     precision_impact: PrecisionImpact | None
@@ -119,8 +111,8 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
         >>> config = LabelConfig(
         ...     images=ImagesConfig(root="photos"), teacher=teacher, num_crops=4, out="new_labels"
         ... )
-        >>> result = label(config)
-        >>> result.num_images, result.num_crops
+        >>> store = label(config).store
+        >>> store.num_images, store.num_crops
         (15, 4)
     """
     with join_world() as world, exact_numerics() as passes:
@@ -157,24 +149,14 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
         started = time.monotonic()
         unreadable = _label_pending(setup, writer, world, listener)
         seconds = time.monotonic() - started
-        spot_checks, root_hash = None, ""
+        spot_checks = None
         if works:
             listener.checking()
             spot_checks = _check_labels(setup)
-            root_hash = _finish(setup, writer)
-        root_hash = world.gather(root_hash)[0] or writer.finish()
-    store = LabelStore.open(out)
+            _finish(setup, writer)
+        world.gather(None)  # the store is finished
     return LabelResult(
-        path=out,
-        root_hash=root_hash,
-        num_images=store.num_images,
-        num_crops=store.num_crops,
-        num_bytes=store.num_bytes,
-        unreadable=unreadable,
-        spot_checks=spot_checks,
-        precision_impact=impact,
-        seconds=seconds,
-        leads=world.leads,
+        LabelStore.open(out), unreadable, spot_checks, impact, seconds, leads=world.leads
     )
 
 
@@ -269,9 +251,9 @@ def _check_labels(setup: LabelSetup) -> SpotCheckReport | None:
     return report
 
 
-def _finish(setup: LabelSetup, writer: StoreWriter) -> str:
+def _finish(setup: LabelSetup, writer: StoreWriter) -> None:
     store = LabelStore.open(setup.config.out, partial=True)
-    return writer.finish(describe_environment(setup.device), make_canaries(store, setup.source))
+    writer.finish(describe_environment(setup.device), make_canaries(store, setup.source))
 
 
 def _is_finished(path: str) -> bool:
