@@ -41,8 +41,7 @@ def test_a_small_store_has_four_canaries_and_all_are_exact(labeled):
     store, source = labeled
     rows = [c["row"] for c in store.canaries]
     assert rows == sorted(set(rows))
-    assert rows[0] < 4
-    assert rows[3] > 10
+    assert rows[0] < 4 < 10 < rows[3]
     report = check_canaries(store, source)
     assert (report.num, report.num_exact, report.mean_difference) == (4, 4, 0.0)
     assert report.same_libraries
