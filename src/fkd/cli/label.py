@@ -125,8 +125,8 @@ class LabelReporter(Progress):
 
 
 def _print_start(start: RunStart, console: Console) -> None:
-    setup = start.setup
-    for teacher in setup.store_config["teachers"]:
+    setup, stored = start.setup, start.setup.store_config
+    for teacher in stored.source["teachers"]:
         console.print(
             f"teacher   {teacher['name']}, {teacher['input_size']} pixels, "
             f"{teacher['interpolation']}, weights {teacher['weights_sha256'][:12]}"
@@ -137,7 +137,7 @@ def _print_start(start: RunStart, console: Console) -> None:
                 f"          none of the {loaded.num_unfolded} batch norms of {loaded.name} can be "
                 "folded into a convolution, which would save time on a CPU"
             )
-    names = display_names(setup.store_config["class_names"])
+    names = display_names(stored.class_names)
     more = ", ..." if len(names) > _NAMES_SHOWN else ""
     console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
     if start.accuracy is not None:
@@ -149,12 +149,11 @@ def _print_start(start: RunStart, console: Console) -> None:
     processes = f", {start.world_size} processes" if start.world_size > 1 else ""
     done = start.num_crops_done
     earlier = f", {done:,} labeled earlier" if done else ""
-    identity = setup.store_config
-    grid = identity.get("grid")
-    each = f"maps of {grid[0]} x {grid[1]} cells" if grid else f"{identity['num_crops']} crops"
+    grid = stored.grid
+    each = f"maps of {grid[0]} x {grid[1]} cells" if grid else f"{stored.num_crops} crops"
     console.print(
         f"store     {setup.config.out}: {each} per image, "
-        f"{identity['codec']} {identity.get('value_dtype', '')}".rstrip()
+        f"{stored.codec.name} {stored.value_dtype or ''}".rstrip()
         + f"{earlier}{processes}"
     )
 

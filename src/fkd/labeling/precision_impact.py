@@ -109,8 +109,7 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
         TeacherError: the teacher's output is not finite in one of them.
     """
     places = np.unique(np.linspace(0, len(setup.source) - 1, _MAX_IMAGES).astype(int)).tolist()
-    num_classes = len(setup.teachers.class_names)
-    kept = min(setup.labeler.codec.num_ids(num_classes) or _DEFAULT_KEPT, num_classes)
+    kept = min(setup.store_config.num_ids or _DEFAULT_KEPT, setup.store_config.num_classes)
     measurement = _Measurement(setup, autocast, ceil_div(_MAX_CROPS, len(places)), kept)
     stream = run_stages(
         places,

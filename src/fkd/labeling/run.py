@@ -26,7 +26,7 @@ from fkd.labeling.identity import describe_environment
 from fkd.labeling.labels import LabeledBatch, assemble_shard
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
-from fkd.labeling.setup import LabelSetup, build_maps_setup, build_setup
+from fkd.labeling.setup import LabelSetup, build_setup
 from fkd.labeling.store_checks import SpotCheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
@@ -127,7 +127,7 @@ def label_maps(config: LabelMapsConfig, progress: Progress | None = None) -> Lab
             `label` raises.
     """
     with join_world() as world, exact_numerics() as passes:
-        return run(build_maps_setup(config, passes, world.local_rank), world, progress)
+        return run(build_setup(config, passes, world.local_rank), world, progress)
 
 
 def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> LabelResult:
@@ -142,9 +142,8 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
     accuracy = _check_accuracy(setup) if works else None
     impact = _measure_impact(setup) if works else None
     world.gather(None)  # no process writes before the teacher has passed
-    with StoreWriter.open(
-        out, setup.store_config, rank=world.rank, world_size=world.size
-    ) as writer:
+    identity = setup.store_config.source
+    with StoreWriter.open(out, identity, rank=world.rank, world_size=world.size) as writer:
         listener.started(_describe_start(setup, writer, accuracy, impact, world))
         started = time.monotonic()
         unreadable = _label_pending(setup, writer, world, listener)
@@ -166,7 +165,7 @@ def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy:
         setup.source,
         setup.teachers,
         setup.config.accuracy_images,
-        autocast=setup.autocast,
+        autocast=setup.labeler.autocast,
         parallelism=setup.parallelism,
     )
     require_accuracy(report, setup.config.min_accuracy)
@@ -175,7 +174,11 @@ def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy:
 
 def _measure_impact(setup: LabelSetup) -> PrecisionImpact | None:
     """What fast numerics do to labels; None for exact ones."""
-    return None if setup.autocast is None else measure_precision_impact(setup, setup.autocast)
+    return (
+        None
+        if setup.labeler.autocast is None
+        else measure_precision_impact(setup, setup.labeler.autocast)
+    )
 
 
 def _label_pending(
@@ -192,7 +195,7 @@ def _label_pending(
         rows = [row for batch in batches for row in batch.starting]
         faults = {row.reason for row in rows if row.reason}
         reasons |= faults
-        keys, crops = assemble_shard(batches, setup.shape)
+        keys, crops = assemble_shard(batches, setup.store_config)
         if not faults:
             writer.commit(number, keys, crops)
         elif len(reasons) <= setup.config.max_unreadable:
@@ -273,9 +276,9 @@ def _describe_start(
 ) -> RunStart:
     def crops(numbers: Sequence[int]) -> int:
         images = sum(stop - first for first, stop in map(writer.shard_range, numbers))
-        return images * setup.crops.per_image
+        return images * setup.passes_per_image
 
-    total = len(setup.source) * setup.crops.per_image
+    total = len(setup.source) * setup.passes_per_image
     return RunStart(
         setup=setup,
         accuracy=accuracy,
