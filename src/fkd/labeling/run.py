@@ -140,7 +140,8 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
     out = setup.config.out
     works = world.leads and not _is_finished(out)
     accuracy = _check_accuracy(setup) if works else None
-    impact = _measure_impact(setup) if works else None
+    autocast = setup.labeler.autocast
+    impact = measure_precision_impact(setup, autocast) if works and autocast else None
     world.gather(None)  # no process writes before the teacher has passed
     identity = setup.store_config.source
     with StoreWriter.open(out, identity, rank=world.rank, world_size=world.size) as writer:
@@ -152,7 +153,8 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
         if works:
             listener.checking()
             spot_checks = _check_labels(setup)
-            _finish(setup, writer)
+            canaries = make_canaries(LabelStore.open(out, partial=True), setup.source)
+            writer.finish(describe_environment(setup.device), canaries)
         world.gather(None)  # the store is finished
     return LabelResult(
         LabelStore.open(out), unreadable, spot_checks, impact, seconds, leads=world.leads
@@ -170,15 +172,6 @@ def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy:
     )
     require_accuracy(report, setup.config.min_accuracy)
     return report
-
-
-def _measure_impact(setup: LabelSetup) -> PrecisionImpact | None:
-    """What fast numerics do to labels; None for exact ones."""
-    return (
-        None
-        if setup.labeler.autocast is None
-        else measure_precision_impact(setup, setup.labeler.autocast)
-    )
 
 
 def _label_pending(
@@ -215,15 +208,12 @@ def _labeled_shards(
 ) -> Iterator[tuple[int, list[LabeledBatch]]]:
     """Shards with all their labeled batches, in order."""
     places = ((n, i) for n in numbers for i in range(*writer.shard_range(n)))
-    stream = _counted(setup.label(places), listener)
-    for number, batches in groupby(stream, key=lambda batch: batch.shard):
-        yield number, list(batches)
-
-
-def _counted(batches: Iterator[LabeledBatch], listener: Progress) -> Iterator[LabeledBatch]:
-    for batch in batches:
-        listener.advanced(batch.num_crops)
-        yield batch
+    for number, stream in groupby(setup.label(places), key=lambda batch: batch.shard):
+        batches = []
+        for batch in stream:
+            listener.advanced(batch.num_crops)
+            batches.append(batch)
+        yield number, batches
 
 
 def _require_readable(reasons: Sequence[str], setup: LabelSetup) -> None:
@@ -243,20 +233,10 @@ def _check_labels(setup: LabelSetup) -> SpotCheckReport | None:
     if setup.config.spot_checks == 0:
         return None
     store = LabelStore.open(setup.config.out, partial=True)
-    report = spot_check(
-        store,
-        setup.source,
-        setup.teachers,
-        setup.config.spot_checks,
-        parallelism=setup.parallelism,
-    )
+    num, parallelism = setup.config.spot_checks, setup.parallelism
+    report = spot_check(store, setup.source, setup.teachers, num, parallelism=parallelism)
     require_agreement(report, store)
     return report
-
-
-def _finish(setup: LabelSetup, writer: StoreWriter) -> None:
-    store = LabelStore.open(setup.config.out, partial=True)
-    writer.finish(describe_environment(setup.device), make_canaries(store, setup.source))
 
 
 def _is_finished(path: str) -> bool:
