@@ -9,6 +9,7 @@ accuracy means nothing.
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -17,10 +18,9 @@ import torch
 from PIL import Image
 
 from fkd.data.sources import ImagesConfig
-from fkd.engine.optim import OptimizerConfig
-from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
+from fkd.labeling.config import all_teachers as label_teachers
 from fkd.labeling.run import label, label_maps
 from fkd.methods import find_method
 from fkd.models.teacher import TeacherConfig
@@ -30,7 +30,6 @@ TEACHER = "test_resnet"
 _SIDE = 32  # pixels of a crop: the least that networks with five halvings take
 _MAP_SIDE = 96  # pixels of a whole image: maps of 3 x 3 cells
 _CLASSES = [f"class{number:02}" for number in range(12)]  # the largest codec of the paper keeps 10
-_IMAGES_PER_CLASS = 1
 _BATCH_SIZE = 16
 _MOST_WARMUP = 1
 
@@ -51,11 +50,10 @@ def smoke_settings(
     images = _write_images(folder / "images")
     teachers = [_small_teacher(folder, teacher) for teacher in all_teachers(config)]
     store = None
-    if find_method(config.method).reads_maps:
-        store = _make_maps(config, labels, images, folder)
-    elif crop_source_kind(config) == "stored":
-        store = _label(config, labels, images, folder)
+    if find_method(config.method).reads_maps or crop_source_kind(config) == "stored":
+        store = _make_store(config, labels, images, folder)
     m, warmup = config.crops_per_image, min(config.schedule.warmup_epochs, _MOST_WARMUP)
+    share_of_batch = min(1.0, _BATCH_SIZE / config.batch_size)
     return replace(
         config,
         out=str(folder / "run"),
@@ -65,87 +63,57 @@ def smoke_settings(
         teacher=None,
         teachers=teachers,
         student=replace(
-            config.student,
-            pretrained=False,
-            checkpoint=None,
-            new_head=False,
-            input_size=_SIDE,
+            config.student, pretrained=False, checkpoint=None, new_head=False, input_size=_SIDE
         ),
         epochs=warmup + m + 2,  # one pass with m crops, and two of the ending with single crops
         batch_size=_BATCH_SIZE,
         accumulate_steps=1,
-        optimizer=_smaller_steps(config),
-        schedule=_shorter(config.schedule, warmup),
+        # In proportion to the batch: a large learning rate explodes on noise.
+        optimizer=replace(config.optimizer, lr=config.optimizer.peak_lr * share_of_batch),
+        # The same curve; its milestones, which are epochs, are never reached.
+        schedule=replace(config.schedule, warmup_epochs=warmup),
         max_images=None,
         num_workers=0,
         log_every=1,
     )
 
 
-def _smaller_steps(config: TrainConfig) -> OptimizerConfig:
-    """The learning rate of a smaller batch: in proportion, as a large one explodes on noise."""
-    share = min(1.0, _BATCH_SIZE / config.batch_size)
-    return replace(config.optimizer, lr=config.optimizer.peak_lr * share)
-
-
-def _shorter(schedule: ScheduleConfig, warmup: int) -> ScheduleConfig:
-    """The same curve with a shorter warm-up; milestones that are epochs are never reached."""
-    return replace(schedule, warmup_epochs=warmup)
-
-
-def _label(
+def _make_store(
     config: TrainConfig,
     labels: LabelConfig | LabelMapsConfig | None,
     images: ImagesConfig,
     folder: Path,
 ) -> str:
-    """A store like that of the recipe; its folder."""
+    """A store of labels or label maps like that of the recipe; its folder."""
+    out = str(folder / "labels")
+    small: dict[str, Any] = {
+        "images": images,
+        "out": out,
+        "batch_size": None,
+        "min_accuracy": None,
+        "accuracy_images": 0,
+        "device": config.device,
+    }
+    if find_method(config.method).reads_maps:
+        if not isinstance(labels, LabelMapsConfig):
+            raise _labels_missing("maps", "label maps", "label-maps", "effl2-maps")
+        teacher = _small_teacher(folder, labels.teacher, _MAP_SIDE)
+        label_maps(replace(labels, **small, teacher=teacher))
+        return out
     if not isinstance(labels, LabelConfig):
-        raise ConfigError(
-            "labels: a smoke run makes its own label store and must know how; name the settings of "
-            "`fkd label`, e.g. --labels recipes/imagenet/labels/effl2-m500-ms5.yaml"
-        )
-    wanted = [labels.teacher] if labels.teacher is not None else labels.teachers
-    small = replace(
-        labels,
-        images=images,
-        out=str(folder / "labels"),
-        teacher=None,
-        teachers=[_small_teacher(folder, teacher) for teacher in wanted],
-        num_crops=max(config.crops_per_image, 2),
-        batch_size=None,
-        numerics="exact",
-        autocast=None,
-        min_accuracy=None,
-        accuracy_images=0,
-        device=config.device,
-    )
-    return label(small).path
+        raise _labels_missing("labels", "label store", "label", "effl2-m500-ms5")
+    teachers = [_small_teacher(folder, teacher) for teacher in label_teachers(labels)]
+    num_crops = max(config.crops_per_image, 2)
+    small |= {"teacher": None, "teachers": teachers, "num_crops": num_crops}
+    label(replace(labels, **small, numerics="exact", autocast=None))
+    return out
 
 
-def _make_maps(
-    config: TrainConfig,
-    labels: LabelConfig | LabelMapsConfig | None,
-    images: ImagesConfig,
-    folder: Path,
-) -> str:
-    """A store of label maps like that of the recipe; its folder."""
-    if not isinstance(labels, LabelMapsConfig):
-        raise ConfigError(
-            "maps: a smoke run makes its own label maps and must know how; name the settings of "
-            "`fkd label-maps`, e.g. --maps recipes/imagenet/labels/effl2-maps.yaml"
-        )
-    small = replace(
-        labels,
-        images=images,
-        out=str(folder / "labels"),
-        teacher=_small_teacher(folder, labels.teacher, _MAP_SIDE),
-        batch_size=None,
-        min_accuracy=None,
-        accuracy_images=0,
-        device=config.device,
+def _labels_missing(option: str, what: str, verb: str, file: str) -> ConfigError:
+    return ConfigError(
+        f"{option}: a smoke run makes its own {what} and must know how; name the settings of "
+        f"`fkd {verb}`, e.g. --{option} recipes/imagenet/labels/{file}.yaml"
     )
-    return label_maps(small).path
 
 
 def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> TeacherConfig:
@@ -167,13 +135,12 @@ def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> Te
 
 
 def _write_images(folder: Path) -> ImagesConfig:
-    """Class folders of small JPEGs, each a color of its class under noise."""
+    """Class folders of one small JPEG each, a color of the class under noise."""
     draw = np.random.default_rng(0)
     for name in _CLASSES:
         (folder / name).mkdir(parents=True)
         color = draw.integers(0, 128, 3)
-        for number in range(_IMAGES_PER_CLASS):
-            height, width = draw.integers(36, 56, 2)
-            pixels = color + draw.integers(0, 128, (height, width, 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.jpg")
+        height, width = draw.integers(36, 56, 2)
+        pixels = color + draw.integers(0, 128, (height, width, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name / "0.jpg")
     return ImagesConfig(root=str(folder))

@@ -56,7 +56,7 @@ def config(tmp_path, image_folder, image_source) -> ImportMapsConfig:
 
 def test_maps_become_a_store(config, image_source):
     result = import_maps(config)
-    assert (result.num_images, result.grid) == (15, (3, 2))
+    assert (result.store.num_images, result.store.grid) == (15, (3, 2))
     assert (result.num_known, result.num_right) == (15, 15)
     assert verify_store(config.out) == []
     store = LabelStore.open(config.out)

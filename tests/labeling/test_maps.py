@@ -235,7 +235,7 @@ def test_the_command_makes_maps_and_verify_believes_them(plain, tmp_path, capsys
     printed = capsys.readouterr().out
     assert "maps of 3 x 3 cells per image, top:3 f16" in printed
     assert "15 of 15 images, " in printed
-    assert "15 label maps of 9 cells" in printed
+    assert "15 label maps of 3 x 3 cells" in printed
     main(["verify", out, *images, *teacher])
     printed = capsys.readouterr().out
     assert "canaries  4 of 4 crops" in printed

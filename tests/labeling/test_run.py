@@ -114,7 +114,7 @@ def test_a_finished_store_is_left_alone(plain, files_of):
     before = files_of(plain.out)
     result = label(plain)
     assert files_of(plain.out) == before
-    assert result.root_hash == LabelStore.open(plain.out).root_hash
+    assert result.store.root_hash == LabelStore.open(plain.out).root_hash
     assert result.spot_checks is None
 
 

@@ -72,9 +72,8 @@ def _load(
     if Path(model).is_dir():
         loaded = load_model(checkpoint=model, input_size=input_size)
     else:
-        pretrained = checkpoint is None
         loaded = load_model(
-            model, pretrained=pretrained, checkpoint=checkpoint, input_size=input_size
+            model, pretrained=checkpoint is None, checkpoint=checkpoint, input_size=input_size
         )
     if class_names is None:
         return loaded

@@ -18,6 +18,7 @@ from fkd.labeling.run import LabelResult, Progress, RunStart
 from fkd.labeling.run import label as run_label
 from fkd.labeling.run import label_maps as make_maps
 from fkd.models.classes import display_names
+from fkd.store import LabelStore
 
 _SECONDS_BETWEEN_LINES = 10.0  # of progress, outside a terminal
 _NAMES_SHOWN = 4
@@ -31,8 +32,7 @@ def label(config: LabelConfig) -> None:
     console = make_console()
     with closing(LabelReporter(console, "crops")) as reporter:
         result = run_label(config, reporter)
-    if result.leads:
-        _print_result(result, console)
+    _print_result(result, config.out, console)
 
 
 def label_maps(config: LabelMapsConfig) -> None:
@@ -43,8 +43,7 @@ def label_maps(config: LabelMapsConfig) -> None:
     console = make_console()
     with closing(LabelReporter(console, "images")) as reporter:
         result = make_maps(config, reporter)
-    if result.leads:
-        _print_maps_result(result, console)
+    _print_result(result, config.out, console)
 
 
 def import_maps(config: ImportMapsConfig) -> None:
@@ -59,11 +58,7 @@ def import_maps(config: ImportMapsConfig) -> None:
     if done.num_known:
         share = done.num_right / done.num_known
         console.print(f"classes   the map is right on {share:.1%} of {done.num_known:,} images")
-    console.print(
-        f"finished  {done.path}: {done.num_images:,} label maps of {done.grid[0]} x {done.grid[1]} "
-        f"cells, {done.num_bytes:,} bytes ({done.num_bytes / done.num_images:.0f} per image)"
-    )
-    console.print(f"root hash {done.root_hash}")
+    _print_store(done.store, config.out, console)
 
 
 def plan(config: LabelConfig) -> None:
@@ -130,8 +125,8 @@ class LabelReporter(Progress):
 
 
 def _print_start(start: RunStart, console: Console) -> None:
-    setup = start.setup
-    for teacher in setup.store_config["teachers"]:
+    setup, stored = start.setup, start.setup.store_config
+    for teacher in stored.source["teachers"]:
         console.print(
             f"teacher   {teacher['name']}, {teacher['input_size']} pixels, "
             f"{teacher['interpolation']}, weights {teacher['weights_sha256'][:12]}"
@@ -142,7 +137,7 @@ def _print_start(start: RunStart, console: Console) -> None:
                 f"          none of the {loaded.num_unfolded} batch norms of {loaded.name} can be "
                 "folded into a convolution, which would save time on a CPU"
             )
-    names = display_names(setup.store_config["class_names"])
+    names = display_names(stored.class_names)
     more = ", ..." if len(names) > _NAMES_SHOWN else ""
     console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
     if start.accuracy is not None:
@@ -154,40 +149,37 @@ def _print_start(start: RunStart, console: Console) -> None:
     processes = f", {start.world_size} processes" if start.world_size > 1 else ""
     done = start.num_crops_done
     earlier = f", {done:,} labeled earlier" if done else ""
-    identity = setup.store_config
-    grid = identity.get("grid")
-    each = f"maps of {grid[0]} x {grid[1]} cells" if grid else f"{identity['num_crops']} crops"
+    grid = stored.grid
+    each = f"maps of {grid[0]} x {grid[1]} cells" if grid else f"{stored.num_crops} crops"
     console.print(
         f"store     {setup.config.out}: {each} per image, "
-        f"{identity['codec']} {identity.get('value_dtype', '')}".rstrip()
+        f"{stored.codec.name} {stored.value_dtype or ''}".rstrip()
         + f"{earlier}{processes}"
     )
 
 
-def _print_result(result: LabelResult, console: Console) -> None:
-    num_crops = result.num_images * result.num_crops
-    _print_checks(result, console)
-    console.print(
-        f"finished  {result.path}: {result.num_images:,} images x {result.num_crops} crops, "
-        f"{result.num_bytes:,} bytes ({result.num_bytes / num_crops:.1f} per crop)"
-    )
-    console.print(f"root hash {result.root_hash}")
-
-
-def _print_maps_result(result: LabelResult, console: Console) -> None:
-    _print_checks(result, console)
-    console.print(
-        f"finished  {result.path}: {result.num_images:,} label maps of {result.num_crops} cells, "
-        f"{result.num_bytes:,} bytes ({result.num_bytes / result.num_images:.0f} per image)"
-    )
-    console.print(f"root hash {result.root_hash}")
-
-
-def _print_checks(result: LabelResult, console: Console) -> None:
+def _print_result(result: LabelResult, out: str, console: Console) -> None:
+    if not result.leads:
+        return
     for reason in result.unreadable:
         console.print(f"unreadable {reason}")
     if result.spot_checks is not None:
         console.print(f"checked   {result.spot_checks}")
+    _print_store(result.store, out, console)
+
+
+def _print_store(store: LabelStore, out: str, console: Console) -> None:
+    """What a finished store holds, its bytes and its root hash."""
+    if store.grid is None:
+        content = f"images x {store.num_crops} crops"
+        share = f"{store.num_bytes / (store.num_images * store.num_crops):.1f} per crop"
+    else:
+        content = f"label maps of {store.grid[0]} x {store.grid[1]} cells"
+        share = f"{store.num_bytes / store.num_images:.0f} per image"
+    console.print(
+        f"finished  {out}: {store.num_images:,} {content}, {store.num_bytes:,} bytes ({share})"
+    )
+    console.print(f"root hash {store.root_hash}")
 
 
 def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> None:

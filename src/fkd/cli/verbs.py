@@ -26,6 +26,7 @@ class Verb:
 
 _IMAGES = {"images.root": "folder of the images, one folder per class or all in one"}
 _TEACHER = {"teacher.name": 'the teacher: a timm model, or "torchvision/NAME"'}
+_LABELS = {"num_crops": "crops stored per image", "codec": "how a label is compressed"}
 _STORE = {"store": "folder of the label store"}
 
 VERBS: dict[str, Verb] = {
@@ -33,19 +34,13 @@ VERBS: dict[str, Verb] = {
         "fkd.cli.label:plan",
         "bytes, teacher crops and hours of `fkd label`, before it runs",
         "fkd plan --images.root photos/train --teacher.name tf_efficientnet_lite0 --out labels",
-        _IMAGES
-        | _TEACHER
-        | {"out": "folder of the label store; nothing is written"}
-        | {"num_crops": "crops stored per image", "codec": "how a label is compressed"},
+        _IMAGES | _TEACHER | {"out": "folder of the label store; nothing is written"} | _LABELS,
     ),
     "label": Verb(
         "fkd.cli.label:label",
         "run the teacher once and write a label store",
         "fkd label --images.root photos/train --teacher.name tf_efficientnet_lite0 --out labels",
-        _IMAGES
-        | _TEACHER
-        | {"out": "folder of the label store"}
-        | {"num_crops": "crops stored per image", "codec": "how a label is compressed"},
+        _IMAGES | _TEACHER | {"out": "folder of the label store"} | _LABELS,
     ),
     "label-maps": Verb(
         "fkd.cli.label:label_maps",

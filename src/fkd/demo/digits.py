@@ -79,7 +79,7 @@ def compare_methods(
     teacher = TeacherConfig(checkpoint=teacher_run.out)
     announce(f"labels: {EPOCHS} crops of {num_train:,} digits, once")
     labels = label(_label_settings(out, teacher))
-    stored = {"method": "fkd", "store": labels.path}
+    stored = {"method": "fkd", "store": str(labels.store.path)}
     ways: dict[str, dict[str, Any]] = {
         "ground truth": {"method": "vanilla", "crops": _CROPS},
         "online KD": {"method": "kd", "teacher": teacher, "crops": _CROPS},
@@ -92,7 +92,9 @@ def compare_methods(
         accuracy = train(run, announce(f"student: {name}")).val_top1
         seconds = _seconds_per_epoch(Path(run.out), num_train)
         plain = rows[0].seconds_per_epoch if rows else seconds
-        label_bytes = labels.num_bytes / labels.num_images if "store" in options else 0.0
+        label_bytes = (
+            labels.store.num_bytes / labels.store.num_images if "store" in options else 0.0
+        )
         rows.append(StudentRow(name, accuracy or 0.0, seconds, seconds / plain, label_bytes))
     return DigitsResult(num_train, num_test, teacher_result.val_top1 or 0.0, labels.seconds, rows)
 

@@ -64,8 +64,7 @@ def label_photographs(out: Path, progress: Progress | None = None) -> Photograph
     config = LabelConfig(
         images=images, out=str(path), teacher=TEACHER, num_crops=NUM_CROPS, spot_checks=0
     )
-    result = label(config, progress)
-    store, source = LabelStore.open(path), open_source(images)
+    store, source = label(config, progress).store, open_source(images)
     spot_checks = spot_check(store, source, load_teachers([TEACHER]), _SPOT_CHECKS)
     page = out / "photographs.html"
     page.write_text(render_page(store, source, PageConfig(num_images=len(source))), "utf-8")
@@ -73,7 +72,7 @@ def label_photographs(out: Path, progress: Progress | None = None) -> Photograph
         photographs=[_describe(store, key) for key in store],
         problems=verify_store(path),
         spot_checks=spot_checks,
-        bytes_per_crop=result.num_bytes / (result.num_images * result.num_crops),
+        bytes_per_crop=store.num_bytes / (store.num_images * store.num_crops),
         page=page,
     )
 

@@ -204,8 +204,10 @@ def stored_codec(config: LabelConfig) -> Codec:
     return PerTeacher(config.codec, len(config.teachers)) if config.separate else config.codec
 
 
-def all_teachers(config: LabelConfig) -> list[TeacherConfig]:
+def all_teachers(config: LabelConfig | LabelMapsConfig) -> list[TeacherConfig]:
     """The teachers, one or several."""
+    if isinstance(config, LabelMapsConfig):
+        return [config.teacher]
     return config.teachers if config.teacher is None else [config.teacher]
 
 

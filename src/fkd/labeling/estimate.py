@@ -7,7 +7,7 @@ from itertools import chain, repeat
 
 from fkd.data.canary import count_canaries
 from fkd.errors import ImageError
-from fkd.labeling.config import LabelConfig, ceil_div
+from fkd.labeling.config import LabelConfig
 from fkd.labeling.identity import describe_environment
 from fkd.labeling.setup import LabelSetup, build_setup
 from fkd.models.numerics import exact_numerics
@@ -56,14 +56,13 @@ def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEs
         setup = build_setup(config, passes)
         speed = _measure_speed(setup, sample_seconds)
     store_config = setup.store_config
-    num_images, per_shard = store_config["num_images"], store_config["images_per_shard"]
-    num_crops = num_images * config.num_crops
+    num_crops = store_config.num_images * config.num_crops
     return CostEstimate(
-        num_images=num_images,
+        num_images=store_config.num_images,
         num_crops=num_crops,
-        num_shards=ceil_div(num_images, per_shard),
+        num_shards=store_config.num_shards,
         num_bytes=_predict_bytes(setup),
-        num_classes=store_config["num_classes"],
+        num_classes=store_config.num_classes,
         crops_per_second=speed,
         teacher_seconds=num_crops / speed,
     )
@@ -73,9 +72,9 @@ def _predict_bytes(setup: LabelSetup) -> int:
     source = setup.source
     keys = (len(source.key(i)) for i in range(len(source)))
     return predict_num_bytes(
-        setup.store_config,
+        setup.store_config.source,
         sum(keys) / len(source),
-        num_canaries=count_canaries(len(source), setup.crops.per_image),
+        num_canaries=count_canaries(len(source), setup.passes_per_image),
         environment=describe_environment(setup.device),
     )
 
@@ -84,7 +83,7 @@ def _measure_speed(setup: LabelSetup, seconds: float) -> float:
     """Crops per second of the whole pipeline on images from all over the source."""
     spread = range(0, len(setup.source), max(1, len(setup.source) // _SAMPLED_IMAGES))
     stream = setup.label((0, i) for i in chain.from_iterable(repeat(spread, _REPEATS)))
-    all_crops = len(setup.source) * setup.crops.per_image
+    all_crops = len(setup.source) * setup.passes_per_image
     started, now, num_crops = 0.0, 0.0, 0
     with closing(stream):
         for batch in stream:

@@ -49,7 +49,6 @@ def label_identity(
         "images_per_shard": resolve_images_per_shard(
             config.images_per_shard, len(source), config.num_crops
         ),
-        "teachers": teachers.identity(),
         "crops": {
             "generator": GENERATOR,
             "scale": [float(x) for x in config.crops.scale],
@@ -57,10 +56,9 @@ def label_identity(
             "flip_prob": float(config.crops.flip_prob),
             "seed": config.crops.seed,
         },
-        "teacher_augment": asdict(config.teacher_augment),
-        "numerics": _numerics(teachers, batch_size, resolve_autocast(config)),
+        "teacher_augment": json.loads(json.dumps(asdict(config.teacher_augment))),  # no tuples
     }
-    return _as_read(identity)
+    return identity | _teacher_members(teachers, batch_size, resolve_autocast(config))
 
 
 def label_maps_identity(
@@ -75,17 +73,10 @@ def label_maps_identity(
     Raises:
         ConfigError: more classes are kept than there are.
     """
-    identity = map_identity(
-        source,
-        teachers.class_names,
-        grid,
-        TopKLogits(config.top_k),
-        config.value_dtype,
-        config.images_per_shard,
-    )
-    return identity | _as_read(
-        {"teachers": teachers.identity(), "numerics": _numerics(teachers, batch_size, None)}
-    )
+    codec, names = TopKLogits(config.top_k), teachers.class_names
+    return map_identity(
+        source, names, grid, codec, config.value_dtype, config.images_per_shard
+    ) | _teacher_members(teachers, batch_size, None)
 
 
 def map_identity(
@@ -138,19 +129,16 @@ def _shared_members(
     }
 
 
-def _numerics(
+def _teacher_members(
     teachers: TeacherEnsemble, batch_size: int, autocast: Autocast | None
 ) -> dict[str, Any]:
-    """What the last bits of a teacher's output depend on."""
+    """The teachers, and what the last bits of their outputs depend on."""
     return {
-        "dtype": "float32",
-        "autocast": autocast,
-        "batch_size": batch_size,
-        "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
+        "teachers": teachers.identity(),
+        "numerics": {
+            "dtype": "float32",
+            "autocast": autocast,
+            "batch_size": batch_size,
+            "folded_batch_norms": [teacher.num_folded for teacher in teachers.teachers],
+        },
     }
-
-
-def _as_read(identity: dict[str, Any]) -> dict[str, Any]:
-    """The same values as they are read from a file: tuples become lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return plain

@@ -84,20 +84,12 @@ class ImportResult:
     """A finished import.
 
     Attributes:
-        path: folder of the store.
-        root_hash: covers every byte of it.
-        num_images: images in it.
-        grid: rows and columns of its maps.
-        num_bytes: of its shards.
+        store: the label maps.
         num_known: images read now whose folder names a class of the maps.
         num_right: those of them whose map, as a whole, has that class as the most probable one.
     """
 
-    path: str
-    root_hash: str
-    num_images: int
-    grid: tuple[int, int]
-    num_bytes: int
+    store: LabelStore
     num_known: int
     num_right: int
 
@@ -114,6 +106,13 @@ class ForeignMap:
         """K: classes kept of each cell."""
         assert self.label.ids is not None
         return int(self.label.ids.shape[1])
+
+    def top_class(self, num_classes: int) -> int:
+        """The class whose logits are largest in sum over all cells."""
+        ids, logits = self.label.ids, self.label.values
+        assert ids is not None
+        assert logits is not None
+        return int(np.bincount(ids.reshape(-1), logits.reshape(-1), num_classes).argmax())
 
 
 def import_maps(
@@ -134,16 +133,27 @@ def import_maps(
     """
     source = open_source(config.images)
     names = _class_names(config.classes)
-    maps = _ReleasedMaps.open(source, config, len(names))
+    paths = _find_maps(source, config.maps)
+    first = read_map(paths[0], len(names), config.value_dtype)
+    codec = TopKLogits(first.num_kept)
     identity = map_identity(
-        source,
-        names,
-        maps.first.grid,
-        TopKLogits(maps.first.num_kept),
-        config.value_dtype,
-        config.images_per_shard,
+        source, names, first.grid, codec, config.value_dtype, config.images_per_shard
     ) | {"origin": "imported", "teachers": [{"name": "released label maps"}]}
-    tally = _Tally(source, names)
+
+    def read(i: int) -> tuple[ImageRow, ForeignMap]:
+        label_map = read_map(paths[i], len(names), config.value_dtype)
+        if (label_map.grid, label_map.num_kept) != (first.grid, first.num_kept):
+            raise FormatError(
+                f"{paths[i]} has another grid or number of classes than {paths[0]}; "
+                "import maps of one kind"
+            )
+        loaded = load(source, i)
+        size = (loaded.image.shape[1], loaded.image.shape[2])
+        facts = (source.key(i), source.name(i), loaded.crc32, loaded.num_bytes, size)
+        return ImageRow(*facts), label_map
+
+    class_ids = _known_ids(source.class_names or [], names)
+    are_right: list[bool] = []
     with (
         StoreWriter.open(config.out, identity) as writer,
         ThreadPoolExecutor(config.num_workers) as pool,
@@ -151,52 +161,15 @@ def import_maps(
         for number in writer.pending():
             rows = range(*writer.shard_range(number))
             pairs: list[tuple[ImageRow, ForeignMap]] = []
-            for pair in look_ahead(pool, maps.read, rows, 2 * config.num_workers):
-                tally.add(rows[len(pairs)], pair[1])
+            for pair in look_ahead(pool, read, rows, 2 * config.num_workers):
+                truth = class_ids.get(source.label(rows[len(pairs)]))
+                if truth is not None:
+                    are_right.append(pair[1].top_class(len(names)) == truth)
                 pairs.append(pair)
                 progress(1)
             writer.commit(number, [row.key for row, _ in pairs], _content(pairs))
-        root_hash = writer.finish(describe_environment(torch.device("cpu")))
-    store = LabelStore.open(config.out)
-    return ImportResult(
-        path=config.out,
-        root_hash=root_hash,
-        num_images=store.num_images,
-        grid=store.grid or (0, 0),
-        num_bytes=store.num_bytes,
-        num_known=tally.known,
-        num_right=tally.right,
-    )
-
-
-@dataclass(frozen=True)
-class _ReleasedMaps:
-    """The maps of images: a file each, all of the grid and number of classes of the first."""
-
-    source: ImageSource
-    paths: list[str]
-    num_classes: int
-    value_dtype: MapDtype
-    first: ForeignMap
-
-    @staticmethod
-    def open(source: ImageSource, config: ImportMapsConfig, num_classes: int) -> "_ReleasedMaps":
-        paths = _find_maps(source, config.maps)
-        first = read_map(paths[0], num_classes, config.value_dtype)
-        return _ReleasedMaps(source, paths, num_classes, config.value_dtype, first)
-
-    def read(self, i: int) -> tuple[ImageRow, ForeignMap]:
-        """What the store keeps of image `i`, and its map."""
-        label_map = read_map(self.paths[i], self.num_classes, self.value_dtype)
-        if (label_map.grid, label_map.num_kept) != (self.first.grid, self.first.num_kept):
-            raise FormatError(
-                f"{self.paths[i]} has another grid or number of classes than {self.paths[0]}; "
-                "import maps of one kind"
-            )
-        loaded = load(self.source, i)
-        size = (loaded.image.shape[1], loaded.image.shape[2])
-        facts = (self.source.key(i), self.source.name(i), loaded.crc32, loaded.num_bytes, size)
-        return ImageRow(*facts), label_map
+        writer.finish(describe_environment(torch.device("cpu")))
+    return ImportResult(LabelStore.open(config.out), len(are_right), sum(are_right))
 
 
 def read_map(path: str, num_classes: int, value_dtype: MapDtype = "f32") -> ForeignMap:
@@ -294,28 +267,6 @@ def _class_names(classes: str) -> list[str]:
     if classes == "imagenet":
         return list(imagenet_classes(1000) or [])
     return read_class_names(classes)
-
-
-class _Tally:
-    """Counts the images whose map agrees with their folder."""
-
-    def __init__(self, source: ImageSource, class_names: Sequence[str]) -> None:
-        self._source = source
-        self._num_classes = len(class_names)
-        self._ids = _known_ids(source.class_names or [], class_names)
-        self.known = self.right = 0
-
-    def add(self, i: int, label_map: ForeignMap) -> None:
-        """Count image `i`."""
-        truth = self._ids.get(self._source.label(i))
-        if truth is None:
-            return
-        ids, logits = label_map.label.ids, label_map.label.values
-        assert ids is not None
-        assert logits is not None
-        total = np.bincount(ids.reshape(-1), logits.reshape(-1), self._num_classes)
-        self.known += 1
-        self.right += int(total.argmax()) == truth
 
 
 def _known_ids(wanted: Sequence[str], class_names: Sequence[str]) -> dict[int, int]:

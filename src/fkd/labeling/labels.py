@@ -11,12 +11,12 @@ from fkd.crops.records import CropRecords
 from fkd.errors import TeacherError
 from fkd.labeling.pipeline import ImageRow, TeacherInput
 from fkd.labels.codec_names import PerTeacher
-from fkd.labels.codecs import Codec
 from fkd.labels.encoded import Encoded
 from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import NotFinite, TeacherEnsemble
-from fkd.store import LABELED, UNREADABLE, ImageFacts, LabeledCrops, LabelStore
+from fkd.store import LABELED, UNREADABLE, ImageFacts, LabeledCrops
+from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
 
 _LARGEST_F16 = 65504.0
@@ -45,33 +45,25 @@ class TeacherLabeler:
     """Labels batches of crops; safe to call from many threads.
 
     Attributes:
+        config: of the store: its codec, how values are stored, and the numerics.
         teachers: the models, on their device.
-        codec: how labels are compressed.
-        value_dtype: how values will be stored, which limits them; None where none are.
-        autocast: reduced precision of the forward pass, if any.
         maps: labels every cell of a whole image instead, for label maps.
     """
 
+    config: StoreConfig
     teachers: TeacherEnsemble
-    codec: Codec
-    value_dtype: str | None
-    autocast: Autocast | None
-    maps: DenseTeacher | None = None
+    maps: DenseTeacher | None
 
-    @staticmethod
-    def of(
-        store: LabelStore, teachers: TeacherEnsemble, autocast: Autocast | None
-    ) -> "TeacherLabeler":
-        """The one that makes labels as those of a store."""
-        maps = None if store.grid is None else DenseTeacher(teachers.teachers[0])
-        return TeacherLabeler(
-            teachers, store.codec, store.config.get("value_dtype"), autocast, maps
-        )
+    @property
+    def autocast(self) -> Autocast | None:
+        """Reduced precision of the forward pass, if any."""
+        autocast: Autocast | None = self.config.source["numerics"]["autocast"]
+        return autocast
 
     @property
     def labels_per_crop(self) -> int:
         """One, or the cells of a map."""
-        return 1 if self.maps is None else self.maps.grid[0] * self.maps.grid[1]
+        return 1 if self.maps is None else self.config.num_crops
 
     def __call__(self, batch: TeacherInput) -> LabeledBatch:
         """The labels of a batch.
@@ -89,7 +81,9 @@ class TeacherLabeler:
             place = self._name(batch, min(error.crop, num_crops - 1))
             raise TeacherError(f"{error}; it is {place}") from error
         self._check(outputs, batch)
-        return LabeledBatch(batch.shard, batch.starting, num_crops, self.codec.encode(outputs))
+        return LabeledBatch(
+            batch.shard, batch.starting, num_crops, self.config.codec.encode(outputs)
+        )
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
         """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; those
@@ -97,16 +91,18 @@ class TeacherLabeler:
         one image after the other."""
         if self.maps is not None:
             return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
-        if isinstance(self.codec, PerTeacher):
+        if isinstance(self.config.codec, PerTeacher):
             return self.teachers.each(list(views), autocast=self.autocast)
-        if self.codec.encodes == "logits":
+        if self.config.codec.encodes == "logits":
             return self.teachers.logits(list(views), autocast=self.autocast)
         return self.teachers.probabilities(list(views), autocast=self.autocast)
 
     def _check(self, outputs: Tensor, batch: TeacherInput) -> None:
         low, high = (0.0, 1.0 + _ABOVE_ONE)
-        if self.codec.encodes == "logits":
-            high = _LARGEST_F16 if self.value_dtype == "f16" else torch.finfo(torch.float32).max
+        if self.config.codec.encodes == "logits":
+            high = (
+                _LARGEST_F16 if self.config.value_dtype == "f16" else torch.finfo(torch.float32).max
+            )
             low = -high
         # Written so that a NaN fails too.
         sound = ((outputs >= low) & (outputs <= high)).flatten(1).all(dim=1)
@@ -137,33 +133,8 @@ class TeacherLabeler:
         return "check its weights (--teacher.checkpoint)"
 
 
-@dataclass(frozen=True)
-class ShardShape:
-    """The axes of a shard's arrays.
-
-    Attributes:
-        num_crops: M.
-        num_ids: K, class ids per crop.
-        num_values: V, values per crop.
-        extras: (dtype, shape per crop) of parameters of replayed augmentations, by name.
-        grid: of label maps, rows and columns of the cells that are the crops.
-    """
-
-    num_crops: int
-    num_ids: int
-    num_values: int
-    extras: dict[str, tuple[str, tuple[int, ...]]]
-    grid: tuple[int, int] | None = None
-
-    def blank_records(self) -> CropRecords:
-        """What is stored for an image that cannot be read."""
-        m = self.num_crops
-        extra = {name: np.zeros((m, *shape), dtype) for name, (dtype, shape) in self.extras.items()}
-        return CropRecords(np.zeros((m, 4), np.int64), np.zeros(m, bool), extra)
-
-
 def assemble_shard(
-    batches: Sequence[LabeledBatch], shape: ShardShape
+    batches: Sequence[LabeledBatch], config: StoreConfig
 ) -> tuple[list[bytes], LabeledCrops]:
     """The keys and the content of a shard from all its batches, in order."""
     rows = [row for batch in batches for row in batch.starting]
@@ -171,10 +142,10 @@ def assemble_shard(
     label = Encoded.concatenate([batch.label for batch in batches])
     return [row.key for row in rows], LabeledCrops(
         images=facts_of(rows),
-        records=_records(rows, shape),
+        records=_records(rows, config),
         label=Encoded(
-            _per_image(label.ids, readable, shape.num_crops, shape.num_ids, np.int64),
-            _per_image(label.values, readable, shape.num_crops, shape.num_values, np.float32),
+            _per_image(label.ids, readable, config.num_crops, config.num_ids, np.int64),
+            _per_image(label.values, readable, config.num_crops, config.num_values, np.float32),
         ),
     )
 
@@ -189,14 +160,15 @@ def facts_of(rows: Sequence[ImageRow]) -> ImageFacts:
     )
 
 
-def _records(rows: Sequence[ImageRow], shape: ShardShape) -> CropRecords:
+def _records(rows: Sequence[ImageRow], config: StoreConfig) -> CropRecords:
     """Where the crops lie (n, M): what the teacher saw, or the cells of what it saw."""
-    if shape.grid is not None:
+    m = config.num_crops
+    if config.grid is not None:
         sizes = np.array([row.size for row in rows], np.int64)
-        return CropRecords(
-            grid_boxes(shape.grid, sizes), np.zeros((len(rows), shape.num_crops), bool)
-        )
-    return CropRecords.stack([row.records or shape.blank_records() for row in rows])
+        return CropRecords(grid_boxes(config.grid, sizes), np.zeros((len(rows), m), bool))
+    extra = {e.name: np.zeros((m, *e.shape), e.dtype) for e in config.extras}
+    of_unreadable = CropRecords(np.zeros((m, 4), np.int64), np.zeros(m, bool), extra)
+    return CropRecords.stack([row.records or of_unreadable for row in rows])
 
 
 def _per_image(

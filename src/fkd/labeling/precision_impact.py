@@ -3,6 +3,7 @@
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -14,6 +15,7 @@ from fkd.labels.codecs import top_k
 from fkd.labels.comparison import LabelComparison, compare
 from fkd.labels.targets import SoftTargets
 from fkd.models.numerics import Autocast
+from fkd.models.teacher import TeacherEnsemble
 
 _MAX_IMAGES = 32
 _MAX_CROPS = 256
@@ -67,41 +69,6 @@ class _BatchImpact:
     fast_seconds: float
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """The two stages of `measure_precision_impact`."""
-
-    setup: LabelSetup
-    autocast: Autocast
-    crops_per_image: int
-    kept: int
-
-    def prepare(self, position: int) -> PreparedImage:
-        """Decode an image and sample its first crops."""
-        image = self.setup.prepare((0, position))
-        records = image.row.records
-        if records is None:
-            return image
-        return replace(image, row=replace(image.row, records=records[: self.crops_per_image]))
-
-    def compare(self, batch: TeacherInput) -> _BatchImpact | None:
-        """Label a batch in both precisions; None where it has no crops."""
-        if not batch.crops:
-            return None
-        outputs, times = [], [time.perf_counter()]
-        for autocast in (None, self.autocast):
-            output = self.setup.teachers.probabilities(batch.views, autocast=autocast)
-            outputs.append(output[: len(batch.crops)].cpu())  # waits for a GPU
-            times.append(time.perf_counter())
-        exact, fast = (top_k(output, self.kept)[0].sort().values for output in outputs)
-        return _BatchImpact(
-            compare(*map(SoftTargets.full, outputs)),
-            int((exact == fast).all(dim=1).sum()),
-            times[1] - times[0],
-            times[2] - times[1],
-        )
-
-
 def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> PrecisionImpact:
     """Label some crops of images from all over the source in both ways, one pass at a time.
 
@@ -109,16 +76,19 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
         TeacherError: the teacher's output is not finite in one of them.
     """
     places = np.unique(np.linspace(0, len(setup.source) - 1, _MAX_IMAGES).astype(int)).tolist()
-    num_classes = len(setup.teachers.class_names)
-    kept = min(setup.labeler.codec.num_ids(num_classes) or _DEFAULT_KEPT, num_classes)
-    measurement = _Measurement(setup, autocast, ceil_div(_MAX_CROPS, len(places)), kept)
-    stream = run_stages(
-        places,
-        measurement.prepare,
-        setup.teachers.views,
-        measurement.compare,
-        replace(setup.parallelism, passes=1),
-    )
+    kept = min(setup.store_config.num_ids or _DEFAULT_KEPT, setup.store_config.num_classes)
+    crops_per_image = ceil_div(_MAX_CROPS, len(places))
+
+    def prepare(position: int) -> PreparedImage:
+        image = setup.prepare((0, position))
+        records = image.row.records
+        if records is None:
+            return image
+        return replace(image, row=replace(image.row, records=records[:crops_per_image]))
+
+    teach = partial(_compare_precisions, teachers=setup.teachers, autocast=autocast, kept=kept)
+    one_pass = replace(setup.parallelism, passes=1)
+    stream = run_stages(places, prepare, setup.teachers.views, teach, one_pass)
     batches = []
     stop = time.monotonic() + _MAX_SECONDS
     with closing(stream):
@@ -136,4 +106,24 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
         kept=kept,
         same_kept=sum(batch.num_same_kept for batch in batches) / labels.num,
         speed=median(batch.exact_seconds / batch.fast_seconds for batch in steady),
+    )
+
+
+def _compare_precisions(
+    batch: TeacherInput, teachers: TeacherEnsemble, autocast: Autocast, kept: int
+) -> _BatchImpact | None:
+    """Label a batch in both precisions; None where it has no crops."""
+    if not batch.crops:
+        return None
+    outputs, times = [], [time.perf_counter()]
+    for precision in (None, autocast):
+        output = teachers.probabilities(batch.views, autocast=precision)
+        outputs.append(output[: len(batch.crops)].cpu())  # waits for a GPU
+        times.append(time.perf_counter())
+    exact, fast = (top_k(output, kept)[0].sort().values for output in outputs)
+    return _BatchImpact(
+        compare(*map(SoftTargets.full, outputs)),
+        int((exact == fast).all(dim=1).sum()),
+        times[1] - times[0],
+        times[2] - times[1],
     )

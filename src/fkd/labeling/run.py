@@ -26,7 +26,7 @@ from fkd.labeling.identity import describe_environment
 from fkd.labeling.labels import LabeledBatch, assemble_shard
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
-from fkd.labeling.setup import LabelSetup, build_maps_setup, build_setup
+from fkd.labeling.setup import LabelSetup, build_setup
 from fkd.labeling.store_checks import SpotCheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
@@ -74,11 +74,7 @@ class LabelResult:
     """A finished store.
 
     Attributes:
-        path: its folder.
-        root_hash: covers every byte of it.
-        num_images: images in it, unreadable ones included.
-        num_crops: crops per image.
-        num_bytes: size of its shards, bytes.
+        store: the store, open.
         unreadable: what was wrong with the unreadable images that this run met.
         spot_checks: labels that were computed again; None when this was skipped, or done by the
             run that finished the store.
@@ -88,11 +84,7 @@ class LabelResult:
         leads: whether this process speaks for the run.
     """
 
-    path: str
-    root_hash: str
-    num_images: int
-    num_crops: int
-    num_bytes: int
+    store: LabelStore
     unreadable: list[str]
     spot_checks: SpotCheckReport | None
     precision_impact: PrecisionImpact | None
@@ -119,8 +111,8 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
         >>> config = LabelConfig(
         ...     images=ImagesConfig(root="photos"), teacher=teacher, num_crops=4, out="new_labels"
         ... )
-        >>> result = label(config)
-        >>> result.num_images, result.num_crops
+        >>> store = label(config).store
+        >>> store.num_images, store.num_crops
         (15, 4)
     """
     with join_world() as world, exact_numerics() as passes:
@@ -135,7 +127,7 @@ def label_maps(config: LabelMapsConfig, progress: Progress | None = None) -> Lab
             `label` raises.
     """
     with join_world() as world, exact_numerics() as passes:
-        return run(build_maps_setup(config, passes, world.local_rank), world, progress)
+        return run(build_setup(config, passes, world.local_rank), world, progress)
 
 
 def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> LabelResult:
@@ -148,33 +140,24 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
     out = setup.config.out
     works = world.leads and not _is_finished(out)
     accuracy = _check_accuracy(setup) if works else None
-    impact = _measure_impact(setup) if works else None
+    autocast = setup.labeler.autocast
+    impact = measure_precision_impact(setup, autocast) if works and autocast else None
     world.gather(None)  # no process writes before the teacher has passed
-    with StoreWriter.open(
-        out, setup.store_config, rank=world.rank, world_size=world.size
-    ) as writer:
+    identity = setup.store_config.source
+    with StoreWriter.open(out, identity, rank=world.rank, world_size=world.size) as writer:
         listener.started(_describe_start(setup, writer, accuracy, impact, world))
         started = time.monotonic()
         unreadable = _label_pending(setup, writer, world, listener)
         seconds = time.monotonic() - started
-        spot_checks, root_hash = None, ""
+        spot_checks = None
         if works:
             listener.checking()
             spot_checks = _check_labels(setup)
-            root_hash = _finish(setup, writer)
-        root_hash = world.gather(root_hash)[0] or writer.finish()
-    store = LabelStore.open(out)
+            canaries = make_canaries(LabelStore.open(out, partial=True), setup.source)
+            writer.finish(describe_environment(setup.device), canaries)
+        world.gather(None)  # the store is finished
     return LabelResult(
-        path=out,
-        root_hash=root_hash,
-        num_images=store.num_images,
-        num_crops=store.num_crops,
-        num_bytes=store.num_bytes,
-        unreadable=unreadable,
-        spot_checks=spot_checks,
-        precision_impact=impact,
-        seconds=seconds,
-        leads=world.leads,
+        LabelStore.open(out), unreadable, spot_checks, impact, seconds, leads=world.leads
     )
 
 
@@ -184,16 +167,11 @@ def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy:
         setup.source,
         setup.teachers,
         setup.config.accuracy_images,
-        autocast=setup.autocast,
+        autocast=setup.labeler.autocast,
         parallelism=setup.parallelism,
     )
     require_accuracy(report, setup.config.min_accuracy)
     return report
-
-
-def _measure_impact(setup: LabelSetup) -> PrecisionImpact | None:
-    """What fast numerics do to labels; None for exact ones."""
-    return None if setup.autocast is None else measure_precision_impact(setup, setup.autocast)
 
 
 def _label_pending(
@@ -210,7 +188,7 @@ def _label_pending(
         rows = [row for batch in batches for row in batch.starting]
         faults = {row.reason for row in rows if row.reason}
         reasons |= faults
-        keys, crops = assemble_shard(batches, setup.shape)
+        keys, crops = assemble_shard(batches, setup.store_config)
         if not faults:
             writer.commit(number, keys, crops)
         elif len(reasons) <= setup.config.max_unreadable:
@@ -230,15 +208,12 @@ def _labeled_shards(
 ) -> Iterator[tuple[int, list[LabeledBatch]]]:
     """Shards with all their labeled batches, in order."""
     places = ((n, i) for n in numbers for i in range(*writer.shard_range(n)))
-    stream = _counted(setup.label(places), listener)
-    for number, batches in groupby(stream, key=lambda batch: batch.shard):
-        yield number, list(batches)
-
-
-def _counted(batches: Iterator[LabeledBatch], listener: Progress) -> Iterator[LabeledBatch]:
-    for batch in batches:
-        listener.advanced(batch.num_crops)
-        yield batch
+    for number, stream in groupby(setup.label(places), key=lambda batch: batch.shard):
+        batches = []
+        for batch in stream:
+            listener.advanced(batch.num_crops)
+            batches.append(batch)
+        yield number, batches
 
 
 def _require_readable(reasons: Sequence[str], setup: LabelSetup) -> None:
@@ -258,20 +233,10 @@ def _check_labels(setup: LabelSetup) -> SpotCheckReport | None:
     if setup.config.spot_checks == 0:
         return None
     store = LabelStore.open(setup.config.out, partial=True)
-    report = spot_check(
-        store,
-        setup.source,
-        setup.teachers,
-        setup.config.spot_checks,
-        parallelism=setup.parallelism,
-    )
+    num, parallelism = setup.config.spot_checks, setup.parallelism
+    report = spot_check(store, setup.source, setup.teachers, num, parallelism=parallelism)
     require_agreement(report, store)
     return report
-
-
-def _finish(setup: LabelSetup, writer: StoreWriter) -> str:
-    store = LabelStore.open(setup.config.out, partial=True)
-    return writer.finish(describe_environment(setup.device), make_canaries(store, setup.source))
 
 
 def _is_finished(path: str) -> bool:
@@ -291,9 +256,9 @@ def _describe_start(
 ) -> RunStart:
     def crops(numbers: Sequence[int]) -> int:
         images = sum(stop - first for first, stop in map(writer.shard_range, numbers))
-        return images * setup.crops.per_image
+        return images * setup.passes_per_image
 
-    total = len(setup.source) * setup.crops.per_image
+    total = len(setup.source) * setup.passes_per_image
     return RunStart(
         setup=setup,
         accuracy=accuracy,

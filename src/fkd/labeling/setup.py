@@ -2,68 +2,28 @@
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops, whole_image
 from fkd.data.sources import ImageSource, load, open_source
 from fkd.errors import ImageError
 from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
-    LabelRunConfig,
     all_teachers,
-    resolve_autocast,
     resolve_batch_size,
     resolve_device,
-    stored_codec,
 )
 from fkd.labeling.identity import label_identity, label_maps_identity
-from fkd.labeling.labels import LabeledBatch, ShardShape, TeacherLabeler
+from fkd.labeling.labels import LabeledBatch, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
-from fkd.labels.codecs import TopKLogits
 from fkd.models.dense import DenseTeacher
-from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherConfig, TeacherEnsemble, load_teachers
+from fkd.models.teacher import TeacherEnsemble, load_teachers
+from fkd.store.config import StoreConfig
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued
-
-
-@dataclass(frozen=True)
-class RandomCrops:
-    """Random crops of every image, each with a label of its own."""
-
-    config: LabelConfig
-    source: ImageSource
-
-    @property
-    def per_image(self) -> int:
-        """M, inputs of the teachers for each image."""
-        return self.config.num_crops
-
-    def sample(self, position: int, size: tuple[int, int]) -> CropRecords:
-        """The records (M,) of an image, given its position in the source, its height and width."""
-        return sample_crops(
-            self.config.crops,
-            self.source.key(position),
-            size,
-            np.arange(self.per_image),
-            self.config.teacher_augment,
-        )
-
-
-@dataclass(frozen=True)
-class WholeImages:
-    """Every image as a whole, for a label map."""
-
-    per_image: int = 1
-
-    def sample(self, position: int, size: tuple[int, int]) -> CropRecords:
-        """One record: all of an image of this height and width."""
-        return whole_image(size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +37,21 @@ class LabelSetup:
         device: where they run.
         parallelism: batch size, and how much is done side by side.
         store_config: the identity of the store.
-        crops: what of an image goes through the teachers.
         labeler: teachers and codec as one function of batches.
-        shape: the axes of the store's shards.
     """
 
-    config: LabelRunConfig
+    config: LabelConfig | LabelMapsConfig
     source: ImageSource
     teachers: TeacherEnsemble
     device: torch.device
     parallelism: Parallelism
-    store_config: dict[str, Any]
-    crops: RandomCrops | WholeImages
+    store_config: StoreConfig
     labeler: TeacherLabeler
-    shape: ShardShape
 
     @property
-    def autocast(self) -> Autocast | None:
-        """The half precision of the forward passes, None for exact ones."""
-        return self.labeler.autocast
+    def passes_per_image(self) -> int:
+        """Inputs of the teachers for each image: its M crops, or the whole of it for a map."""
+        return 1 if isinstance(self.config, LabelMapsConfig) else self.config.num_crops
 
     def prepare(self, place: tuple[int, int]) -> PreparedImage:
         """Decode an image, given as (shard, position in the source), and sample its crops."""
@@ -106,7 +62,12 @@ class LabelSetup:
         except ImageError as error:
             return PreparedImage(shard, ImageRow(key, name, reason=str(error)), None)
         size = (loaded.image.shape[1], loaded.image.shape[2])
-        records = self.crops.sample(i, size)
+        if isinstance(self.config, LabelMapsConfig):
+            records = whole_image(size)
+        else:
+            numbers = np.arange(self.config.num_crops)
+            augment = self.config.teacher_augment
+            records = sample_crops(self.config.crops, key, size, numbers, augment)
         row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records)
         return PreparedImage(shard, row, loaded.image)
 
@@ -119,8 +80,10 @@ class LabelSetup:
         return run_stages(places, self.prepare, self.teachers.views, self.labeler, self.parallelism)
 
 
-def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelSetup:
-    """Open the images and load the teachers of a run that labels random crops.
+def build_setup(
+    config: LabelConfig | LabelMapsConfig, passes: int, local_rank: int = 0
+) -> LabelSetup:
+    """Open the images and load the teachers.
 
     Args:
         config: the settings.
@@ -129,12 +92,25 @@ def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelS
 
     Raises:
         ConfigError: a setting does not fit the images, the teachers or this machine.
-        TeacherError: a teacher cannot be loaded.
+        TeacherError: a teacher cannot be loaded; for label maps besides, its classifier is no
+            linear function of mean features.
     """
-    source, teachers, device = _open(config, all_teachers(config), local_rank)
-    parallelism = resolve_parallelism(config, passes, device)
-    store_config = label_identity(config, source, teachers, parallelism.batch_size)
-    codec, num_classes = stored_codec(config), len(teachers.class_names)
+    source = open_source(config.images)
+    device = resolve_device(config.device, local_rank)
+    class_names = source.class_names if config.classes == "dataset" else None
+    teachers = load_teachers(all_teachers(config), class_names=class_names, device=device)
+    parallelism = Parallelism(
+        resolve_batch_size(config.batch_size, device),
+        passes if device.type == "cpu" else _GPU_PASSES,
+        config.num_workers,
+    )
+    if isinstance(config, LabelMapsConfig):
+        maps = DenseTeacher(teachers.teachers[0])
+        identity = label_maps_identity(config, source, teachers, maps.grid, parallelism.batch_size)
+    else:
+        maps = None
+        identity = label_identity(config, source, teachers, parallelism.batch_size)
+    store_config = StoreConfig.parse(identity, "the config")
     return LabelSetup(
         config=config,
         source=source,
@@ -142,56 +118,5 @@ def build_setup(config: LabelConfig, passes: int, local_rank: int = 0) -> LabelS
         device=device,
         parallelism=parallelism,
         store_config=store_config,
-        crops=RandomCrops(config, source),
-        labeler=TeacherLabeler(
-            teachers, codec, store_config.get("value_dtype"), resolve_autocast(config)
-        ),
-        shape=ShardShape(
-            config.num_crops,
-            codec.num_ids(num_classes),
-            codec.num_values(num_classes),
-            config.teacher_augment.columns,
-        ),
+        labeler=TeacherLabeler(store_config, teachers, maps),
     )
-
-
-def build_maps_setup(config: LabelMapsConfig, passes: int, local_rank: int = 0) -> LabelSetup:
-    """Open the images and load the teacher of a run that makes label maps; as `build_setup`.
-
-    Raises:
-        TeacherError: besides, the teacher's classifier is no linear function of mean features.
-    """
-    source, teachers, device = _open(config, [config.teacher], local_rank)
-    parallelism = resolve_parallelism(config, passes, device)
-    dense = DenseTeacher(teachers.teachers[0])
-    codec = TopKLogits(config.top_k)
-    return LabelSetup(
-        config=config,
-        source=source,
-        teachers=teachers,
-        device=device,
-        parallelism=parallelism,
-        store_config=label_maps_identity(
-            config, source, teachers, dense.grid, parallelism.batch_size
-        ),
-        crops=WholeImages(),
-        labeler=TeacherLabeler(teachers, codec, config.value_dtype, None, dense),
-        shape=ShardShape(dense.grid[0] * dense.grid[1], config.top_k, config.top_k, {}, dense.grid),
-    )
-
-
-def resolve_parallelism(config: LabelRunConfig, passes: int, device: torch.device) -> Parallelism:
-    """Batch size and how much is done side by side; `passes` is for a CPU."""
-    side_by_side = passes if device.type == "cpu" else _GPU_PASSES
-    batch_size = resolve_batch_size(config.batch_size, device)
-    return Parallelism(batch_size, side_by_side, config.num_workers)
-
-
-def _open(
-    config: LabelRunConfig, teachers: list[TeacherConfig], local_rank: int
-) -> tuple[ImageSource, TeacherEnsemble, torch.device]:
-    """The images, and the teachers on their device."""
-    source = open_source(config.images)
-    device = resolve_device(config.device, local_rank)
-    names = source.class_names if config.classes == "dataset" else None
-    return source, load_teachers(teachers, class_names=names, device=device), device

@@ -27,10 +27,12 @@ from fkd.labeling.config import resolve_device
 from fkd.labeling.labels import TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
 from fkd.labels.comparison import LabelComparison, compare
+from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import exact_numerics
 from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
 from fkd.store import LABELED, LabeledCrops, LabelStore
 from fkd.store.canonical import differences
+from fkd.store.config import StoreConfig
 
 _SHOWN = 3
 _CHUNK = 256  # images whose facts are read at a time
@@ -97,7 +99,9 @@ def spot_check(
     report = SpotCheckReport(LabelComparison.empty(), 0.0)
     if not len(rows):
         return report
-    labeler = TeacherLabeler.of(store, teachers, store.config["numerics"]["autocast"])
+    maps = None if store.grid is None else DenseTeacher(teachers.teachers[0])
+    config = StoreConfig.parse(store.config, str(store.path))
+    labeler = TeacherLabeler(config, teachers, maps)
     with exact_numerics() as passes:
         if parallelism is None:
             parallelism = Parallelism(passes=passes)
