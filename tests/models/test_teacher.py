@@ -150,7 +150,7 @@ class TestRefusals:
         ("fields", "words"),
         [
             ({}, "give a model name"),
-            ({"name": "x", "weight": 0.0}, "teacher.weight must be positive and finite, got 0.0"),
+            ({"name": "x", "weight": 0.0}, "teacher.weight must be above 0 and finite, got 0.0"),
             ({"name": "x", "weight": float("inf")}, "teacher.weight"),
             ({"name": "x", "temperature": -1.0}, "teacher.temperature"),
             ({"name": "x", "temperature": float("nan")}, "teacher.temperature"),

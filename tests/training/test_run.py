@@ -487,7 +487,7 @@ def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_pa
         ({"method": "vanilla", "order": "iid"}, "order: a run with fresh crops does not use it"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in \(0, 1\), got 1.0"),
-        ({"clip_grad": 0.0}, "clip_grad must be above 0, got 0.0"),
+        ({"clip_grad": 0.0}, "clip_grad must be above 0 and finite, got 0.0"),
         ({"label_smoothing": 1.0}, "label_smoothing must lie in"),
         (
             {"mealv2": MealV2Config(discriminator="off")},

@@ -8,7 +8,6 @@ Batch norms are folded into convolutions, which moves its probabilities by some 
 import copy
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fkd.checks import require_at_least, require_positive
 from fkd.crops.replay import InputSpec
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.checkpoints import weights_sha256
@@ -58,11 +58,8 @@ class TeacherConfig:
         if not self.name and not self.checkpoint:
             raise ConfigError("teacher.name: give a model name, or a run folder as its checkpoint")
         for field in ("weight", "temperature"):
-            value = getattr(self, field)
-            if not 0.0 < value < math.inf:
-                raise ConfigError(f"teacher.{field} must be positive and finite, got {value}")
-        if self.input_size is not None and self.input_size < 1:
-            raise ConfigError(f"teacher.input_size must be at least 1, got {self.input_size}")
+            require_positive(f"teacher.{field}", getattr(self, field))
+        require_at_least(1, "teacher.input_size", self.input_size)
 
 
 class NotFinite(TeacherError):
