@@ -160,6 +160,8 @@ def test_recipes_are_linked_each_from_the_row_it_reproduces():
         assert text.count(f"(imagenet/{recipe.name})") == 1, recipe.name
         published = re.search(r"\d\d\.\d+(?= %)", recipe.read_text(encoding="utf-8"))
         line = next(line for line in text.splitlines() if f"(imagenet/{recipe.name})" in line)
+        if recipe.name.startswith("extra-"):  # beyond the paper
+            continue
         assert published.group() in line, recipe.name
 
 

@@ -134,7 +134,7 @@ def test_verify_of_a_sound_store_says_so(store, teacher_flags, image_folder, cap
     main(["verify", str(store), "--images.root", str(image_folder)])
     printed = capsys.readouterr().out
     assert "images    15 files are those that were labeled" in printed
-    assert "canaries  15 of 15 crops have exactly the teacher's pixels" in printed
+    assert "canaries  4 of 4 crops have exactly the teacher's pixels" in printed
     main(["verify", str(store), "--images.root", str(image_folder), *teacher_flags])
     assert "checked   64 labels compared: top-1 agreement 100.00%" in capsys.readouterr().out
 

@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from fkd.store import (
     repair_store,
     verify_store,
 )
+from fkd.store.config import StoreConfig
 
 CODECS = [
     ("ms:2", "u16"),
@@ -274,6 +277,34 @@ def test_reading_needs_no_write_access(lab, store):
     store.chmod(0o755)
     assert os.waitstatus_to_exitcode(status) == 0
     assert lab.folder_digest(store) == before
+
+
+@pytest.mark.parametrize("form", ["plain", "compact"], indirect=True, scope="session")
+def test_features_have_no_class_names(lab, form, tmp_path):
+    job = lab.Job(codec="logits", value_dtype="f32", form=form, unreadable=False)
+    config = {k: v for k, v in job.config.items() if k != "class_names"} | {"outputs": "features"}
+    job.config, job.parsed = config, StoreConfig.parse(config, "the job")
+    job.run(tmp_path / "s")
+    store = LabelStore.open(tmp_path / "s")
+    assert store.class_names == ()
+    values = store.read(np.arange(8)).label.values
+    np.testing.assert_array_equal(values, job.content(0).label.values)
+    assert verify_store(store.path) == []
+
+
+@pytest.mark.parametrize("form", ["plain"], indirect=True, scope="session")
+def test_reading_needs_nothing_that_windows_lacks_but_open_folders(finished):
+    """`fcntl`, forks and some flags of `open` are missing there."""
+    script = f"""
+import os, sys, torch
+sys.modules["fcntl"] = None
+for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "register_at_fork"):
+    delattr(os, name)
+from fkd.store import LabelStore
+print(LabelStore.open({str(finished)!r}).read([0]).label.ids.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "(1, 3, 2)\n", done.stderr
 
 
 def test_mapped_shards_hold_no_open_files(lab, tmp_path):

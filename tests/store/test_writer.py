@@ -59,6 +59,15 @@ def test_two_processes_that_compute_different_bytes_are_caught(lab, tmp_path):
             writer.commit(0, *other.shard(0))
 
 
+def test_a_longer_file_in_the_way_is_damage_and_not_a_limit(lab, tmp_path):
+    job, commit = lab.Job(), tmp_path / "s/commits/00000.json"
+    with StoreWriter.open(tmp_path / "s", job.config) as writer:
+        writer.commit(0, *job.shard(0))
+        commit.write_bytes(commit.read_bytes() + b" ")
+        with pytest.raises(DamagedStore, match=r"00000\.json exists with other bytes"):
+            writer.commit(0, *job.shard(0))
+
+
 def test_finishing_too_early_says_how_much_is_missing(lab, tmp_path):
     job = lab.Job()
     with StoreWriter.open(tmp_path / "s", job.config) as writer:

@@ -179,16 +179,16 @@ def _list_differences(old: list[Any], new: list[Any], name: str) -> Iterator[str
     if len(old) != len(new):
         yield f"{name}: {len(old)} items in the store, {len(new)} now"
         return
-    found = [
+    lines = [
         line
         for i, (a, b) in enumerate(zip(old, new, strict=True))
         for line in differences(a, b, f"{name}.{i}")
     ]
     plain = not any(isinstance(item, dict) for item in old)
-    if plain and len(found) > 1:
-        yield f"{found[0]} (and {len(found) - 1} more items of {name})"
+    if plain and len(lines) > 1:
+        yield f"{lines[0]} (and {len(lines) - 1} more items of {name})"
     else:
-        yield from found
+        yield from lines
 
 
 def _short(value: Any) -> str:

@@ -26,9 +26,11 @@ T = TypeVar("T")
 TEMPORARY = ".tmp."
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
+# Windows lacks some of these flags; the package can be imported there all the same.
+_PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 # O_NONBLOCK: opening a FIFO must not wait for a process that writes into it.
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | _PLAIN | getattr(os, "O_NONBLOCK", 0)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
 
 
 def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -127,8 +129,9 @@ def _opened(root: Path, name: str) -> Iterator[int]:
 @contextmanager
 def _folder(root: Path, folder: str) -> Iterator[int]:
     """A folder of the store by descriptor; the store's own path may be a link, `folder` may not."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    descriptor = _call(os.open, root / folder, flags | os.O_NOFOLLOW if folder else flags)
+    flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+    flags |= _PLAIN if folder else getattr(os, "O_CLOEXEC", 0)
+    descriptor = _call(os.open, root / folder, flags)
     try:
         yield descriptor
     finally:
@@ -231,7 +234,7 @@ def open_for_lock(root: Path, name: str, create: bool) -> int:
         FileNotFoundError: it is not there, and `create` is false.
         StoreError: it cannot be opened for writing.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    flags = os.O_RDWR | _PLAIN | (os.O_CREAT if create else 0)
     try:
         return _call(os.open, root / name, flags, 0o666)
     except FileNotFoundError:

@@ -56,4 +56,4 @@ def geometry_crc32(box: np.ndarray, flip: np.ndarray) -> np.ndarray:
     boxes = np.ascontiguousarray(box, "<u4")
     flips = np.packbits(flip, axis=1, bitorder="little")
     pairs = zip(boxes, flips, strict=True)
-    return np.array([crc32(bits, crc32(own)) for own, bits in pairs], np.uint32)
+    return np.array([crc32(bits, crc32(image_boxes)) for image_boxes, bits in pairs], np.uint32)

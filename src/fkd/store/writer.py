@@ -256,9 +256,9 @@ def _prepare(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
 def _require_same_config(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
     stored = read_config(folder)
     if stored.config_id != config.config_id:
-        found = list(canonical.differences(stored.source, config.source))
+        lines = list(canonical.differences(stored.source, config.source))
         raise StoreMismatch(
-            f"{folder} was made with other settings: {'; '.join(found)}. Use the same settings, or "
+            f"{folder} was made with other settings: {'; '.join(lines)}. Use the same settings, or "
             "another folder"
         )
 

@@ -143,7 +143,7 @@ class TrainConfig:
 
     Example:
         >>> from fkd import ImagesConfig, TrainConfig
-        >>> from fkd.training import StudentConfig
+        >>> from fkd.training.config import StudentConfig
         >>> config = TrainConfig(
         ...     method="fkd",
         ...     images=ImagesConfig(root="photos"),

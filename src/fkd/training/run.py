@@ -76,7 +76,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
 
     Example:
         >>> from fkd import ImagesConfig, TrainConfig, train
-        >>> from fkd.training import StudentConfig
+        >>> from fkd.training.config import StudentConfig
         >>> config = TrainConfig(
         ...     images=ImagesConfig(root="photos"),
         ...     store="labels",
