@@ -290,7 +290,7 @@ def count_workers(config: TrainConfig) -> int:
     """How many threads or processes load batches."""
     if config.num_workers is not None:
         return config.num_workers
-    return min(_WORKERS_BESIDE_A_GPU if _on_gpu(config) else _WORKERS, count_usable_cores())
+    return min(_WORKERS_BESIDE_A_GPU if on_gpu(config) else _WORKERS, count_usable_cores())
 
 
 def count_usable_cores() -> int:
@@ -307,10 +307,6 @@ def kind_of_workers(config: TrainConfig) -> Workers:
     return "threads" if count_workers(config) <= _MOST_THREADS else "processes"
 
 
-def loads_in_bursts(config: TrainConfig) -> bool:
-    """Whether threads that load batches pause during a training step: on a CPU."""
-    return not _on_gpu(config)
-
-
-def _on_gpu(config: TrainConfig) -> bool:
+def on_gpu(config: TrainConfig) -> bool:
+    """Whether the student is trained on a GPU."""
     return config.device != "cpu" and torch.cuda.is_available()
