@@ -56,8 +56,8 @@ def test_momentum_is_used_where_the_optimizer_has_one(model):
     ("arguments", "message"),
     [
         ({"name": "adamww"}, "optimizer.name 'adamww' is unknown; did you mean adamw"),
-        ({"lr": 0.0}, "optimizer.lr must be above 0, got 0.0"),
-        ({"weight_decay": -1.0}, "optimizer.weight_decay must be >= 0, got -1.0"),
+        ({"lr": 0.0}, "optimizer.lr must be above 0 and finite, got 0.0"),
+        ({"weight_decay": -1.0}, "optimizer.weight_decay must be at least 0, got -1.0"),
         ({"name": "adamw", "momentum": 0.8}, "optimizer.momentum: optimizer adamw does not use it"),
         ({"name": "adamw", "nesterov": True}, "optimizer.nesterov: optimizer adamw does not use"),
         ({"name": "rmsprop", "nesterov": True}, "nesterov: optimizer rmsprop does not use it"),

@@ -78,7 +78,7 @@ def test_both_tokens_have_logits_in_training_and_are_averaged_in_evaluation(buil
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match=r"deit\.kind must be hard or soft, got 'firm'"):
+    with pytest.raises(ConfigError, match=r"deit\.kind: 'firm' is none of hard, soft"):
         DeitConfig(kind="firm")
     with pytest.raises(ConfigError, match=r"deit.alpha must lie in \[0, 1\], got 2"):
         DeitConfig(alpha=2)

@@ -100,5 +100,5 @@ def test_reversed_changes_the_sign_for_the_student_only(build, batch):
 
 
 def test_other_kinds_are_refused():
-    with pytest.raises(ConfigError, match="must be official, reversed or off, got 'on'"):
+    with pytest.raises(ConfigError, match="'on' is none of official, reversed, off"):
         MealV2Config(discriminator="on")

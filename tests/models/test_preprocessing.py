@@ -70,7 +70,7 @@ def test_json_round_trip():
     [
         ("input_size", 0, "input_size"),
         ("input_size", "x", "invalid literal"),
-        ("interpolation", "nearest", "interpolation must be bilinear or bicubic, got 'nearest'"),
+        ("interpolation", "nearest", "interpolation: 'nearest' is none of bilinear, bicubic"),
         ("mean", [0.5], "field"),
         ("mean", [0.5, 0.5, float("nan")], "mean"),
         ("std", [0.5, 0.0, 0.5], "std must be three positive numbers"),

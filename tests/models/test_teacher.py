@@ -92,7 +92,7 @@ class TestAnswers:
 
     def test_network_takes_normalized_channels_last_pixels_without_gradient(self):
         teacher, seen = tiny_teacher(), []
-        teacher._model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        teacher.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         teacher.logits(crops())
         assert torch.equal(seen[0], SMALL.normalize(crops()))
         assert seen[0].is_contiguous(memory_format=torch.channels_last)
@@ -100,7 +100,7 @@ class TestAnswers:
 
     def test_half_precision_on_request_only(self):
         teacher, seen = tiny_teacher(), []
-        teacher._model.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+        teacher.model.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
         exact = teacher.probabilities(crops())
         for autocast in ("bf16", "fp16"):
             near = teacher.probabilities(crops(), autocast=autocast)
@@ -114,7 +114,7 @@ class TestAnswers:
 class TestRefusals:
     def test_training_mode(self):
         teacher = tiny_teacher()
-        teacher._model.norm.train()
+        teacher.model.norm.train()
         with pytest.raises(TeacherError, match="tiny0 is in training mode"):
             teacher.logits(crops())
 
@@ -131,7 +131,7 @@ class TestRefusals:
             out[3, 1] = value
             return out
 
-        teacher._model.register_forward_hook(spoil)
+        teacher.model.register_forward_hook(spoil)
         with pytest.raises(NotFinite, match="tiny0 gives NaN or infinity for crop 3") as caught:
             TeacherEnsemble([tiny_teacher(seed=1), teacher]).probabilities([crops()])
         assert caught.value.crop == 3
@@ -141,7 +141,7 @@ class TestRefusals:
     def test_overflow_of_half_precision_suggests_full(self):
         teacher = tiny_teacher()
         with torch.no_grad():
-            teacher._model.head.bias.fill_(60000.0)
+            teacher.model.head.bias.fill_(60000.0)
         teacher.logits(crops())
         with pytest.raises(NotFinite, match="leave out autocast fp16"):
             teacher.logits(crops(), autocast="fp16")
@@ -150,7 +150,7 @@ class TestRefusals:
         ("fields", "words"),
         [
             ({}, "give a model name"),
-            ({"name": "x", "weight": 0.0}, "teacher.weight must be positive and finite, got 0.0"),
+            ({"name": "x", "weight": 0.0}, "teacher.weight must be above 0 and finite, got 0.0"),
             ({"name": "x", "weight": float("inf")}, "teacher.weight"),
             ({"name": "x", "temperature": -1.0}, "teacher.temperature"),
             ({"name": "x", "temperature": float("nan")}, "teacher.temperature"),
@@ -249,9 +249,9 @@ class TestIdentity:
 
         changed = tiny_teacher()
         with torch.no_grad():
-            changed._model.head.bias[0] += 1e-6
+            changed.model.head.bias[0] += 1e-6
         retouched = Teacher(
-            changed._model, name="tiny0", preprocessing=SMALL, class_names=list("abcd")
+            changed.model, name="tiny0", preprocessing=SMALL, class_names=list("abcd")
         )
         variants = [
             identity(),

@@ -23,7 +23,7 @@ from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.engine.logging import read_metrics
 from fkd.engine.optim import OptimizerConfig
-from fkd.engine.run_folder import RunFolder
+from fkd.engine.run_folder import open_run_folder
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError, CropMismatch, RunError, StoreMismatch
 from fkd.methods import MealV2Config
@@ -487,7 +487,7 @@ def test_unreadable_images_are_left_out(config, image_source, make_store, tmp_pa
         ({"method": "vanilla", "order": "iid"}, "order: a run with fresh crops does not use it"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in \(0, 1\), got 1.0"),
-        ({"clip_grad": 0.0}, "clip_grad must be above 0, got 0.0"),
+        ({"clip_grad": 0.0}, "clip_grad must be above 0 and finite, got 0.0"),
         ({"label_smoothing": 1.0}, "label_smoothing must lie in"),
         (
             {"mealv2": MealV2Config(discriminator="off")},
@@ -576,17 +576,18 @@ def test_two_processes_may_not_train_in_one_folder(config):
     process = os.fork()
     if process == 0:
         try:
-            RunFolder.open(Path(config.out), {}, {"data": {}}, free=frozenset())
-            os.write(writer, b"locked")
-            time.sleep(60)
+            with open_run_folder(Path(config.out), {}, {"data": {}}, free=frozenset()):
+                os.write(writer, b"locked")
+                time.sleep(60)
         finally:
             os._exit(0)
     os.read(reader, 6)
     try:
-        with pytest.raises(RunError, match="another process is training in"):
-            RunFolder.open(Path(config.out), {}, {"data": {}}, free=frozenset())
+        folder = open_run_folder(Path(config.out), {}, {"data": {}}, free=frozenset())
+        with pytest.raises(RunError, match="another process is training in"), folder:
+            pass
     finally:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-    with RunFolder.open(Path(config.out), {}, {"data": {}}, free=frozenset()):
+    with open_run_folder(Path(config.out), {}, {"data": {}}, free=frozenset()):
         pass

@@ -23,6 +23,7 @@ import torchvision.transforms.v2.functional as TF
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from fkd.checks import require_at_least, require_in
 from fkd.errors import ConfigError
 from fkd.randomness import Purpose, uniforms
 
@@ -76,18 +77,12 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         for name in ("color_jitter_prob", "grayscale_prob", "blur_prob", "erase_prob"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+            require_in("[0, 1]", name, getattr(self, name))
         if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
             raise ConfigError(f"color_jitter needs strengths >= 0, hue <= 0.5: {self.color_jitter}")
-        if not 0.0 <= self.rand_augment_magnitude <= _RAND_AUGMENT_BINS:
-            raise ConfigError(
-                f"rand_augment_magnitude must lie in [0, 30], got {self.rand_augment_magnitude}"
-            )
-        if self.lighting < 0:
-            raise ConfigError(f"lighting must be at least 0, got {self.lighting}")
-        if self.rand_augment_ops < 0:
-            raise ConfigError(f"rand_augment_ops must be at least 0, got {self.rand_augment_ops}")
+        require_in("[0, 30]", "rand_augment_magnitude", self.rand_augment_magnitude)
+        for name in ("lighting", "rand_augment_ops"):
+            require_at_least(0, name, getattr(self, name))
 
     @property
     def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:

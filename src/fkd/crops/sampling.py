@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fkd.checks import require_in
 from fkd.errors import ConfigError
 from fkd.randomness import Purpose, uniform_blocks
 
@@ -55,8 +56,7 @@ class CropConfig:
             raise ConfigError(f"crops.scale must satisfy 0 < min <= max <= 1, got {self.scale}")
         if not 0.0 < self.ratio[0] <= self.ratio[1]:
             raise ConfigError(f"crops.ratio must satisfy 0 < min <= max, got {self.ratio}")
-        if not 0.0 <= self.flip_prob <= 1.0:
-            raise ConfigError(f"crops.flip_prob must lie in [0, 1], got {self.flip_prob}")
+        require_in("[0, 1]", "crops.flip_prob", self.flip_prob)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.errors import ConfigError
+from fkd.checks import require_at_least, require_in
 from fkd.labels.targets import SoftTargets, mix_targets
 from fkd.randomness import Purpose, generator
 
@@ -45,14 +45,10 @@ class MixingConfig:
     within_image: bool = False
 
     def __post_init__(self) -> None:
-        if self.mixup_alpha < 0 or self.cutmix_alpha < 0:
-            raise ConfigError(
-                "mixing.mixup_alpha and mixing.cutmix_alpha must be >= 0 (0 is off), got "
-                f"{self.mixup_alpha} and {self.cutmix_alpha}"
-            )
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            require_at_least(0, f"mixing.{name}", getattr(self, name))
         for name in ("prob", "mixup_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"mixing.{name} must lie in [0, 1], got {getattr(self, name)}")
+            require_in("[0, 1]", f"mixing.{name}", getattr(self, name))
 
     @property
     def enabled(self) -> bool:

@@ -11,7 +11,7 @@ from timm.optim import (  # type: ignore[attr-defined]
 )
 from torch import nn
 
-from fkd.engine.settings import refuse_unused
+from fkd.checks import refuse_unused, require_at_least, require_positive
 from fkd.errors import ConfigError
 
 
@@ -37,10 +37,8 @@ class OptimizerConfig:
     decay_all: bool = False
 
     def __post_init__(self) -> None:
-        if self.lr is not None and self.lr <= 0:
-            raise ConfigError(f"optimizer.lr must be above 0, got {self.lr}")
-        if self.weight_decay is not None and self.weight_decay < 0:
-            raise ConfigError(f"optimizer.weight_decay must be >= 0, got {self.weight_decay}")
+        require_positive("optimizer.lr", self.lr)
+        require_at_least(0, "optimizer.weight_decay", self.weight_decay)
         known = [str(name) for name in list_optimizers()]
         if self.name not in known:
             close = difflib.get_close_matches(self.name, known) or ["sgd", "adamw"]

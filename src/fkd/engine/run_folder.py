@@ -14,9 +14,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
@@ -31,72 +31,55 @@ _CONFIG, _ENVIRONMENT = "config.yaml", "env.json"
 Settings = Mapping[str, Any]
 
 
-class RunFolder:
-    """A run folder held by this process, the only one that writes to it; see `RunFolder.open`."""
+@contextmanager
+def open_run_folder(
+    path: Path,
+    settings: Settings,
+    environment: Settings,
+    *,
+    free: frozenset[str],
+    main: bool = True,
+) -> Iterator[Checkpoints]:
+    """Create the folder of a run, or go on with one of the same settings; yields its checkpoints.
 
-    def __init__(self, path: Path, settings_id: str, lock: int | None) -> None:
-        self.path = path
-        self.checkpoints = Checkpoints(path / "checkpoints", settings_id)
-        self._lock = lock
+    Until the context is left, no other process can open the folder.
 
-    @staticmethod
-    def open(
-        path: Path,
-        settings: Settings,
-        environment: Settings,
-        *,
-        free: frozenset[str],
-        main: bool = True,
-    ) -> "RunFolder":
-        """Create the folder of a run, or go on with one of the same settings.
+    Args:
+        path: new, empty, or the folder of an earlier start of the same run.
+        settings: all settings, nested; written to config.yaml.
+        environment: written to env.json; its "data" is part of the run's identity.
+        free: dotted names of settings that may change between starts.
+        main: whether this is the run's main process; others only read.
 
-        Args:
-            path: new, empty, or the folder of an earlier start of the same run.
-            settings: all settings, nested; written to config.yaml.
-            environment: written to env.json; its "data" is part of the run's identity.
-            free: dotted names of settings that may change between starts.
-            main: whether this is the run's main process; others only read.
+    Raises:
+        RunError: the folder holds something else, was made with other settings or data (every
+            differing field is named), or another process is training in it.
+    """
+    identity = [_identity(settings, free), environment["data"]]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    checkpoints = Checkpoints(path / "checkpoints", digest)
+    if not main:
+        yield checkpoints
+        return
+    lock = _take_lock(path)
+    try:
+        _prepare(path, settings, environment, free)
+        yield checkpoints
+    finally:
+        os.close(lock)
 
-        Raises:
-            RunError: the folder holds something else, was made with other settings or data (every
-                differing field is named), or another process is training in it.
-        """
-        identity = [_identity(settings, free), environment["data"]]
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        if not main:
-            return RunFolder(path, digest, None)
-        lock = _take_lock(path)
-        try:
-            _prepare(path, settings, environment, free)
-        except BaseException:
-            os.close(lock)
-            raise
-        return RunFolder(path, digest, lock)
 
-    @staticmethod
-    def is_finished(path: Path, settings: Settings, *, free: frozenset[str]) -> bool:
-        """Whether there is a finished run of these settings; reads only.
+def is_finished(path: Path, settings: Settings, *, free: frozenset[str]) -> bool:
+    """Whether there is a finished run of these settings; reads only.
 
-        Raises:
-            RunError: there is a run with other settings; every differing field is named.
-        """
-        if not (path / _CONFIG).exists():
-            return False
-        old = _identity(_read(path / _CONFIG, yaml.safe_load), free)
-        _require_equal(path, old, _identity(settings, free))
-        return (path / FINAL_WEIGHTS).exists()
-
-    def __enter__(self) -> "RunFolder":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
+    Raises:
+        RunError: there is a run with other settings; every differing field is named.
+    """
+    if not (path / _CONFIG).exists():
+        return False
+    old = _identity(_read(path / _CONFIG, yaml.safe_load), free)
+    _require_equal(path, old, _identity(settings, free))
+    return (path / FINAL_WEIGHTS).exists()
 
 
 def _take_lock(path: Path) -> int:

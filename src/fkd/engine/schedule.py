@@ -19,13 +19,12 @@ has the rate of its own epoch.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from fkd.engine.settings import refuse_unused
+from fkd.checks import refuse_unused, require_at_least, require_one_of
 from fkd.errors import ConfigError
 
 Curve = Literal["cosine", "linear", "step"]
-_NAMES = get_args(Curve)
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,9 @@ class ScheduleConfig:
     per_step: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in _NAMES:
-            raise ConfigError(f"schedule.name must be one of {', '.join(_NAMES)}: {self.name!r}")
-        if self.warmup_epochs < 0:
-            raise ConfigError(f"schedule.warmup_epochs must be >= 0, got {self.warmup_epochs}")
-        if self.warmup_lr < 0 or self.min_lr < 0:
-            raise ConfigError(
-                "schedule.warmup_lr and schedule.min_lr must be >= 0, "
-                f"got {self.warmup_lr} and {self.min_lr}"
-            )
+        require_one_of(Curve, "schedule.name", self.name)
+        for name in ("warmup_epochs", "warmup_lr", "min_lr"):
+            require_at_least(0, f"schedule.{name}", getattr(self, name))
         unused = {"min_lr", "after_warmup"} if self.name == "step" else {"milestones"}
         refuse_unused(self, unused, prefix="schedule.", user=f"schedule {self.name}")
         if self.warmup_epochs == 0:
@@ -92,10 +85,8 @@ def plan_passes(epochs: int, crops_per_image: int, config: ScheduleConfig) -> li
     Raises:
         ConfigError: there are no epochs, no crops, or the warm-up is longer than the run.
     """
-    if epochs < 1 or crops_per_image < 1:
-        raise ConfigError(
-            f"epochs and crops_per_image must be at least 1, got {epochs} and {crops_per_image}"
-        )
+    require_at_least(1, "epochs", epochs)
+    require_at_least(1, "crops_per_image", crops_per_image)
     warmup = config.warmup_epochs
     if warmup > epochs:
         raise ConfigError(f"schedule.warmup_epochs is {warmup}, but the run has {epochs} epochs")

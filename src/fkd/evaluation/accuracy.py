@@ -130,11 +130,9 @@ def _load(
     images: LabeledImages, preprocessing: Preprocessing, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the crops (B, 3, S, S) and their labels (B,), built ahead."""
-    rank, world_size = (
-        (torch.distributed.get_rank(), torch.distributed.get_world_size())
-        if _distributed()
-        else (0, 1)
-    )
+    rank, world_size = 0, 1
+    if _distributed():
+        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     share = range(rank, len(images.chosen), world_size)
     parts = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
     build = partial(_build_batch, images, preprocessing)

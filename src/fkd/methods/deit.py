@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from fkd.checks import require_in, require_one_of
 from fkd.data.batches import Batch
-from fkd.errors import ConfigError
 from fkd.labels.losses import kl_divergence, soft_cross_entropy
 from fkd.labels.targets import SoftTargets
 from fkd.methods.method import (
@@ -30,6 +30,8 @@ from fkd.methods.method import (
     true_labels,
 )
 from fkd.methods.online import OnlineTeacher
+
+Kind = Literal["hard", "soft"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +46,13 @@ class DeitConfig:
             does; not in the paper.
     """
 
-    kind: Literal["hard", "soft"] = "hard"
+    kind: Kind = "hard"
     alpha: float = 0.5
     divide_by_classes: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("hard", "soft"):
-            raise ConfigError(f"deit.kind must be hard or soft, got {self.kind!r}")
-        if not 0.0 <= self.alpha <= 1.0:
-            raise ConfigError(f"deit.alpha must lie in [0, 1], got {self.alpha}")
+        require_one_of(Kind, "deit.kind", self.kind)
+        require_in("[0, 1]", "deit.alpha", self.alpha)
 
 
 class DeitTargets(NamedTuple):

@@ -8,45 +8,25 @@ Source: FKD (Shen and Xing, ECCV 2022), Eq. 1 and Fig. 5 (left); Hinton et al. 2
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from fkd.data.batches import Batch
-from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
-from fkd.methods.method import (
-    CropSourceKind,
-    Method,
-    MethodInputs,
-    Outputs,
-    PairedTargets,
-    class_logits,
-    pair_targets,
-)
+from fkd.methods.method import CropSourceKind, MethodInputs, PairedMethod
 from fkd.methods.online import OnlineTeacher
 
 
-class KD(Method):
+class KD(PairedMethod):
     """The teacher computes its label of every crop at every step."""
 
     summary: ClassVar[str] = "fresh random crops against an online teacher"
     crop_source: ClassVar[CropSourceKind] = "fresh"
     needs_teacher: ClassVar[bool] = True
-    uses: ClassVar[frozenset[str]] = frozenset({"temperature", "soft_weight", "label_smoothing"})
 
     def __init__(self, inputs: MethodInputs) -> None:
+        super().__init__(inputs, soft_scale=inputs.temperature * inputs.temperature)
         self._teacher = OnlineTeacher(inputs)
         self.formats = self._teacher.formats
-        self.needs_classes = inputs.soft_weight < 1.0
-        self._inputs = inputs
-        t = inputs.temperature
-        self._loss = SoftTargetLoss(t, inputs.soft_weight, soft_scale=t * t)
 
-    def targets(self, batch: Batch) -> PairedTargets:
+    def soft_targets(self, batch: Batch) -> SoftTargets:
         """The teacher's probabilities."""
         answer = self._teacher.answer(batch.crops, self._inputs.temperature)
-        return pair_targets(self._inputs, batch, SoftTargets.full(answer.probabilities))
-
-    def loss(self, outputs: Outputs, targets: PairedTargets) -> Tensor:
-        """Lambda of soft cross-entropy, the rest of ordinary cross-entropy."""
-        loss: Tensor = self._loss(class_logits(outputs), *targets)
-        return loss
+        return SoftTargets.full(answer.probabilities)

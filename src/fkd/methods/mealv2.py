@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fkd.checks import require_one_of
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import Batch
-from fkd.errors import ConfigError
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
 from fkd.methods.method import (
@@ -40,6 +40,8 @@ from fkd.methods.method import (
 )
 from fkd.methods.online import OnlineTeacher
 
+Discriminator = Literal["official", "reversed", "off"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MealV2Config:
@@ -50,14 +52,10 @@ class MealV2Config:
             has it, a regularizer), reversed (the student raises it, as an adversary would), or off.
     """
 
-    discriminator: Literal["official", "reversed", "off"] = "official"
+    discriminator: Discriminator = "official"
 
     def __post_init__(self) -> None:
-        if self.discriminator not in ("official", "reversed", "off"):
-            raise ConfigError(
-                "mealv2.discriminator must be official, reversed or off, got "
-                f"{self.discriminator!r}"
-            )
+        require_one_of(Discriminator, "mealv2.discriminator", self.discriminator)
 
 
 class MealTargets(NamedTuple):

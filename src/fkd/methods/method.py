@@ -7,10 +7,13 @@ from torch import Tensor, nn
 
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import Batch
+from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
 from fkd.models.teacher import TeacherEnsemble
 
 CropSourceKind = Literal["stored", "fresh"]
+OF_EQUATION_1 = frozenset({"temperature", "soft_weight", "label_smoothing"})
+"""Settings of a run that the loss of `PairedMethod` uses."""
 OF_STORED_LABELS = frozenset({"label_temperature", "teacher_weights"})
 """Settings of a run that say how stored labels are decoded."""
 Outputs: TypeAlias = Tensor | tuple[Tensor, Tensor]
@@ -98,11 +101,38 @@ class PairedTargets(NamedTuple):
     truth: SoftTargets | None
 
 
-def pair_targets(inputs: MethodInputs, batch: Batch, soft: SoftTargets) -> PairedTargets:
-    """The teacher's labels of a batch, and the true ones where they have weight."""
-    if inputs.soft_weight == 1.0:
-        return PairedTargets(soft, None)
-    return PairedTargets(soft, true_labels(batch, inputs.num_classes, inputs.label_smoothing))
+class PairedMethod(Method):
+    """Base of the methods with the loss of Eq. 1, whose soft labels come with the batch.
+
+    Args:
+        inputs: what the method is built from.
+        soft_scale: factor of the soft loss, besides `soft_weight`.
+    """
+
+    uses: ClassVar[frozenset[str]] = OF_EQUATION_1
+
+    def __init__(self, inputs: MethodInputs, soft_scale: float = 1.0) -> None:
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
+        self.needs_classes = inputs.soft_weight < 1.0
+        self._inputs = inputs
+        self._loss = SoftTargetLoss(inputs.temperature, inputs.soft_weight, soft_scale)
+
+    def soft_targets(self, batch: Batch) -> SoftTargets:
+        """The stored labels, mixed like the crops."""
+        assert batch.targets is not None
+        return batch.label_mixed(batch.targets)
+
+    def targets(self, batch: Batch) -> PairedTargets:
+        """The soft labels, and the true ones where they have weight."""
+        inputs, soft = self._inputs, self.soft_targets(batch)
+        if inputs.soft_weight == 1.0:
+            return PairedTargets(soft, None)
+        return PairedTargets(soft, true_labels(batch, inputs.num_classes, inputs.label_smoothing))
+
+    def loss(self, outputs: Outputs, targets: PairedTargets) -> Tensor:
+        """Soft cross-entropy, straight from sparse labels, and that of the true classes."""
+        loss: Tensor = self._loss(class_logits(outputs), *targets)
+        return loss
 
 
 def class_logits(outputs: Outputs) -> Tensor:

@@ -6,13 +6,14 @@ costs ten points of accuracy and nothing crashes.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import timm
 import torch
 import torchvision
 from torch import Tensor
 
+from fkd.checks import require_at_least, require_in, require_one_of
 from fkd.crops.replay import Interpolation
 from fkd.errors import ConfigError
 from fkd.models.names import ModelName
@@ -37,17 +38,13 @@ class Preprocessing:
     crop_pct: float
 
     def __post_init__(self) -> None:
-        if self.input_size < 1:
-            raise ConfigError(f"input_size must be at least 1, got {self.input_size}")
-        if self.interpolation not in get_args(Interpolation):
-            known = " or ".join(get_args(Interpolation))
-            raise ConfigError(f"interpolation must be {known}, got {self.interpolation!r}")
+        require_at_least(1, "input_size", self.input_size)
+        require_one_of(Interpolation, "interpolation", self.interpolation)
         if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
             raise ConfigError(f"mean must be three numbers, got {self.mean}")
         if len(self.std) != 3 or not all(0 < std < math.inf for std in self.std):
             raise ConfigError(f"std must be three positive numbers, got {self.std}")
-        if not 0.0 < self.crop_pct <= 1.0:
-            raise ConfigError(f"crop_pct must lie in (0, 1], got {self.crop_pct}")
+        require_in("(0, 1]", "crop_pct", self.crop_pct)
 
     def normalize(self, crops: Tensor) -> Tensor:
         """From uint8 (B, 3, S, S) to float32 of mean 0 and deviation 1, in channels-last memory.

@@ -8,7 +8,6 @@ Batch norms are folded into convolutions, which moves its probabilities by some 
 import copy
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fkd.checks import require_at_least, require_positive
 from fkd.crops.replay import InputSpec
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.checkpoints import weights_sha256
@@ -58,11 +58,8 @@ class TeacherConfig:
         if not self.name and not self.checkpoint:
             raise ConfigError("teacher.name: give a model name, or a run folder as its checkpoint")
         for field in ("weight", "temperature"):
-            value = getattr(self, field)
-            if not 0.0 < value < math.inf:
-                raise ConfigError(f"teacher.{field} must be positive and finite, got {value}")
-        if self.input_size is not None and self.input_size < 1:
-            raise ConfigError(f"teacher.input_size must be at least 1, got {self.input_size}")
+            require_positive(f"teacher.{field}", getattr(self, field))
+        require_at_least(1, "teacher.input_size", self.input_size)
 
 
 class NotFinite(TeacherError):
@@ -77,6 +74,7 @@ class Teacher:
     """A network in evaluation mode that classifies uint8 crops.
 
     Attributes:
+        model: the network, in evaluation mode.
         name: of the network.
         preprocessing: the input that it expects.
         class_names: of the columns of its outputs.
@@ -106,15 +104,10 @@ class Teacher:
         self._weights_sha256 = weights_sha256(model.state_dict())
         self._head = list(class_names)
         self._columns: Tensor | None = None  # outputs in the order of class_names; None for all
-        self._model = model.eval().requires_grad_(False)
-        self.num_folded = fold_batch_norms(self._model, self._example())
-        self.num_unfolded = count_batch_norms(self._model)
-        self._model.to(memory_format=torch.channels_last)
-
-    @property
-    def model(self) -> nn.Module:
-        """The network, in evaluation mode."""
-        return self._model
+        self.model = model.eval().requires_grad_(False)
+        self.num_folded = fold_batch_norms(self.model, self._example())
+        self.num_unfolded = count_batch_norms(self.model)
+        self.model.to(memory_format=torch.channels_last)
 
     @property
     def view(self) -> InputSpec:
@@ -142,7 +135,7 @@ class Teacher:
 
     def to(self, device: torch.device) -> None:
         """Move the network."""
-        self._model.to(device)
+        self.model.to(device)
 
     def logits(self, crops: Tensor, *, autocast: Autocast | None = None) -> Tensor:
         """Outputs before the softmax, float32 (B, C), for uint8 crops (B, 3, S, S) of its view.
@@ -151,7 +144,7 @@ class Teacher:
             TeacherError: an output is not finite (`NotFinite`), the network is in training mode, or
                 the crops are not of its view.
         """
-        return self.forward(self._model, crops, autocast=autocast)
+        return self.forward(self.model, crops, autocast=autocast)
 
     def forward(
         self,
@@ -168,7 +161,7 @@ class Teacher:
             autocast: compute in half precision.
         """
         self._refuse_unsuitable(crops)
-        device = next(self._model.parameters()).device
+        device = next(self.model.parameters()).device
         with torch.inference_mode(), precision(device, autocast):
             logits = network(self.preprocessing.normalize(crops.to(device))).to(torch.float32)
             if self._columns is not None:
@@ -199,10 +192,10 @@ class Teacher:
         size = self.preprocessing.input_size
         generator = torch.Generator().manual_seed(0)
         crop = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
-        return self.preprocessing.normalize(crop.to(next(self._model.parameters()).device))
+        return self.preprocessing.normalize(crop.to(next(self.model.parameters()).device))
 
     def _refuse_unsuitable(self, crops: Tensor) -> None:
-        if any(module.training for module in self._model.modules()):
+        if any(module.training for module in self.model.modules()):
             raise TeacherError(
                 f"teacher {self.name} is in training mode, where outputs depend on the batch; "
                 "call eval() on its model"
@@ -271,15 +264,9 @@ class TeacherEnsemble:
             teacher.to(torch.device(device))
         return self
 
-    def probabilities(
-        self,
-        crops: Sequence[Tensor],
-        *,
-        autocast: Autocast | None = None,
-        temperature: float = 1.0,
-    ) -> Tensor:
+    def probabilities(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
         """The probabilities of `answer`, float32 (B, C); arguments and errors likewise."""
-        return self.answer(crops, autocast=autocast, temperature=temperature).probabilities
+        return self.answer(crops, autocast=autocast).probabilities
 
     def answer(
         self,

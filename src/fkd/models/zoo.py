@@ -41,29 +41,14 @@ class LoadedModel:
     class_names: list[str] | None
 
 
-def build_model(
-    name: str | None = None,
-    *,
-    num_classes: int | None = None,
-    pretrained: bool = False,
-    checkpoint: str | None = None,
-    new_head: bool = False,
-    **kwargs: Any,
-) -> nn.Module:
-    """The network of `load_model`, alone.
+def build_model(name: str | None = None, **options: Any) -> nn.Module:
+    """The network of `load_model`, alone; takes the same arguments.
 
     Example:
         >>> build_model("mobilenetv3_small_050", num_classes=10).num_classes
         10
     """
-    return load_model(
-        name,
-        num_classes=num_classes,
-        pretrained=pretrained,
-        checkpoint=checkpoint,
-        new_head=new_head,
-        **kwargs,
-    ).model
+    return load_model(name, **options).model
 
 
 def load_model(

@@ -6,6 +6,13 @@ from typing import Literal
 
 import torch
 
+from fkd.checks import (
+    changed_fields,
+    refuse_unused,
+    require_at_least,
+    require_in,
+    require_positive,
+)
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.replay import Interpolation
 from fkd.crops.sampling import CropConfig
@@ -16,7 +23,6 @@ from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig, plan_passes
-from fkd.engine.settings import changed_fields, refuse_unused
 from fkd.errors import ConfigError
 from fkd.methods import (
     METHODS,
@@ -70,10 +76,8 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         for name in ("drop_rate", "drop_path_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"student.{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.input_size is not None and self.input_size < 1:
-            raise ConfigError(f"student.input_size must be at least 1, got {self.input_size}")
+            require_in("[0, 1)", f"student.{name}", getattr(self, name))
+        require_at_least(1, "student.input_size", self.input_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +207,7 @@ class TrainConfig:
         self._check_unused(method)
         self._check_mixing(method)
         self._check_numbers()
-        plan_passes(self.epochs, self.crops_per_image, self.schedule)  # checks the warm-up
+        plan_passes(self.epochs, self.crops_per_image, self.schedule)  # checks these three
 
     def _check_crop_source(self, method: type[Method]) -> None:
         if crop_source_kind(self) == "stored" and self.store is None:
@@ -260,23 +264,13 @@ class TrainConfig:
             )
 
     def _check_numbers(self) -> None:
-        at_least_1 = ("crops_per_image", "epochs", "batch_size", "accumulate_steps", "val_every")
-        for name in (*at_least_1, "max_images", "log_every"):
-            _require_at_least(self, name, 1)
+        for name in ("batch_size", "accumulate_steps", "val_every", "max_images", "log_every"):
+            require_at_least(1, name, getattr(self, name))
         for name in ("num_workers", "checkpoint_seconds"):
-            _require_at_least(self, name, 0)
-        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
-            raise ConfigError(f"ema_decay must lie in (0, 1), got {self.ema_decay}")
-        if self.clip_grad is not None and self.clip_grad <= 0.0:
-            raise ConfigError(f"clip_grad must be above 0, got {self.clip_grad}")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ConfigError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
-
-
-def _require_at_least(config: TrainConfig, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if value is not None and value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
+            require_at_least(0, name, getattr(self, name))
+        require_in("(0, 1)", "ema_decay", self.ema_decay)
+        require_positive("clip_grad", self.clip_grad)
+        require_in("[0, 1)", "label_smoothing", self.label_smoothing)
 
 
 # Functions, not properties: the parser of the command line takes public properties for subcommands.
@@ -296,7 +290,7 @@ def count_workers(config: TrainConfig) -> int:
     """How many threads or processes load batches."""
     if config.num_workers is not None:
         return config.num_workers
-    return min(_WORKERS_BESIDE_A_GPU if _on_gpu(config) else _WORKERS, count_usable_cores())
+    return min(_WORKERS_BESIDE_A_GPU if on_gpu(config) else _WORKERS, count_usable_cores())
 
 
 def count_usable_cores() -> int:
@@ -313,10 +307,6 @@ def kind_of_workers(config: TrainConfig) -> Workers:
     return "threads" if count_workers(config) <= _MOST_THREADS else "processes"
 
 
-def loads_in_bursts(config: TrainConfig) -> bool:
-    """Whether threads that load batches pause during a training step: on a CPU."""
-    return not _on_gpu(config)
-
-
-def _on_gpu(config: TrainConfig) -> bool:
+def on_gpu(config: TrainConfig) -> bool:
+    """Whether the student is trained on a GPU."""
     return config.device != "cpu" and torch.cuda.is_available()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -15,22 +16,24 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from fkd.data.batches import load_batches
+from fkd.engine.checkpoint import Checkpoints
 from fkd.engine.durable import replace_file, replace_text
-from fkd.engine.logging import METRICS, MetricsLog, Progress, read_metrics
+from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
 from fkd.engine.loop import LoopConfig, run
 from fkd.engine.order import Order
 from fkd.engine.recorder import Recorder
-from fkd.engine.run_folder import RunFolder
+from fkd.engine.run_folder import is_finished, open_run_folder
 from fkd.engine.schedule import Pass, plan_passes
 from fkd.engine.state import TrainState
 from fkd.errors import ConfigError, RunError
+from fkd.evaluation.accuracy import measure_accuracy
 from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
 from fkd.training.config import (
     FREE_FIELDS,
     TrainConfig,
     count_workers,
     kind_of_workers,
-    loads_in_bursts,
+    on_gpu,
 )
 from fkd.training.environment import describe_environment
 from fkd.training.setup import TrainSetup, build_setup
@@ -71,7 +74,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
         progress: callbacks, called on the main process.
 
     Raises:
-        FKDError: something the user can repair; see `build_setup`, `RunFolder.open`, `loop.run`.
+        FKDError: something the user can repair; see `build_setup`, `open_run_folder`, `loop.run`.
         KeyboardInterrupt: SIGINT came (SystemExit: SIGTERM); a checkpoint was written first.
 
     Example:
@@ -94,7 +97,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     path, settings = Path(config.out), asdict(config)
     accelerator = _start_accelerator(config)
     main = accelerator.is_main_process
-    if RunFolder.is_finished(path, settings, free=FREE_FIELDS):
+    if is_finished(path, settings, free=FREE_FIELDS):
         return _read_result(path, leads=main, already_finished=True)
     setup = build_setup(config, accelerator.device)
     state = TrainState.build(
@@ -103,10 +106,11 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     environment = describe_environment(
         config.seed, accelerator.num_processes, accelerator.device, setup.data
     )
-    with RunFolder.open(path, settings, environment, free=FREE_FIELDS, main=main) as folder:
+    folder = open_run_folder(path, settings, environment, free=FREE_FIELDS, main=main)
+    with folder as checkpoints:
         accelerator.wait_for_everyone()  # the main process has checked the folder
         with _translated_errors():
-            _train(config, setup, state, folder, progress if main else None)
+            _train(config, setup, state, checkpoints, progress if main else None)
         if main:
             _save(path, state.result, setup)
         accelerator.wait_for_everyone()
@@ -118,38 +122,40 @@ def _train(
     config: TrainConfig,
     setup: TrainSetup,
     state: TrainState,
-    folder: RunFolder,
+    checkpoints: Checkpoints,
     progress: Progress | None,
 ) -> None:
     """All steps that are left."""
     accelerator = state.accelerator
-    resumed = folder.checkpoints.load_newest()
+    resumed = checkpoints.load_newest()
     if resumed is not None:
         state.load_state(resumed)
     accelerator.wait_for_everyone()  # all have read before the main process writes the next one
     order = _build_order(config, setup, accelerator)
-    log = MetricsLog(folder.path, state.step) if accelerator.is_main_process else None
+    log = MetricsLog(Path(config.out), state.step) if accelerator.is_main_process else None
     recorder = Recorder(
         state,
         log_every=config.log_every,
         checkpoint_seconds=config.checkpoint_seconds,
         log=log,
-        checkpoints=folder.checkpoints if accelerator.is_main_process else None,
+        checkpoints=checkpoints if accelerator.is_main_process else None,
         progress=progress,
         resumed=resumed,
     )
     if progress is not None:
-        progress.begin(state.step, order.num_steps, _describe_run(config, setup, order.passes))
+        passes = describe_passes(order.passes, config.crops_per_image)
+        description = f"{passes}; images decoded by {setup.decoder}"
+        progress.begin(state.step, order.num_steps, description)
     batches = load_batches(
         setup.cutter,
         (chunk.requests for chunk in order.chunks(state.step)),
         num_workers=count_workers(config),
         pin_memory=accelerator.device.type == "cuda",
         workers=kind_of_workers(config),
-        bursts=loads_in_bursts(config),
+        bursts=not on_gpu(config),  # then threads pause during a training step
     )
     try:
-        run(_loop_config(config, setup, order), state, recorder, batches)
+        run(_loop_config(config, setup, order, accelerator.device), state, recorder, batches)
     finally:
         if log is not None:
             log.close()
@@ -188,7 +194,9 @@ def _build_order(config: TrainConfig, setup: TrainSetup, accelerator: Accelerato
     )
 
 
-def _loop_config(config: TrainConfig, setup: TrainSetup, order: Order) -> LoopConfig:
+def _loop_config(
+    config: TrainConfig, setup: TrainSetup, order: Order, device: torch.device
+) -> LoopConfig:
     return LoopConfig(
         order=order,
         normalize=setup.card.preprocessing.normalize,
@@ -197,19 +205,26 @@ def _loop_config(config: TrainConfig, setup: TrainSetup, order: Order) -> LoopCo
         schedule=config.schedule,
         peak_lr=config.optimizer.peak_lr,
         epochs=config.epochs,
-        evaluate=None if setup.validation is None else setup.validation.evaluate,
+        evaluate=None if setup.validation is None else partial(_evaluate, config, setup, device),
         evaluate_every=config.val_every,
         clip_grad=config.clip_grad,
         seed=config.seed,
     )
 
 
-def _describe_run(config: TrainConfig, setup: TrainSetup, passes: Sequence[Pass]) -> str:
-    parts = [
-        describe_passes(passes, config.crops_per_image),
-        f"images decoded by {setup.decoder}",
-    ]
-    return "; ".join(parts)
+def _evaluate(
+    config: TrainConfig, setup: TrainSetup, device: torch.device, model: nn.Module
+) -> Metrics:
+    """Top-1 and top-5 accuracy on the validation images, percent."""
+    assert setup.validation is not None
+    accuracy = measure_accuracy(
+        model,
+        setup.validation,
+        setup.card.preprocessing,
+        device=device,
+        num_workers=count_workers(config),
+    )
+    return {"val_top1": accuracy.top1, "val_top5": accuracy.top5}
 
 
 def describe_passes(passes: Sequence[Pass], crops_per_image: int) -> str:

@@ -18,49 +18,20 @@ from fkd.data.joining import join_store, map_classes, true_classes
 from fkd.data.maps import MapCropSource
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source
-from fkd.engine.logging import Metrics
 from fkd.errors import ConfigError
-from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
+from fkd.evaluation.accuracy import LabeledImages
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.checkpoints import ModelCard
 from fkd.models.names import parse_model_name
-from fkd.models.preprocessing import Preprocessing, has_fixed_input_size
+from fkd.models.preprocessing import has_fixed_input_size
 from fkd.models.teacher import TeacherEnsemble, load_teachers
 from fkd.models.zoo import load_model
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.store import LabelStore, keys_digest
-from fkd.training.config import TrainConfig, all_teachers, count_workers, crop_source_kind
+from fkd.training.config import TrainConfig, all_teachers, crop_source_kind
 
 _SUBSET = b"max_images"  # names the random stream that chooses them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Measures a student in training.
-
-    Attributes:
-        images: what accuracy is measured on.
-        preprocessing: the student's input.
-        device: of the student.
-        num_workers: threads that load images.
-    """
-
-    images: LabeledImages
-    preprocessing: Preprocessing
-    device: torch.device
-    num_workers: int
-
-    def evaluate(self, model: nn.Module) -> Metrics:
-        """Top-1 and top-5 accuracy, percent."""
-        accuracy = measure_accuracy(
-            model,
-            self.images,
-            self.preprocessing,
-            device=self.device,
-            num_workers=self.num_workers,
-        )
-        return {"val_top1": accuracy.top1, "val_top5": accuracy.top5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +46,7 @@ class TrainSetup:
         method: gives targets and losses.
         cutter: builds the batches.
         decoder: decodes the images, and how its pixels compare.
-        validation: measures accuracy, if there are images for it.
+        validation: what accuracy is measured on, if there are images for it.
         data: JSON object that identifies the data by content.
     """
 
@@ -86,7 +57,7 @@ class TrainSetup:
     method: Method
     cutter: CropCutter
     decoder: DecoderReport
-    validation: Validation | None
+    validation: LabeledImages | None
     data: dict[str, Any]
 
 
@@ -109,7 +80,9 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
     chosen = _choose_images(config, labeled)
     if method.needs_classes:
         _require_classes(images, true_classes(images, class_ids), chosen)
-    validation = _open_validation(config, card.preprocessing, class_names, device)
+    validation = None
+    if config.val is not None:
+        validation = LabeledImages.match(open_source(config.val), class_names)
     cutter = CropCutter(
         images,
         crops,
@@ -259,31 +232,18 @@ def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble
     )
 
 
-def _open_validation(
-    config: TrainConfig, preprocessing: Preprocessing, class_names: list[str], device: torch.device
-) -> Validation | None:
-    if config.val is None:
-        return None
-    return Validation(
-        images=LabeledImages.match(open_source(config.val), class_names),
-        preprocessing=preprocessing,
-        device=device,
-        num_workers=count_workers(config),
-    )
-
-
 def _identify(
     images: ImageSource,
     store: LabelStore | None,
     teacher: TeacherEnsemble | None,
-    validation: Validation | None,
+    validation: LabeledImages | None,
 ) -> dict[str, Any]:
     """What the data are, by content: paths may change, these must not."""
     return {
         "images": _identify_images(images),
         "store_root_hash": None if store is None else store.root_hash,
         "teachers": None if teacher is None else teacher.identity(),
-        "val": None if validation is None else _identify_images(validation.images.source),
+        "val": None if validation is None else _identify_images(validation.source),
     }
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from timm.layers.drop import DropPath
+from timm.layers.helpers import to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -180,9 +181,9 @@ class SReT(nn.Module):
         drop_path_rate: float = 0.1,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
         side = _side(img_size)
-        sides = [_halved(side, 3 + number) for number in range(len(stages))]
+        # After 3, 4, ... convolutions of stride 2, each of which rounds up.
+        sides = [-(-side // 2 ** (3 + number)) for number in range(len(stages))]
         _check_slices(stages, sides, side)
         first, last = stages[0].dim, stages[-1].dim
         self.num_features = self.head_hidden_size = last
@@ -202,7 +203,7 @@ class SReT(nn.Module):
         )
         self.norm = nn.LayerNorm(last, eps=_EPS)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = nn.Linear(last, num_classes) if num_classes else nn.Identity()
+        self.reset_classifier(num_classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Maps (B, dim, h, w) after the last stage, of images (B, 3, S, S)."""
@@ -249,17 +250,10 @@ def _mlp(dim: int, ratio: float) -> nn.Sequential:
 
 def _side(img_size: int | tuple[int, int]) -> int:
     """The side of square images; timm hands over pairs."""
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    height, width = to_2tuple(img_size)
     if height != width:
         raise ConfigError(f"img_size: {width}x{height} is not square")
-    return height
-
-
-def _halved(side: int, times: int) -> int:
-    """The side after so many convolutions of stride 2."""
-    for _ in range(times):
-        side = -(-side // 2)
-    return side
+    return int(height)
 
 
 def _check_slices(stages: tuple[Stage, ...], sides: list[int], img_size: int) -> None:
@@ -306,8 +300,8 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(name: str, pretrained: bool, settings: dict[str, Any], given: dict[str, Any]) -> SReT:
-    network: SReT = build_model_with_cfg(SReT, name, pretrained, **{**settings, **given})
+def _build(name: str, pretrained: bool, settings: dict[str, Any]) -> SReT:
+    network: SReT = build_model_with_cfg(SReT, name, pretrained, **settings)
     return network
 
 
@@ -315,23 +309,18 @@ def _build(name: str, pretrained: bool, settings: dict[str, Any], given: dict[st
 def sret_t(pretrained: bool = False, **kwargs: Any) -> SReT:
     """SReT-T: 4.76 M parameters."""
     settings = {"stages": _stages(64, (2, 4, 8)), "mlp_ratio": 3.6, "unit_ratio": 1.0}
-    return _build("sret_t", pretrained, settings, kwargs)
+    return _build("sret_t", pretrained, settings | kwargs)
 
 
 @register_model
 def sret_lt(pretrained: bool = False, **kwargs: Any) -> SReT:
     """SReT-LT: 4.99 M parameters."""
     settings = {"stages": _stages(64, (2, 4, 8)), "mlp_ratio": 4.0, "unit_ratio": 1.0}
-    return _build("sret_lt", pretrained, settings, kwargs)
+    return _build("sret_lt", pretrained, settings | kwargs)
 
 
 @register_model
 def sret_s(pretrained: bool = False, **kwargs: Any) -> SReT:
     """SReT-S: 20.9 M parameters."""
-    settings = {
-        "stages": _stages(126, (3, 6, 12)),
-        "mlp_ratio": 3.0,
-        "unit_ratio": 2.0,
-        "drop_path_rate": 0.2,
-    }
-    return _build("sret_s", pretrained, settings, kwargs)
+    settings = {"stages": _stages(126, (3, 6, 12)), "mlp_ratio": 3.0, "unit_ratio": 2.0}
+    return _build("sret_s", pretrained, settings | {"drop_path_rate": 0.2} | kwargs)
