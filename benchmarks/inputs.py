@@ -59,8 +59,8 @@ class Scale:
     loader_batches: int = 4
     loss_crops: int = 1024
     many_classes: int = 21_841
-    passes: int = 4
-    steps: int = 9
+    passes: int = 3
+    steps: int = 6
     student: str = "mobilenetv3_small_100"
     teacher: TeacherConfig = field(
         default_factory=lambda: TeacherConfig(name="tf_efficientnet_lite0")

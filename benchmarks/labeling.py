@@ -44,7 +44,7 @@ def measure_labeling(inputs: Inputs) -> list[Row]:
     impacts: list[str] = []
     generator, images = _official_side(inputs)
     try:
-        sides = {
+        sides: dict[str, Side] = {
             "official": generator,
             "bare": _bare_side(inputs),
             "exact": partial(_label, inputs, "exact"),

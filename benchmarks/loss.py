@@ -83,9 +83,10 @@ def build_losses(num_crops: int, num_classes: int) -> dict[str, Callable[[], Ten
     """Forward and backward of every loss on the same logits and labels, to the gradient."""
     label = generated_labels(1, num_crops, seed=0)[0]
     assert label.ids is not None
-    label = replace(label, ids=label.ids * (num_classes // NUM_CLASSES))  # over the whole head
-    targets = MarginalSmoothing(K).targets(label, num_classes)
-    stored = torch.from_numpy(np.stack([label.ids, label.values], axis=1)).float()
+    assert label.values is not None
+    ids = label.ids * (num_classes // NUM_CLASSES)  # over the whole head
+    targets = MarginalSmoothing(K).targets(replace(label, ids=ids), num_classes)
+    stored = torch.from_numpy(np.stack([ids, label.values], axis=1)).float()
     ready = densify(stored, num_classes)
     logits = torch.randn(num_crops, num_classes, generator=torch.Generator().manual_seed(0))
     logits.requires_grad_()

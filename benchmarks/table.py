@@ -15,11 +15,11 @@ def print_report(report: Report, console: Console) -> None:
     rows = [_cells(row) for row in report.rows]
     if console.is_terminal:
         table = Table(*_COLUMNS, title="medians; ratio: how many times less ours costs")
-        for row in rows:
-            table.add_row(*row)
+        for cells in rows:
+            table.add_row(*cells)
         console.print(table)
     else:
-        lines = [_COLUMNS, ("---",) * len(_COLUMNS), *rows]
+        lines = [list(_COLUMNS), ("---",) * len(_COLUMNS), *rows]
         console.print("\n".join(f"| {' | '.join(line)} |" for line in lines), soft_wrap=True)
     for row in report.rows:
         if row.skipped:

@@ -48,10 +48,8 @@ _SETTLE_SECONDS = 0.3  # in which the workers of a loader fill their queue
 
 def measure_step(inputs: Inputs) -> list[Row]:
     """Ours against the bare step."""
-    costs = alternate(
-        {"bare": _plain_side(inputs, _batches_in_memory(inputs)), "ours": _run_side(inputs)},
-        inputs.scale.repeats,
-    )
+    sides = {"bare": _plain_side(inputs, _batches_in_memory(inputs)), "ours": _run_side(inputs)}
+    costs = alternate(sides, inputs.scale.repeats, warmups=0)
     against = f"bare step of {inputs.scale.student}, crops in memory"
     name = f"training step from disk, m = {M}"
     return [_row(inputs, name, costs["ours"], costs["bare"], against, at_least(0.9))]
@@ -74,7 +72,7 @@ def measure_epoch(inputs: Inputs) -> list[Row]:
             sides["kd"] = _run_side(inputs, online=True)
         except Skipped as reason:
             skipped = [Row(name=name, against=peers.pop("kd")[0], skipped=str(reason))]
-        costs = alternate(sides, inputs.scale.repeats)
+        costs = alternate(sides, inputs.scale.repeats, warmups=0)
     return [
         _row(inputs, name, costs["ours"], costs[peer], against, goal)
         for peer, (against, goal) in peers.items()

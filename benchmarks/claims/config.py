@@ -1,6 +1,7 @@
 """The settings of the comparisons."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
@@ -65,7 +66,7 @@ class ClaimsConfig:
     timing_images: int = 2000
     timing_repeats: int = 5
     num_workers: int = 1
-    device: str | None = None
+    device: Literal["cpu", "cuda"] | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.claims) - {1, 2, 3, 4, 5})

@@ -71,7 +71,7 @@ def check_expectations(
     """The outcomes of expectations of which both sides are finished."""
     by_name = {result.name: result for result in results}
     most, small = config.crops_per_image, f"ms:{config.kept}"
-    outcomes = []
+    outcomes: list[Outcome] = []
     for m, codec in dict.fromkeys([(most, small), (1, small), (1, "full")]):
         ours = by_name.get(fkd_name(m, codec, config.epochs))
         if ours is not None:
