@@ -64,7 +64,12 @@ def single_threaded_pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
         torch.get_num_threads()  # from here on this thread keeps its number, whatever others set
         ready.wait()
 
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="fkd-loader") as pool:
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="fkd-loader")
+    try:
         list(pool.map(prepare, range(num_threads)))
         torch.set_num_threads(number)
         yield pool
+    finally:
+        # No waiting: the garbage collector may close an abandoned stream in any thread, also in one
+        # that is just starting and holds a lock that the end of another thread needs.
+        pool.shutdown(wait=False, cancel_futures=True)
