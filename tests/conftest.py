@@ -1,5 +1,6 @@
-"""Small real things that tests of several rooms share: image folders and label stores."""
+"""Small real things that tests of several packages share: image folders and label stores."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,14 @@ from fkd.store.geometry import grid_boxes
 
 # Threads of several test processes on few cores wait for each other longer than they compute.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_disks():
+    """Nothing here cuts the power (test_power_loss.py simulates it), so fsync returns at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def write_images(root: Path, classes=("ant", "bee", "cat"), per_class=5, seed=0) -> Path:

@@ -30,7 +30,7 @@ TEACHER = "test_resnet"
 _SIDE = 32  # pixels of a crop: the least that networks with five halvings take
 _MAP_SIDE = 96  # pixels of a whole image: maps of 3 x 3 cells
 _CLASSES = [f"class{number:02}" for number in range(12)]  # the largest codec of the paper keeps 10
-_BATCH_SIZE = 16
+_BATCH_SIZE = 48
 _MOST_WARMUP = 1
 
 
