@@ -46,13 +46,13 @@ def test_seconds_per_epoch_weigh_passes_by_their_crops(tmp_path: Path):
 
 def test_the_table_has_a_line_for_every_way():
     rows = [
-        StudentRow("ground truth", 90.0, 2.0, 1.0, 0.0),
+        StudentRow("true classes", 90.0, 2.0, 1.0, 0.0),
         StudentRow("FKD, m = 4", 95.5, 1.5, 0.75, 240.0),
     ]
     console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
     _print_digits(DigitsResult(4000, 1000, 98.0, 12.0, rows), console)
     printed = console.export_text()
     console.file.close()
-    assert "ground truth" in printed
+    assert "true classes" in printed
     assert "0.75 x" in printed
     assert "95.5 %" in printed

@@ -37,7 +37,7 @@ class Batch:
 
     Attributes:
         crops: uint8 (B * m, 3, S, S), channels-last, one tensor per input spec.
-        labels: ground-truth class of each crop before it was mixed, int64 (B * m,), -1 where
+        labels: true class of each crop before it was mixed, int64 (B * m,), -1 where
             unknown.
         targets: stored soft labels of the crops before they were mixed (with `labels` inside);
             None where there is no store.
@@ -136,7 +136,7 @@ class CropCutter:
         return Batch(crops, labels, targets, crops_per_image=m)
 
     def label(self, i: int) -> int:
-        """The ground-truth class id of image `i`, -1 where unknown."""
+        """The true class id of image `i`, -1 where unknown."""
         label = self.images.label(i)
         return label if self._class_ids is None or label < 0 else int(self._class_ids[label])
 

@@ -30,7 +30,7 @@ class MultiCropDataset(Dataset[Item]):
     """The images of a label store; an item is m crops of one image and their soft labels.
 
     An item has crops (m, 3, S, S), float32 or uint8, and SoftTargets of the m crops, whose `labels`
-    are the ground-truth classes as ids of the store (-1 where unknown). Indices count the *labeled*
+    are the true classes as ids of the store (-1 where unknown). Indices count the *labeled*
     images, in the order of their keys; images that could not be read when the store was made are
     left out. `collate_crops` makes batches of items.
 

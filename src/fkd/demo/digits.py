@@ -1,7 +1,7 @@
 """Second half: the same small student trained four ways on real handwritten digits.
 
 A larger network is trained first and becomes the teacher. Then one student, one seed, one schedule,
-and only the origin of crops and targets differs: ground truth, an online teacher, or the teacher's
+and only the origin of crops and targets differs: true classes, an online teacher, or the teacher's
 stored labels with one and with four crops of an image in a batch.
 """
 
@@ -81,7 +81,7 @@ def compare_methods(
     labels = label(_label_settings(out, teacher))
     stored = {"method": "fkd", "store": str(labels.store.path)}
     ways: dict[str, dict[str, Any]] = {
-        "ground truth": {"method": "vanilla", "crops": _CROPS},
+        "true classes": {"method": "vanilla", "crops": _CROPS},
         "online KD": {"method": "kd", "teacher": teacher, "crops": _CROPS},
         "FKD, m = 1": stored,
         "FKD, m = 4": stored | {"crops_per_image": 4},

@@ -147,7 +147,7 @@ class Full(_AllClasses):
 
 @dataclass(frozen=True)
 class Hard:
-    """The teacher's most probable class (Eq. 3); not the ground truth.
+    """The teacher's most probable class (Eq. 3); not the true class.
 
     Example:
         >>> import torch

@@ -100,7 +100,7 @@ def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float 
 
 
 class SoftTargetLoss(nn.Module):
-    """Mean soft cross-entropy of a batch, optionally blended with the ground truth.
+    """Mean soft cross-entropy of a batch, optionally blended with that of the true class.
 
         L = soft_weight * soft_scale * L_soft(z / temperature, q) + (1 - soft_weight) * CE(z, y)
 

@@ -5,7 +5,7 @@ A soft label q over C classes is written as a constant tail plus a few correctio
     q_c = tail + sum over k with index_k = c of weight_k,
 
 which holds top-K labels of every codec, their mixtures (MixUp, CutMix) and their blend with the
-ground truth without ever forming the C numbers. With `index = None` the C weights are given in
+true classes without ever forming the C numbers. With `index = None` the C weights are given in
 class order (full labels).
 """
 
@@ -25,7 +25,7 @@ class SoftTargets:
         weight: what each named class has above the tail, float32 (B, K) or (B, C).
         tail: probability of every class that is not named, float32 (B,).
         num_classes: C.
-        labels: ground-truth class ids, int64 (B,), -1 where unknown; None when there are none.
+        labels: true class ids, int64 (B,), -1 where unknown; None when there are none.
 
     Example:
         >>> import torch
@@ -106,7 +106,7 @@ def mix_targets(targets: SoftTargets, partner: Tensor, share: Tensor) -> SoftTar
     Exact, because the form is linear: the kept classes of both are listed side by side.
 
     Args:
-        targets: B labels; ground-truth labels are dropped, a mixed crop has no single class.
+        targets: B labels; true classes are dropped, a mixed crop has no single class.
         partner: int64 (B,), the row each label is mixed with.
         share: float (B,) in [0, 1], what each label keeps.
 

@@ -3,10 +3,10 @@
 A method is one choice of crops, targets and loss; read the files side by side (the paper's Fig. 5).
 
     method      crops                     targets
-    vanilla     fresh random crops        the ground truth
+    vanilla     fresh random crops        true classes
     kd          fresh random crops        an online teacher
     funmatch    fresh, mixed for both     an online teacher that sees the mixture
-    deit        fresh random crops        the ground truth and an online teacher, token by token
+    deit        fresh random crops        true classes and an online teacher, token by token
     mealv2      fresh random crops        several online teachers; a discriminator
     fkd         crops of the label store  the label store
     mealv2-fkd  crops of the label store  the label store; a discriminator

@@ -1,4 +1,4 @@
-"""Plain training: random crops against the ground truth.
+"""Plain training: random crops against the true classes.
 
 With several crops per image it is the paper's multi-crop baseline.
 Source: FKD (Shen and Xing, ECCV 2022), Table 7, first row.
@@ -25,7 +25,7 @@ from fkd.methods.method import (
 class Vanilla(Method):
     """Fresh crops against one-hot classes."""
 
-    summary: ClassVar[str] = "fresh random crops against the ground truth; no teacher"
+    summary: ClassVar[str] = "fresh random crops against the true classes; no teacher"
     crop_source: ClassVar[CropSourceKind] = "fresh"
     uses: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     needs_classes = True
