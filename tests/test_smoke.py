@@ -52,7 +52,7 @@ def test_labels_are_made_as_the_recipe_says_with_small_teachers(tmp_path):
 def test_the_run_keeps_method_and_optimizer_and_has_every_kind_of_pass(tmp_path):
     small = smoke_settings(RECIPE, LABELS, tmp_path)
     assert small.student == StudentConfig(name="resnet18", input_size=32)
-    assert small.optimizer == OptimizerConfig(lr=0.2 * 16 / 1024, nesterov=True)
+    assert small.optimizer == OptimizerConfig(lr=0.2 * 48 / 1024, nesterov=True)
     assert (small.epochs, small.schedule.warmup_epochs) == (1 + 4 + 2, 1)
     assert small.val == small.images
     for path in (small.out, small.store, small.images.root):
