@@ -53,7 +53,7 @@ def test_the_run_keeps_method_and_optimizer_and_has_every_kind_of_pass(tmp_path)
     small = smoke_settings(RECIPE, LABELS, tmp_path)
     assert small.student == StudentConfig(name="resnet18", input_size=32)
     assert small.optimizer == OptimizerConfig(lr=0.2 * 48 / 1024, nesterov=True)
-    assert (small.epochs, small.schedule.warmup_epochs) == (1 + 4 + 2, 1)
+    assert (small.epochs, small.schedule.warmup_epochs) == (1 + 4 + 1, 1)
     assert small.val == small.images
     for path in (small.out, small.store, small.images.root):
         assert Path(path).is_relative_to(tmp_path)

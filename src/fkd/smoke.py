@@ -65,7 +65,7 @@ def smoke_settings(
         student=replace(
             config.student, pretrained=False, checkpoint=None, new_head=False, input_size=_SIDE
         ),
-        epochs=warmup + m + 2,  # one pass with m crops, and two of the ending with single crops
+        epochs=warmup + m + 1,  # one pass with m crops, and one of the ending with single crops
         batch_size=_BATCH_SIZE,
         accumulate_steps=1,
         # In proportion to the batch: a large learning rate explodes on noise.
