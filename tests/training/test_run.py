@@ -21,7 +21,7 @@ from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.sampling import CropConfig
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig, open_source
-from fkd.engine.logging import read_metrics
+from fkd.engine.logging import Progress, read_metrics
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.run_folder import open_run_folder
 from fkd.engine.schedule import ScheduleConfig
@@ -65,7 +65,7 @@ class Stop(Exception):
     """Ends a run like a kill: nothing gets a chance to be saved."""
 
 
-class StopAt:
+class StopAt(Progress):
     """A progress that ends the run in the middle of a step."""
 
     def __init__(self, step):

@@ -36,6 +36,16 @@ def make_bar(console: Console, *columns: ProgressColumn, transient: bool = True)
     )
 
 
+def print_remark(console: Console, text: str) -> None:
+    """One line that begins with "note"."""
+    console.print(f"note      {text}", markup=False)
+
+
+def print_warning(console: Console, text: str) -> None:
+    """One line that begins with "warning"."""
+    console.print(f"warning   {text}", markup=False, style="yellow")
+
+
 def format_size(num_bytes: int) -> str:
     """For example "7.28 GB"."""
     value, unit = float(num_bytes), "B"

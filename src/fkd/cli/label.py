@@ -8,7 +8,14 @@ from rich.progress import Progress as Bar
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from fkd.cli.console import format_duration, format_size, make_bar, make_console
+from fkd.cli.console import (
+    format_duration,
+    format_size,
+    make_bar,
+    make_console,
+    print_remark,
+    print_warning,
+)
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.estimate import CostEstimate
 from fkd.labeling.estimate import plan as make_plan
@@ -83,6 +90,14 @@ class LabelReporter(Progress):
         self._bar: Bar | None = None
         self._started = self._last_line = 0.0
         self._done = self._total = 0
+
+    def remark(self, text: str) -> None:
+        """Print a line that begins with "note"."""
+        print_remark(self._console, text)
+
+    def warn(self, text: str) -> None:
+        """Print a line that begins with "warning"."""
+        print_warning(self._console, text)
 
     def started(self, start: RunStart) -> None:
         """Say what is going to be done, and show a bar."""

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import TextColumn
 
-from fkd.cli.console import make_bar, make_console
-from fkd.engine.logging import Metrics
+from fkd.cli.console import make_bar, make_console, print_remark, print_warning
+from fkd.engine.logging import Metrics, Progress
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.methods import METHODS, find_method
 from fkd.smoke import smoke_settings
@@ -66,7 +66,7 @@ def more_help() -> str:
     return f"Methods (--method):\n{lines}"
 
 
-class TrainingReporter:
+class TrainingReporter(Progress):
     """Shows a run on a terminal: a bar, and a line for each pass; elsewhere the lines alone."""
 
     def __init__(self, console: Console, config: TrainConfig) -> None:
@@ -80,6 +80,14 @@ class TrainingReporter:
         """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+    def remark(self, text: str) -> None:
+        """Print a line that begins with "note"."""
+        print_remark(self._console, text)
+
+    def warn(self, text: str) -> None:
+        """Print a line that begins with "warning"."""
+        print_warning(self._console, text)
 
     def begin(self, step: int, num_steps: int, description: str) -> None:
         """Say what is going to be done, and show a bar."""

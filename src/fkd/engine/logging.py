@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from fkd.engine.durable import replace_text
 
@@ -18,8 +17,14 @@ METRICS = "metrics.jsonl"
 Metrics = Mapping[str, float | int | None]
 
 
-class Progress(Protocol):
-    """Callbacks that report a run's progress; only the main process calls them."""
+class Progress:
+    """Is called by process 0 of a run while it works; this base class ignores every call."""
+
+    def remark(self, text: str) -> None:
+        """Something that the user may want to know, in one sentence."""
+
+    def warn(self, text: str) -> None:
+        """Something that is probably wrong, and the way out."""
 
     def begin(self, step: int, num_steps: int, description: str) -> None:
         """Training starts, or goes on, after `step` of `num_steps` steps."""

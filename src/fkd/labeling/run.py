@@ -59,6 +59,12 @@ class RunStart:
 class Progress:
     """Is called by process 0 of a run while it works; this base class ignores every call."""
 
+    def remark(self, text: str) -> None:
+        """Something that the user may want to know, in one sentence."""
+
+    def warn(self, text: str) -> None:
+        """Something that is probably wrong, and the way out."""
+
     def started(self, start: RunStart) -> None:
         """Labeling begins."""
 
