@@ -16,6 +16,8 @@ from fkd.labels.codec_names import parse_codec
 from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, form_members, keys_digest
 from fkd.store.geometry import grid_boxes
 
+pytest_plugins = ["drill.plugin"]
+
 # Threads of several test processes on few cores wait for each other longer than they compute.
 torch.set_num_threads(1)
 
