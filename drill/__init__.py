@@ -1,1 +1,1 @@
-"""The tests of reliability at full size: the same tests, run as often as `docs/reliability.md` wants."""
+"""The tests of reliability at the size of the goals of `docs/reliability.md`."""

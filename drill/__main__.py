@@ -1,4 +1,4 @@
-"""`python -m drill`: the tests of reliability at a share of their goals, and a table of the outcome."""
+"""`python -m drill`: the tests of reliability at a share of their goals, and a table."""
 
 import argparse
 import subprocess

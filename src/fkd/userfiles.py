@@ -1,4 +1,4 @@
-"""Files and folders that a user names: where they are, what they say, and why they cannot be read."""
+"""Files and folders that a user names: where they are, what they say, why they cannot be read."""
 
 import os
 from pathlib import Path
