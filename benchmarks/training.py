@@ -36,6 +36,7 @@ from benchmarks.rows import Goal, Row, Skipped, at_least, per_second
 from benchmarks.stores import NUM_CLASSES
 from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig, build_optimizer
+from fkd.engine.schedule import ScheduleConfig
 from fkd.models.zoo import load_model
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
@@ -106,6 +107,7 @@ def _run_side(inputs: Inputs, *, online: bool = False) -> Side:
         epochs=M * scale.passes,
         batch_size=scale.batch_size,
         optimizer=_OPTIMIZER,
+        schedule=ScheduleConfig(single_crop_ending=False),  # every step has m crops of each image
         log_every=1,
         checkpoint_seconds=3600.0,
         num_workers=_WORKERS,

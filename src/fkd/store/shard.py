@@ -292,10 +292,10 @@ def read_crops(
         FormatError: a packed record is malformed.
     """
     # Rows of shards with wide boxes have another layout: they are read apart, and rarely there.
-    wide = np.array([shard.wide_boxes for shard in shards], bool)
-    if wide.all() or not wide.any():
+    wide = [shard.wide_boxes for shard in shards]
+    if len(set(wide)) < 2:
         return LabeledCrops.from_columns(_read_alike(config, shards, rows, crops, check))
-    groups = [np.flatnonzero(wide == kind).tolist() for kind in (False, True)]
+    groups = [[i for i, kind in enumerate(wide) if kind == each] for each in (False, True)]
     parts = [
         _read_alike(
             config, [shards[i] for i in group], [rows[i] for i in group], crops[group], check
