@@ -79,7 +79,7 @@ def test_a_second_conversion_writes_the_same_bytes(lab, plain, tmp_path):
 
 def test_killed_at_any_write_and_begun_again(lab, plain, tmp_path, monkeypatch):
     convert_store(plain.path, tmp_path / "whole")
-    expected, call = lab.folder_digest(tmp_path / "whole"), files._call
+    expected, call = lab.folder_digest(tmp_path / "whole"), files.call
     kills, at, code = 0, 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
         writes = iter(range(at))
@@ -91,7 +91,7 @@ def test_killed_at_any_write_and_begun_again(lab, plain, tmp_path, monkeypatch):
 
         path = tmp_path / str(at)
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_call", dying)
+            patch.setattr(files, "call", dying)
             child = lab.fork(partial(convert_store, plain.path, path))
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         convert_store(plain.path, path)
@@ -121,7 +121,7 @@ def test_the_first_crops_are_kept(lab, plain, tmp_path):
         require_same_crops(plain, done.after)
         assert verify_store(done.after.path) == []
         assert done.comparison.top1_agreement == 1.0
-    assert convert_store(plain.path, tmp_path / "1", num_crops=1).after.canaries == []
+    assert convert_store(plain.path, tmp_path / "1", num_crops=1).after.canaries == ()
 
 
 DERIVED = [

@@ -70,7 +70,7 @@ def test_killed_at_random_moments_and_run_again(lab, small, oracle, tmp_path, wo
 
 
 class Faults:
-    """Replaces `files._call`: counts the calls, and lets one of them fail or die."""
+    """Replaces `files.call`: counts the calls, and lets one of them fail or die."""
 
     def __init__(self, at: int = -1, action: object = None) -> None:
         self.count, self.at, self.action = 0, at, action
@@ -101,7 +101,7 @@ def tiny_oracle(lab, tiny, tmp_path_factory):
     """Digest of an uninterrupted run, and how many system calls it makes."""
     path, faults = tmp_path_factory.mktemp("tiny") / "store", Faults()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_call", faults)
+        patch.setattr(files, "call", faults)
         tiny.run(path)
     assert faults.count > 60
     return lab.folder_digest(path), faults.count
@@ -113,7 +113,7 @@ def test_killed_before_every_system_call(lab, tiny, tiny_oracle, tmp_path, monke
     for at in range(count):
         path = tmp_path / str(at)
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_call", Faults(at, "kill"))
+            patch.setattr(files, "call", Faults(at, "kill"))
             assert end(lab.fork(partial(tiny.run, path))) == -signal.SIGKILL
         require_sound(path)
         tiny.run(path)
@@ -128,7 +128,7 @@ def test_an_error_at_every_system_call(lab, tiny, tiny_oracle, tmp_path, monkeyp
     for at in range(count):
         path, faults = tmp_path / str(at), Faults(at, code)
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_call", faults)
+            patch.setattr(files, "call", faults)
             with pytest.raises(StoreError) as caught:
                 tiny.run(path)
         assert os.strerror(code) in str(caught.value)
@@ -148,7 +148,7 @@ def test_a_short_write_at_every_call_changes_nothing(lab, tiny, tiny_oracle, tmp
     for at in range(count):
         path, faults = tmp_path / str(at), Faults(at, "short write")
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_call", faults)
+            patch.setattr(files, "call", faults)
             tiny.run(path)
         assert lab.folder_digest(path) == expected
         short += faults.function is os.write
@@ -162,11 +162,11 @@ def test_an_error_at_every_system_call_of_a_reader(lab, finished, monkeypatch):
 
     counter = Faults()
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_call", counter)
+        patch.setattr(files, "call", counter)
         work()
     for at in range(counter.count):
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_call", Faults(at, errno.EIO))
+            patch.setattr(files, "call", Faults(at, errno.EIO))
             with pytest.raises(StoreError, match="Input/output error"):
                 work()
     assert counter.count > 10
@@ -187,7 +187,7 @@ def test_a_full_disk_names_the_bytes_and_keeps_what_is_committed(
 
     path = tmp_path / "s"
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_call", nearly_full)
+        patch.setattr(files, "call", nearly_full)
         with pytest.raises(StoreFull, match=r"00001\.safetensors \(1,\d{3} bytes\)"):
             tiny.run(path)
     assert list(LabelStore.open(path, partial=True)) == tiny.keys[:2]

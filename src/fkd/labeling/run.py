@@ -160,7 +160,8 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
             listener.checking()
             spot_checks = _check_labels(setup)
             canaries = make_canaries(LabelStore.open(out, partial=True), setup.source)
-            writer.finish(describe_environment(setup.device), canaries)
+            in_manifest = [canary.in_manifest() for canary in canaries]
+            writer.finish(describe_environment(setup.device), in_manifest)
         world.gather(None)  # the store is finished
     return LabelResult(
         LabelStore.open(out), unreadable, spot_checks, impact, seconds, leads=world.leads

@@ -202,7 +202,7 @@ def require_agreement(
     Raises:
         StoreMismatch: too many differ, or by too much.
     """
-    tolerance = _TOLERANCE[store.config["numerics"]["autocast"]]
+    tolerance = _TOLERANCE[store.provenance.autocast]
     close = max(report.labels.mean_kl, report.omitted_lead) <= tolerance or not same_decoder
     if report.labels.top1_agreement < _MIN_AGREEMENT or not close:
         raise StoreMismatch(
@@ -259,7 +259,7 @@ def load_teachers_of(
     for config in configs:
         members += load_teachers([config]).teachers
     identity = [member.identity() for member in members]
-    changes = list(differences(store.config["teachers"], identity, "teachers"))
+    changes = list(differences(store.config.get("teachers"), identity, "teachers"))
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
     return TeacherEnsemble(members, store.class_names).to(resolve_device(device))
@@ -270,7 +270,7 @@ def describe_decoder_change(store: LabelStore) -> str:
 
     Another version is no error: its pixels are nearly the same, and spot checks measure how nearly.
     """
-    return "; ".join(differences(store.config["decoder"], DECODER, "decoder"))
+    return "; ".join(differences(store.provenance.decoder, DECODER, "decoder"))
 
 
 def _fingerprint(source: ImageSource, i: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fkd.errors import ConfigError, FormatError
+from fkd.errors import ConfigError, FormatError, StoreError
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import (
     Codec,
@@ -102,13 +102,26 @@ def convert_store(
         listener.begins("converting", sum(stop - first for first, stop in ranges))
         for number, (first, stop) in zip(pending, ranges, strict=True):
             rows = np.arange(first, stop)
-            writer.commit(number, before.keys(rows), _content(before, writer.config, rows))
+            _commit(writer, number, before, rows)
             listener.advanced(stop - first)
         listener.begins("comparing", before.num_images)
         written = LabelStore.open(out, partial=True)
         comparison = _compare_labels(before, written, listener)
         writer.finish(before.environment, _canaries(before, written.num_crops))
     return Conversion(before, LabelStore.open(out), comparison)
+
+
+def _commit(writer: StoreWriter, number: int, store: LabelStore, rows: np.ndarray) -> None:
+    """Write these rows of a store as a shard."""
+    try:
+        writer.commit(number, store.keys(rows), _content(store, writer.config, rows))
+    except ValueError as error:  # in a store of this package nothing of the kind is found
+        raise FormatError(f"{store.path}: {error}; get the store again") from error
+    except MemoryError as error:
+        raise StoreError(
+            f"a shard of {len(rows):,} images with {writer.config.num_crops:,} crops each does not "
+            "fit into memory; keep fewer (--num_crops), or use a machine with more memory"
+        ) from error
 
 
 def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
@@ -239,8 +252,6 @@ def _compare_labels(before: LabelStore, after: LabelStore, progress: Progress) -
     return comparison
 
 
-def _canaries(store: LabelStore, num_crops: int) -> list[Any]:
+def _canaries(store: LabelStore, num_crops: int) -> list[dict[str, Any]]:
     """The canaries whose crops are still there."""
-    if num_crops == store.num_crops:
-        return store.canaries
-    return [canary for canary in store.canaries if canary["crop"] < num_crops]
+    return [canary.in_manifest() for canary in store.canaries if canary.crop < num_crops]
