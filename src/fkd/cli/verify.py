@@ -9,8 +9,8 @@ from fkd.cli.console import make_bar, make_console, print_remark
 from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.errors import ConfigError, DamagedStore, FormatError, escape_controls
+from fkd.labeling.image_checks import check_images
 from fkd.labeling.store_checks import (
-    check_images,
     describe_decoder_change,
     load_teachers_of,
     require_agreement,

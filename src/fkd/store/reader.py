@@ -138,6 +138,11 @@ class LabelStore:
         """Bytes of all shards."""
         return sum(entry.num_bytes for entry in self._entries.values())
 
+    @property
+    def committed(self) -> list[range]:
+        """The rows of each shard that is there, in order."""
+        return [range(*self._parsed.shard_range(number)) for number in self._numbers]
+
     def __len__(self) -> int:
         return self.num_images
 
