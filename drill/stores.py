@@ -9,7 +9,7 @@ view, the data set and the canaries. Each may raise an `FKDError` and nothing el
 of memory and time, and may open no file outside the folders of the drill. What is read must be
 probabilities of crops inside their images.
 
-Examples come in blocks of `BLOCK`, block number i of seed S from hypothesis with seed S + i; each is
+Examples come in blocks of `BLOCK`; block i of seed S is that of hypothesis with seed S + i. Each is
 printed when it is done, so a drill that was stopped goes on with `--seed`.
 """
 
