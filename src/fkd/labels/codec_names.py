@@ -116,11 +116,11 @@ class PerTeacher:
     def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
         """The weighted mean of the decoded labels; exact, because the sparse form is linear."""
         weights = self.weights or (1.0,) * self.count
-        labels = [self.codec.targets(label, num_classes) for label in self._split(encoded)]
+        labels = [self.codec.targets(label, num_classes) for label in self.split(encoded)]
         return _weighted_mean(labels, [weight / sum(weights) for weight in weights])
 
-    def _split(self, encoded: Encoded) -> list[Encoded]:
-        """The label of each teacher."""
+    def split(self, encoded: Encoded) -> list[Encoded]:
+        """The label of each teacher, in the order of the teachers."""
 
         def part(number: int) -> Encoded:
             return encoded.map(lambda array: np.split(array, self.count, axis=-1)[number])

@@ -186,7 +186,7 @@ def form_members(
         `geometry`. The latter is "recomputed"; a caller that stores boxes says "stored".
 
     Raises:
-        ConfigError: there is no compact form of such labels.
+        ConfigError: there is no compact form of such labels, or a `value_dtype` means nothing.
     """
     members: dict[str, Any] = {"format_version": FORMAT_VERSION, "form": form}
     if form == "compact":
@@ -195,9 +195,20 @@ def form_members(
         members["geometry"] = "recomputed"
     if form == "compact" and _has_ids_and_values(codec, num_classes):
         members["levels"] = default_levels(codec.num_ids(num_classes))
-    elif codec.num_values(num_classes):
+    if has_value_dtype(form, codec, num_classes):
         members["value_dtype"] = value_dtype or ("f16" if codec.stores == "logits" else "u16")
+    elif value_dtype is not None:
+        raise ConfigError(
+            f"value_dtype: {form} stores of codec {codec.name} have no values of type "
+            f"{value_dtype}; leave it out" + (", or use form plain" if "levels" in members else "")
+        )
     return members
+
+
+def has_value_dtype(form: str, codec: Codec, num_classes: int) -> bool:
+    """Whether a store keeps values of a `value_dtype`, and neither square roots nor none at all."""
+    packed = form == "compact" and _has_ids_and_values(codec, num_classes)
+    return codec.num_values(num_classes) > 0 and not packed
 
 
 def default_levels(k: int) -> int:
