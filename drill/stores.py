@@ -54,6 +54,7 @@ ODD_VALUES: list[Any] = [
     *("hard", "full", "ms:3", "top:2", "top:2*2", "ms:9999999999999999999", "u16", "f16", "f32"),
     *("plain", "compact", "map", "stored", "recomputed", [], {}, [None], [0], {"x": None}, [[]]),
 ]
+_MOST_BYTES = 1 << 24  # of JSON that is repeated
 PATTERNS = (b"\0", b"\xff", b"\x7f", b"\x80", b"\1", b"\x7f\xc0", b"\0\0\xc0\x7f", b"\0\0\x80\x7f")
 
 
@@ -134,7 +135,8 @@ def put(part: Any, path: tuple[Any, ...], value: Any) -> None:
         del part[path[-1]]
     elif isinstance(value, tuple):
         old = part[path[-1]]
-        part[path[-1]] = old * value[0] if isinstance(old, list | str) else [old] * value[0]
+        times = min(value[0], _MOST_BYTES // (1 + len(json.dumps(old))))
+        part[path[-1]] = old * times if isinstance(old, list | str) else [old] * times
     else:
         part[path[-1]] = copy.deepcopy(value)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from fkd.errors import DamagedStore, StoreError, StoreFull
 from fkd.store import files
-from fkd.userfiles import os_reason
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
@@ -134,7 +133,7 @@ def lock(descriptor: int, path: Path, *, shared: bool, wait: bool = False) -> bo
         return False
     except OSError as error:
         raise StoreError(
-            f"cannot lock {path}: {os_reason(error)}; label onto a local disk and copy the "
+            f"cannot lock {path}: {error.strerror}; label onto a local disk and copy the "
             "finished store"
         ) from error
     return True

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from fkd.errors import DamagedStore, FormatError, StoreError
-from fkd.userfiles import home_path, os_reason
+from fkd.userfiles import home_path
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def _mode(path: Path) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = os_reason(error) if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise StoreError(f"cannot look at {path}: {reason}") from error
 
 

@@ -91,6 +91,7 @@ def repair_store(path: str | os.PathLike[str]) -> list[str]:
 
     Raises:
         StoreLocked: a process is writing to the store.
+        StoreError: the system does not let a file be read; nothing is moved.
         FormatError: the folder is no label store at all, or (NewerFormat) of a newer format.
     """
     folder = files.absolute(path)
@@ -98,7 +99,8 @@ def repair_store(path: str | os.PathLike[str]) -> list[str]:
     lock = WriterLock.prepare(folder)
     try:
         partial = not files.exists(folder, MANIFEST)
-        broken = {problem.file for problem in verify_store(folder, partial=partial)}
+        problems = _Check(folder, partial, repairs=True).run(lambda done, total: None)
+        broken = {problem.file for problem in problems if problem.repairable}
         return _quarantine(folder, broken)
     finally:
         lock.release()
@@ -123,9 +125,10 @@ def set_shards_aside(path: str | os.PathLike[str], numbers: Iterable[int]) -> li
 class _Check:
     """One pass over a store; problems are collected, not raised."""
 
-    def __init__(self, folder: Path, partial: bool) -> None:
+    def __init__(self, folder: Path, partial: bool, *, repairs: bool = False) -> None:
         self._folder = folder
         self._partial = partial
+        self._repairs = repairs  # a file that cannot be read now is not damaged
         self._problems: list[Problem] = []
 
     def run(self, progress: Progress) -> list[Problem]:
@@ -147,9 +150,10 @@ class _Check:
         try:
             return step()
         except StoreError as error:
-            if isinstance(error, NewerFormat):
-                raise  # nothing is damaged, and nothing to repair
-            self._report(file, str(error))
+            unreadable = not isinstance(error, DamagedStore | FormatError)
+            if isinstance(error, NewerFormat) or (unreadable and self._repairs):
+                raise  # nothing is damaged, as far as can be seen
+            self._problems.append(Problem(file, str(error), repairable=not unreadable))
             return None
 
     def _manifest(self) -> Manifest | None:
