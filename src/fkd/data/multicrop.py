@@ -16,6 +16,7 @@ from fkd.data.crop_sources import CropOrder, StoredCropSource
 from fkd.data.decoders import DecoderChoice, choose_decoder
 from fkd.data.joining import join_store
 from fkd.data.sources import as_source
+from fkd.errors import ConfigError
 from fkd.labels.codecs import Codec
 from fkd.labels.targets import SoftTargets
 from fkd.store import LabelStore
@@ -56,7 +57,7 @@ class MultiCropDataset(Dataset[Item]):
 
     Raises:
         StoreMismatch: the images are not those of the store.
-        ConfigError: m is larger than the store's crops per image.
+        ConfigError: m is larger than the store's crops per image, or no image has labels.
 
     Items raise ImageError, CropMismatch (not the file that was labeled) and DamagedStore.
 
@@ -94,6 +95,8 @@ class MultiCropDataset(Dataset[Item]):
     ) -> None:
         source = as_source(images)
         join = join_store(source, store)
+        if len(join.labeled) == 0:
+            raise ConfigError(f"store: no image of {store.path} was readable; label other images")
         crop_source = StoredCropSource(
             source, store, crops_per_image=crops_per_image, seed=seed, order=order, codec=codec
         )

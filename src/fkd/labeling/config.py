@@ -46,6 +46,8 @@ class LabelRunConfig:
         max_unreadable: images that may be unreadable in a finished store.
         spot_checks: labels that are computed again at the end and compared with the stored ones; 0
             skips this.
+        repair: label the shards again whose images were changed since; their old labels go to
+            quarantine/, and all others are kept. Without it, such a run is refused.
     """
 
     images: ImagesConfig
@@ -59,6 +61,7 @@ class LabelRunConfig:
     accuracy_images: int = 256
     max_unreadable: int = 0
     spot_checks: int = 64
+    repair: bool = False
 
     def __post_init__(self) -> None:
         if not self.out:
