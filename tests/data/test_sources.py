@@ -112,24 +112,6 @@ class TestClassFolders:
             scan_folder(str(tmp_path))
 
 
-class TestSplits:
-    def test_split_folder_is_entered(self, tmp_path):
-        write(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png")
-        assert keys(open_source(ImagesConfig(root=str(tmp_path)))) == [b"a/1.png", b"b/2.png"]
-        other = open_source(ImagesConfig(root=str(tmp_path), split="val"))
-        assert keys(other) == [b"a/3.png"]
-        assert other.class_names == ["a"]
-
-    def test_missing_split_names_those_there(self, tmp_path):
-        write(tmp_path, "train/a/1.png", "test/a/3.png")
-        with pytest.raises(ConfigError, match=r"images\.split: .* no 'val', only test, train"):
-            open_source(ImagesConfig(root=str(tmp_path), split="val"))
-
-    def test_a_class_called_test_among_others_is_a_class(self, tmp_path):
-        write(tmp_path, "test/1.png", "cat/2.png")
-        assert scan_folder(str(tmp_path)).class_names == ["cat", "test"]
-
-
 class TestFlatFolder:
     def test_has_no_classes(self, tmp_path):
         write(tmp_path, "b.png", "a.jpg")
@@ -189,14 +171,6 @@ class TestReading:
         (tmp_path / "zero.png").symlink_to("/dev/zero")
         with pytest.raises(ImageError, match="not a regular file"):
             scan_folder(str(tmp_path)).read(0)
-
-    @pytest.mark.parametrize("target", ["missing.png", "x.png"])
-    def test_dangling_and_circular_links_are_listed_and_fail_when_read(self, tmp_path, target):
-        (tmp_path / "x.png").symlink_to(tmp_path / target)
-        source = scan_folder(str(tmp_path))
-        assert len(source) == 1
-        with pytest.raises(ImageError, match=r"x\.png cannot be read"):
-            source.read(0)
 
     def test_vanished_file(self, tmp_path):
         write(tmp_path, "a.png")
