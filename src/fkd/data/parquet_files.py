@@ -78,7 +78,10 @@ def choose_files(root: str, tree: Folder | None, split: str) -> tuple[list[str],
     # A key goes on with "/" after the file, so that is what the order must see.
     chosen.sort(key=lambda file: os.fsencode(file + "/"))
     unassigned = [file for file in files if not splits[file] and file not in chosen]
-    return chosen, [*_describe_gaps(chosen), *_describe_left_out(unassigned)]
+    return chosen, [
+        *_describe_gaps(chosen),
+        *_describe_left_out(unassigned, "of no split"),
+    ]
 
 
 def read_footers(folder: str, files: Sequence[str]) -> list[Footer]:
@@ -110,7 +113,7 @@ def keep_images(
     for footer in others:
         if _OF_A_SET.match(footer.file):
             _refuse_differing(footer, kept[0])
-    return kept, _describe_left_out([footer.file for footer in others])
+    return kept, _describe_left_out([footer.file for footer in others], "without images")
 
 
 def holds_images(root: str, tree: Folder, image_column: str) -> bool:
@@ -183,11 +186,11 @@ def _describe_gaps(files: Sequence[str]) -> Iterator[str]:
             yield f"the Parquet files {stem}N have no number {gaps[0]}; is one missing?"
 
 
-def _describe_left_out(files: Sequence[str]) -> list[str]:
+def _describe_left_out(files: Sequence[str], kind: str) -> list[str]:
     if not files:
         return []
     more = ", ..." if len(files) > 1 else ""
-    return [f"{len(files)} Parquet files without images are left out ({min(files)}{more})"]
+    return [f"{len(files)} Parquet files {kind} are left out ({min(files)}{more})"]
 
 
 def _require_columns(footers: Sequence[Footer], image: str, label: str | None) -> None:
