@@ -125,7 +125,7 @@ class TestSplits:
         write(tmp_path / "more.parquet")
         source = open_folder(tmp_path)
         assert len(source) == 2
-        assert remarks_of(source) == ["1 Parquet files without images are left out (more.parquet)"]
+        assert remarks_of(source) == ["1 Parquet files of no split are left out (more.parquet)"]
 
 
 class TestPlace:
