@@ -319,3 +319,14 @@ class TestCifar:
     def test_split_must_exist(self, tmp_path):
         with pytest.raises(ConfigError, match=r"images\.split: CIFAR has train and test, no 'val'"):
             open_source(ImagesConfig(root=str(tmp_path), format="cifar10", split="val"))
+
+
+class TestPaths:
+    def test_a_path_is_a_source(self, tmp_path):
+        write(tmp_path, "a/1.png", "b/1.png")
+        for root in (str(tmp_path), tmp_path, ImagesConfig(root=tmp_path)):
+            assert keys(as_source(root)) == [b"a/1.png", b"b/1.png"]
+
+    def test_one_that_is_not_there_is_refused(self):
+        with pytest.raises(ConfigError, match=r"images\.root: nowhere does not exist"):
+            as_source("nowhere")

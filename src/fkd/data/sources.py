@@ -18,6 +18,7 @@ from fkd.data.listing import Folder, read_tree
 from fkd.data.parquet import ParquetSource
 from fkd.data.parquet_files import holds_images
 from fkd.errors import ConfigError
+from fkd.userfiles import settle_paths
 
 SourceFormat = Literal["auto", "folder", "classes", "flat", "parquet", "cifar10", "cifar100"]
 
@@ -83,6 +84,7 @@ class ImagesConfig:
     download: bool = False
 
     def __post_init__(self) -> None:
+        settle_paths(self, "root")
         if self.format not in get_args(SourceFormat):
             known = ", ".join(get_args(SourceFormat))
             raise ConfigError(f"images.format: unknown format {self.format!r}; choose from {known}")
@@ -147,6 +149,20 @@ def open_source(config: ImagesConfig) -> ImageSource:
     return scan_folder(config.root, split=config.split, layout=layout, tree=tree)
 
 
+def refuse_same_folder(out: str, *images: ImagesConfig | None) -> None:
+    """Refuse to write into the folder of images itself; a folder in it is fine.
+
+    Raises:
+        ConfigError: they are the same.
+    """
+    for config in images:
+        if config is not None and os.path.realpath(out) == os.path.realpath(config.root):
+            raise ConfigError(
+                f"out: {out} is the folder of the images; give another, which may lie in it, e.g. "
+                f"--out {os.path.join(out, 'out')}"
+            )
+
+
 def remarks_of(source: ImageSource) -> list[str]:
     """What the user may want to know of a source, a sentence each: files that were left out, for
     example; nothing for a source of the user's own."""
@@ -154,22 +170,28 @@ def remarks_of(source: ImageSource) -> list[str]:
 
 
 def as_source(dataset: Any) -> ImageSource:
-    """Any data set as a source: a source itself, an ImageFolder, or a sequence of (image, ...).
+    """Any data set as a source: a source itself, an ImageFolder, a sequence of (image, ...), or the
+    path of a folder or Parquet file.
 
     Positions in the source are in the order of the keys, which for an ImageFolder need not be the
     order of its samples.
 
     Raises:
-        ConfigError: the object is no data set, or has transforms or a loader that would be skipped.
+        ConfigError: the object is no data set, or has transforms or a loader that would be skipped;
+            or as `open_source`.
     """
     if isinstance(dataset, ImageSource):
         return dataset
+    if isinstance(dataset, ImagesConfig):
+        return open_source(dataset)
+    if isinstance(dataset, str | os.PathLike):
+        return open_source(ImagesConfig(root=os.fspath(dataset)))
     if hasattr(dataset, "samples") and hasattr(dataset, "loader"):
         return _from_image_folder(dataset)
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         return ArraySource(dataset)
     raise ConfigError(
-        f"a {type(dataset).__name__} is not a data set of images; give a folder's ImageFolder, "
+        f"a {type(dataset).__name__} is not a data set of images; give a folder, its ImageFolder, "
         "a map-style data set of PIL images, or an object with the methods of ImageSource"
     )
 
