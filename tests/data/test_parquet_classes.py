@@ -5,7 +5,7 @@ import decimal
 
 import pytest
 
-from fkd.data.parquet_classes import MOST_UNNAMED
+from fkd.data.class_ids import MOST_UNNAMED
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError
 
@@ -70,7 +70,7 @@ def test_a_number_that_is_no_class_is_refused(tmp_path, value):
 
 @pytest.mark.parametrize("value", [-2, -100, -(2**40), -(2**63)])
 def test_minus_one_means_none_and_other_negative_numbers_nothing(tmp_path, value):
-    with pytest.raises(ConfigError, match=rf"holds {value} to 1, but a class is a number from 0"):
+    with pytest.raises(ConfigError, match=rf"has label {value}, but a class is a number from 0"):
         open_labels(tmp_path, [value, 1])
     assert labels_of(open_labels(tmp_path, [-1, 1])) == [-1, 1]
 

@@ -1,13 +1,15 @@
 """Which Parquet files make a data set: complete, of one split, whatever lies beside them."""
 
+import contextlib
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from fkd.data.sources import ImagesConfig, open_source, remarks_of
-from fkd.errors import ConfigError
+from fkd.data.sources import ImagesConfig, load, open_source, remarks_of
+from fkd.errors import ConfigError, FKDError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -195,6 +197,26 @@ class TestEmpty:
         write(tmp_path / "a.parquet", labels=())
         write(tmp_path / "b.parquet")
         assert len(open_folder(tmp_path)) == 2
+
+
+@pytest.mark.drill("G6", "damaged Parquet files", failing="untyped")
+def test_random_damage_never_escapes_as_another_error(tmp_path, drill):
+    draw = np.random.default_rng(0)
+    path = tmp_path / "x.parquet"
+    write(path, labels=(0, 1, 1), names=["cat", "dog"])
+    data, times = path.read_bytes(), drill.times(200, goal=20_000)
+    for _ in range(times):
+        broken = bytearray(data)
+        for position in draw.integers(0, len(data), draw.integers(1, 4)):
+            broken[position] = draw.integers(0, 256)
+        path.write_bytes(broken[: len(data) if draw.random() < 0.8 else draw.integers(len(data))])
+        with contextlib.suppress(FKDError):
+            source = open_folder(tmp_path)
+            for i in range(len(source)):
+                source.label(i)
+                with contextlib.suppress(FKDError):
+                    load(source, i)
+    drill.tried(times)
 
 
 class TestNames:

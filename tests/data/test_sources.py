@@ -289,6 +289,33 @@ class TestAnyDataset:
         )
         assert source.class_names == ["0", "1", "2", "3", "4"]
 
+    @pytest.mark.parametrize(
+        "kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"]
+    )
+    def test_labels_of_every_kind_of_integer(self, kind):
+        targets = np.array([0, 1], kind)
+        for given in (targets, targets.tolist(), torch.from_numpy(targets)):
+            source = as_source(FakeDataset([Image.new("RGB", (1, 1))] * 2, targets=given))
+            assert [source.label(i) for i in range(2)] == [0, 1]
+            assert source.class_names == ["0", "1"]
+
+    @pytest.mark.parametrize(
+        ("targets", "classes", "message"),
+        [
+            ([0.5, 1.0], None, "targets of the data set FakeDataset are float64 of shape"),
+            (["a", "b"], None, "not one class id for each image"),
+            ([[0], [1]], None, r"shape \(2, 1\)"),
+            ([0, 2**40], None, f"has label {2**40}, more than the classes of 2 images"),
+            ([0, 5_000_000], None, "has label 5000000, more than"),
+            ([0, -7], None, "has label -7, but a class is a number from 0"),
+            ([0, 2], ["a", "b"], "has label 2, but names for only 2 classes"),
+        ],
+    )
+    def test_what_is_no_class_is_refused(self, targets, classes, message):
+        items = [Image.new("RGB", (1, 1))] * 2
+        with pytest.raises(ConfigError, match=message):
+            as_source(FakeDataset(items, targets=targets, classes=classes))
+
     def test_without_labels_there_are_no_classes(self):
         source = as_source(FakeDataset([Image.new("RGB", (1, 1))], classes=["x"]))
         assert source.class_names is None

@@ -14,7 +14,13 @@ import numpy as np
 
 from fkd.data.listing import Folder, read_tree
 from fkd.data.parquet_classes import read_classes
-from fkd.data.parquet_files import choose_files, keep_images, read_footers
+from fkd.data.parquet_files import (
+    DAMAGE,
+    choose_files,
+    damage_reason,
+    keep_images,
+    read_footers,
+)
 from fkd.errors import ConfigError, ImageError
 from fkd.store.canonical import printable
 
@@ -110,9 +116,9 @@ class ParquetSource:
         """
         try:
             data = self._cells.read(*self._locate(i))
-        except (OSError, pa.ArrowException) as error:
+        except (*DAMAGE, pa.ArrowException) as error:
             raise ImageError(
-                f"{self.name(i)} cannot be read ({error}); restore the file"
+                f"{self.name(i)} cannot be read ({damage_reason(error)}); restore the file"
             ) from error
         if data is None:
             raise ImageError(

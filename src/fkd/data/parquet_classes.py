@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fkd.data.parquet_files import Footer
+from fkd.data.class_ids import require_class_ids
+from fkd.data.parquet_files import DAMAGE, Footer, damage_reason
 from fkd.errors import ConfigError
-from fkd.userfiles import os_reason
 
 try:
     import pyarrow as pa
@@ -17,10 +17,6 @@ try:
     from pyarrow import parquet as pq
 except ImportError:  # ParquetSource says what to install
     pa = None
-
-MOST_UNNAMED = 2**15
-"""Classes that may go without names, or as many as there are images: larger labels are no class ids
-but numbers of something else, and would each become a class."""
 
 
 def read_classes(footers: Sequence[Footer], column: str) -> tuple[list[str] | None, np.ndarray]:
@@ -40,10 +36,13 @@ def read_classes(footers: Sequence[Footer], column: str) -> tuple[list[str] | No
         )
     if is_text and is_text[0]:
         return _text_classes([text for part in values for text in part.cast("string").to_pylist()])
-    labels = [
-        _class_ids(part, footer, column) for part, footer in zip(values, footers, strict=True)
-    ]
-    _require_names(labels, footers, column, names)
+    num_images = sum(footer.num_rows for footer in footers)
+    labels = []
+    for part, footer in zip(values, footers, strict=True):
+        limits = _limits(part)
+        where = f"images.label_column: column {column!r} of {footer.name}"
+        require_class_ids(*limits, num_images=num_images, names=names, where=where)
+        labels.append(part.cast(pa.int64()).fill_null(-1).to_numpy())
     every = np.concatenate(labels)
     largest = int(every.max(initial=-1))
     if names is None and largest >= 0:
@@ -55,16 +54,18 @@ def _read_column(footer: Footer, column: str) -> Any:
     """The labels of a file, without the encoding as a dictionary."""
     try:
         table = pq.read_table(footer.path, columns=[column], use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else str(error)
+        values = table.column(0)
+        values.validate(full=True)
+        if len(values) != footer.num_rows:
+            raise ValueError(f"it has {len(values)} labels of {footer.num_rows} images")
+        kind = values.type
+        if pa.types.is_dictionary(kind):
+            values = values.cast(kind.value_type)
+    except (*DAMAGE, pa.ArrowException) as error:
         raise ConfigError(
-            f"images.root: column {column!r} of {footer.name} cannot be read ({reason}); "
-            "restore the file"
+            f"images.root: column {column!r} of {footer.name} cannot be read "
+            f"({damage_reason(error)}); restore the file"
         ) from error
-    values = table.column(0)
-    kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
     if not (_is_text(values.type) or pa.types.is_integer(values.type) or values.type == pa.null()):
         raise ConfigError(
             f"images.label_column: column {column!r} of {footer.name} holds {kind}, not classes; "
@@ -90,41 +91,12 @@ def _text_classes(texts: list[str | None]) -> tuple[list[str] | None, np.ndarray
     return names or None, np.array([label_of.get(text, -1) for text in texts], dtype=np.int32)
 
 
-def _class_ids(values: Any, footer: Footer, column: str) -> np.ndarray:
-    """Labels of integers of any width, int64, -1 for none."""
+def _limits(values: Any) -> tuple[int, int]:
+    """The smallest and the largest of integers of any width, -1 where there are only nulls."""
     if pa.types.is_null(values.type):
-        return np.full(len(values), -1, np.int64)
+        return -1, -1
     limits = pc.min_max(values).as_py()
-    low, high = (0 if limits[end] is None else limits[end] for end in ("min", "max"))
-    if low < -1 or high >= 2**31:
-        raise ConfigError(
-            f"images.label_column: column {column!r} of {footer.name} holds {low} to {high}, but "
-            "a class is a number from 0 (or -1 for none); name another column, or null for images "
-            "without labels"
-        )
-    ids: np.ndarray = values.cast(pa.int64()).fill_null(-1).to_numpy()
-    return ids
-
-
-def _require_names(
-    labels: Sequence[np.ndarray], footers: Sequence[Footer], column: str, names: list[str] | None
-) -> None:
-    """Refuse a label that has no name, or is too large to be a class without one."""
-    num_images = sum(map(len, labels))
-    most = max(MOST_UNNAMED, num_images) if names is None else len(names)
-    for part, footer in zip(labels, footers, strict=True):
-        largest = int(part.max(initial=-1))
-        if largest < most:
-            continue
-        if names is not None:
-            raise ConfigError(
-                f"images.label_column: {footer.name} has label {largest} in column {column!r}, but "
-                f"names for only {most} classes; correct the metadata or the labels"
-            )
-        raise ConfigError(
-            f"images.label_column: {footer.name} has label {largest} in column {column!r}, more "
-            f"than classes of {num_images:,} images can be; number the classes from 0, or use text"
-        )
+    return (-1, -1) if limits["min"] is None else (limits["min"], limits["max"])
 
 
 def _same_names(footers: Sequence[Footer], column: str) -> list[str] | None:

@@ -19,6 +19,9 @@ try:
 except ImportError:  # ParquetSource says what to install
     pa = None
 
+# What pyarrow raises for damaged files; its own errors are some of these.
+DAMAGE = (OSError, ValueError, KeyError, IndexError, OverflowError, NotImplementedError)
+
 _SPLIT_IN_PATH = re.compile(
     r"(?:^|[-_./])(train|training|trainval|validation|valid|val|dev|test|testing|eval)"
     r"(?=[-_./\d])",
@@ -130,16 +133,29 @@ def holds_images(root: str, tree: Folder, image_column: str) -> bool:
     return False
 
 
+def damage_reason(error: Exception) -> str:
+    """What is wrong with a file, as part of a sentence, of one of the errors in `DAMAGE`."""
+    reason = os_reason(error) if isinstance(error, OSError) else str(error)
+    return " ".join(reason.split())
+
+
 def _read_footer(file: str, path: str) -> Footer:
+    name = printable(os.fsencode(path))
     try:
         if os.path.getsize(path) == 0:
-            raise ConfigError(f"images.root: {path} is empty (zero bytes); restore or remove it")
+            raise ConfigError(f"images.root: {name} is empty (zero bytes); restore or remove it")
         with pq.ParquetFile(path) as opened:
-            return Footer(file, path, opened.schema_arrow, opened.metadata.num_rows)
-    except (OSError, pa.ArrowException) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else str(error)
+            groups = [opened.metadata.row_group(g) for g in range(opened.num_row_groups)]
+            rows = [group.num_rows for group in groups]
+            if min(rows, default=0) < 0 or sum(rows) != opened.metadata.num_rows:
+                raise ValueError("its numbers of rows contradict each other")
+            return Footer(file, path, opened.schema_arrow, sum(rows))
+    except ConfigError:
+        raise
+    except (*DAMAGE, pa.ArrowException) as error:
         raise ConfigError(
-            f"images.root: {path} cannot be read as Parquet ({reason}); restore or remove it"
+            f"images.root: {name} cannot be read as Parquet ({damage_reason(error)}); restore or "
+            "remove it"
         ) from error
 
 
