@@ -23,7 +23,7 @@ import torchvision.transforms.v2.functional as TF
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from fkd.checks import require_at_least, require_in
+from fkd.checks import require_at_least, require_in, require_whole
 from fkd.errors import ConfigError, FormatError
 from fkd.randomness import Purpose, uniforms
 
@@ -82,8 +82,8 @@ class AugmentConfig:
         if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
             raise ConfigError(f"color_jitter needs strengths >= 0, hue <= 0.5: {self.color_jitter}")
         require_in("[0, 30]", "rand_augment_magnitude", self.rand_augment_magnitude)
-        for name in ("lighting", "rand_augment_ops"):
-            require_at_least(0, name, getattr(self, name))
+        require_at_least(0, "lighting", self.lighting)
+        require_whole(0, "rand_augment_ops", self.rand_augment_ops)
 
     @property
     def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:

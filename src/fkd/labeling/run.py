@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 
 from fkd.data.canary import make_canaries
+from fkd.data.sources import remarks_of
 from fkd.errors import CropMismatch, FKDError, ImageError
 from fkd.labeling.accuracy_check import TeacherAccuracy, measure_accuracy, require_accuracy
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
@@ -145,6 +146,8 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
         FKDError: as `label`.
     """
     listener = progress if progress is not None and world.leads else Progress()
+    for remark in remarks_of(setup.source):
+        listener.remark(remark)
     out = setup.config.out
     _require_labeled_images(setup, world, listener)
     finished = all(world.gather(_is_finished(out)))
