@@ -96,8 +96,8 @@ def require_accuracy(report: TeacherAccuracy, minimum: float | None) -> None:
             f"the teacher is right on {report.top1:.1%} of {report.num} of these images, less than "
             f"min_accuracy {minimum:.1%}. Likely causes: another input size than in training "
             "(--teacher.input_size), classes in another order (--teacher.class_names), other "
-            "weights (--teacher.checkpoint), or another normalization than in training, which "
-            "follows from the name of the model (--teacher.name)"
+            "weights (--teacher.checkpoint), or another normalization than in training "
+            "(--teacher.mean, --teacher.std)"
         )
 
 

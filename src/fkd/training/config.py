@@ -33,6 +33,7 @@ from fkd.methods import (
     ReLabelConfig,
     find_method,
 )
+from fkd.models.preprocessing import require_colors
 from fkd.models.teacher import TeacherConfig
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
@@ -60,6 +61,8 @@ class StudentConfig:
         interpolation: how its crops are resized; the paper's students use bilinear.
         normalization: mean and deviation of its colors: those of its own weights, or ImageNet's
             whatever its weights were made with, as MEAL V2 has it.
+        mean: of red, green, blue, where white is 1, in the place of that of `normalization`.
+        std: standard deviation of the same.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth; the paper's transformers use 0.1.
     """
@@ -71,6 +74,8 @@ class StudentConfig:
     input_size: int | None = None
     interpolation: Interpolation = "bilinear"
     normalization: Literal["own", "imagenet"] = "own"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
@@ -78,6 +83,7 @@ class StudentConfig:
         for name in ("drop_rate", "drop_path_rate"):
             require_in("[0, 1)", f"student.{name}", getattr(self, name))
         require_at_least(1, "student.input_size", self.input_size)
+        require_colors("student.", self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)

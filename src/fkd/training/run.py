@@ -27,7 +27,8 @@ from fkd.engine.schedule import Pass, plan_passes
 from fkd.engine.state import TrainState
 from fkd.errors import ConfigError, RunError
 from fkd.evaluation.accuracy import measure_accuracy
-from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
+from fkd.models.cards import CARD_FILE, CLASSES_FILE
+from fkd.models.checkpoints import MODEL_FILE
 from fkd.training.config import (
     FREE_FIELDS,
     TrainConfig,

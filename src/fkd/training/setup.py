@@ -22,7 +22,7 @@ from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
-from fkd.models.checkpoints import ModelCard
+from fkd.models.cards import ModelCard
 from fkd.models.names import parse_model_name
 from fkd.models.preprocessing import has_fixed_input_size
 from fkd.models.teacher import TeacherEnsemble, load_teachers
@@ -193,7 +193,7 @@ def _require_classes(images: ImageSource, truth: np.ndarray, positions: np.ndarr
 
 def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, ModelCard]:
     student = config.student
-    drop_rates = {"drop_rate": student.drop_rate, "drop_path_rate": student.drop_path_rate}
+    drop_rates: dict[str, Any] = {"drop_rate": student.drop_rate, "drop_path_rate": student.drop_path_rate}
     torch.manual_seed(config.seed)
     loaded = load_model(
         student.name,
@@ -207,6 +207,7 @@ def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, Mo
     preprocessing = replace(loaded.preprocessing, interpolation=student.interpolation)
     if student.normalization == "imagenet":
         preprocessing = replace(preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    preprocessing = preprocessing.changed(mean=student.mean, std=student.std)
     has_fixed_size = has_fixed_input_size(parse_model_name(loaded.name))
     kwargs = {"img_size": preprocessing.input_size} if has_fixed_size else {}
     return loaded.model, ModelCard(loaded.name, num_classes, preprocessing, kwargs)
