@@ -64,7 +64,7 @@ def test_a_wrong_normalization_is_refused_below_the_floor(image_source, mean):
     with pytest.raises(TeacherError, match=r"classes in another order.*normalization") as caught:
         require_accuracy(report, 0.9)
     advised = set(re.findall(r"--teacher\.(\w+)", str(caught.value)))
-    assert advised == {"input_size", "class_names", "checkpoint", "name"}
+    assert advised == {"input_size", "class_names", "checkpoint", "mean", "std"}
     assert advised <= {field.name for field in fields(TeacherConfig)}
 
 

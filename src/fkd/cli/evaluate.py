@@ -11,6 +11,7 @@ from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
 from fkd.labeling.config import resolve_device
 from fkd.models.classes import numbered_classes, read_class_names
+from fkd.models.trial import try_network
 from fkd.models.zoo import LoadedModel, load_model
 
 
@@ -39,6 +40,7 @@ def evaluate(
         device: cpu or cuda; by default a GPU if there is one.
     """
     loaded = _load(model, checkpoint, class_names, input_size)
+    try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     chosen = LabeledImages.match(open_source(images), names)
     where = resolve_device(device)

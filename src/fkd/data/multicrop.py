@@ -16,6 +16,7 @@ from fkd.data.crop_sources import CropOrder, StoredCropSource
 from fkd.data.decoders import DecoderChoice, choose_decoder
 from fkd.data.joining import join_store
 from fkd.data.sources import as_source
+from fkd.data.subset import labeled_part
 from fkd.labels.codecs import Codec
 from fkd.labels.targets import SoftTargets
 from fkd.store import LabelStore
@@ -92,7 +93,7 @@ class MultiCropDataset(Dataset[Item]):
         student_augment: AugmentConfig = NO_AUGMENT,
         decoder: DecoderChoice = "auto",
     ) -> None:
-        source = as_source(images)
+        source = labeled_part(as_source(images), store)
         join = join_store(source, store)
         crop_source = StoredCropSource(
             source, store, crops_per_image=crops_per_image, seed=seed, order=order, codec=codec

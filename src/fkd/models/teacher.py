@@ -23,6 +23,7 @@ from fkd.models.classes import match_classes, numbered_classes, read_class_names
 from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
 from fkd.models.preprocessing import Preprocessing, require_colors
+from fkd.models.trial import try_network
 from fkd.models.zoo import load_model
 
 
@@ -103,7 +104,11 @@ class Teacher:
         weight: float = 1.0,
         temperature: float = 1.0,
     ) -> None:
-        """Takes over a model whose outputs are called `class_names`, and changes it for speed."""
+        """Takes over a model whose outputs are called `class_names`, and changes it for speed.
+
+        Raises:
+            ConfigError: two classes have one name, or the network cannot take crops of its size.
+        """
         refuse_duplicates(class_names, f"teacher {name}")
         self.name = name
         self.preprocessing = preprocessing
@@ -114,6 +119,7 @@ class Teacher:
         self._head = list(class_names)
         self._columns: Tensor | None = None  # outputs in the order of class_names; None for all
         self.model = model.eval().requires_grad_(False)
+        try_network(self.model, preprocessing, f"teacher {name}")
         self.num_folded = fold_batch_norms(self.model, self._example())
         self.num_unfolded = count_batch_norms(self.model)
         self.model.to(memory_format=torch.channels_last)

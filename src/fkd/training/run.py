@@ -29,6 +29,7 @@ from fkd.errors import ConfigError, RunError
 from fkd.evaluation.accuracy import measure_accuracy
 from fkd.models.cards import CARD_FILE, CLASSES_FILE
 from fkd.models.checkpoints import MODEL_FILE
+from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
     TrainConfig,
@@ -101,6 +102,12 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     if is_finished(path, settings, free=FREE_FIELDS):
         return _read_result(path, leads=main, already_finished=True)
     setup = build_setup(config, accelerator.device)
+    try_training(
+        setup.student,
+        setup.card.preprocessing,
+        f"student {setup.card.name}",
+        _build_order(config, setup, accelerator).fewest_crops,
+    )
     state = TrainState.build(
         setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
     )
@@ -147,6 +154,7 @@ def _train(
         passes = describe_passes(order.passes, config.crops_per_image)
         description = f"{passes}; images decoded by {setup.decoder}"
         progress.begin(state.step, order.num_steps, description)
+        progress.remark(f"inputs: {setup.inputs}")
     batches = load_batches(
         setup.cutter,
         (chunk.requests for chunk in order.chunks(state.step)),

@@ -18,6 +18,7 @@ from fkd.data.joining import join_store, map_classes, true_classes
 from fkd.data.maps import MapCropSource
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source
+from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
@@ -48,6 +49,7 @@ class TrainSetup:
         decoder: decodes the images, and how its pixels compare.
         validation: what accuracy is measured on, if there are images for it.
         data: JSON object that identifies the data by content.
+        inputs: input sizes of teachers and student side by side, for people.
     """
 
     class_names: list[str]
@@ -59,6 +61,7 @@ class TrainSetup:
     decoder: DecoderReport
     validation: LabeledImages | None
     data: dict[str, Any]
+    inputs: str
 
 
 def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
@@ -70,6 +73,7 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
     images = open_source(config.images)
     decoder = choose_decoder(images, config.decoder)
     store = None if config.store is None else LabelStore.open(config.store)
+    images = images if store is None else labeled_part(images, store)
     teacher = _load_teacher(config, images, store, device)
     class_names = _class_names(images, store, teacher)
     crops, labeled = _open_crops(config, images, store, decoder.decoder)
@@ -102,7 +106,24 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
         decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
+        inputs=_describe_inputs(store, teacher, card),
     )
+
+
+def _describe_inputs(
+    store: LabelStore | None, teacher: TeacherEnsemble | None, card: ModelCard
+) -> str:
+    """For example "teacher resnet50 224 pixels bicubic; student resnet18 160 pixels bilinear"."""
+    labeled = store.config.get("teachers") if store is not None and teacher is None else None
+    teachers = teacher.identity() if teacher is not None else labeled
+    parts = [
+        f"teacher {of_one.get('name')} {of_one['input_size']} pixels {of_one.get('interpolation')}"
+        for of_one in (teachers if isinstance(teachers, list) else [])
+        if "input_size" in of_one  # imported label maps do not tell
+    ]
+    own = card.preprocessing
+    parts.append(f"student {card.name} {own.input_size} pixels {own.interpolation}")
+    return "; ".join(parts)
 
 
 def _load_teacher(
@@ -193,7 +214,10 @@ def _require_classes(images: ImageSource, truth: np.ndarray, positions: np.ndarr
 
 def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, ModelCard]:
     student = config.student
-    drop_rates: dict[str, Any] = {"drop_rate": student.drop_rate, "drop_path_rate": student.drop_path_rate}
+    drop_rates: dict[str, Any] = {
+        "drop_rate": student.drop_rate,
+        "drop_path_rate": student.drop_path_rate,
+    }
     torch.manual_seed(config.seed)
     loaded = load_model(
         student.name,
