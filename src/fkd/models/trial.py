@@ -116,7 +116,8 @@ def _working_sizes(model: nn.Module, preprocessing: Preprocessing) -> list[int]:
     """Sizes that the network takes, the nearest first."""
     own = _own_size(model)
     if _is_fixed(model):  # others cannot be tried: it would have to be built anew
-        return sorted({*_patch_multiples(model, preprocessing.input_size), *([own] if own else [])})
+        sizes = {*_patch_multiples(model, preprocessing.input_size), *([own] if own else [])}
+        return sorted(sizes - {preprocessing.input_size})
     candidates = sorted(
         {*_CANDIDATES, *([own] if own else [])} - {preprocessing.input_size},
         key=lambda side: abs(side - preprocessing.input_size),
