@@ -42,7 +42,8 @@ class LabelRunConfig:
             most 1,024 shards of at least 16 images and 1,024 forward passes.
         batch_size: inputs of a forward pass; by default 16 on a CPU (larger ones are no faster),
             256 on a GPU. It changes the last bits of a label and is part of the store's identity.
-        device: where the teacher runs; by default a GPU if there is one.
+        device: where the teacher runs: cpu, cuda, cuda:1, mps, xpu; by default cuda if there is
+            one.
         num_workers: threads that decode and crop ahead of the teacher.
         min_accuracy: refuse a teacher whose top-1 on a sample of the images is lower, 0 to 1.
         accuracy_images: images in that sample; 0 skips the accuracy check.
@@ -230,25 +231,6 @@ def all_teachers(config: LabelConfig | LabelMapsConfig) -> list[TeacherConfig]:
     if isinstance(config, LabelMapsConfig):
         return [config.teacher]
     return config.teachers if config.teacher is None else [config.teacher]
-
-
-def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
-    """The device that a setting means: a GPU for each process of a machine, or the CPU.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and torch.cuda.is_available():
-        device = f"cuda:{local_rank % torch.cuda.device_count()}"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"device: {device!r} cannot be used here; use cpu, cuda or cuda:0"
-        ) from error
-    return torch.device(device)
 
 
 def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:

@@ -25,6 +25,7 @@ from fkd.labeling.config import (
 )
 from fkd.labels.codec_names import check_codec
 from fkd.labels.codecs import Codec, TopKLogits
+from fkd.models.devices import describe_device
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
 from fkd.store import form_members, keys_digest
@@ -107,7 +108,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     cpu = cpu_name()
     return {
         "cpu": cpu,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "device": cpu if device.type == "cpu" else describe_device(device),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in _PACKAGES},
     }

@@ -15,12 +15,12 @@ from fkd.labeling.config import (
     LabelMapsConfig,
     all_teachers,
     resolve_batch_size,
-    resolve_device,
 )
 from fkd.labeling.identity import label_identity, label_maps_identity
 from fkd.labeling.labels import LabeledBatch, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
 from fkd.models.dense import DenseTeacher
+from fkd.models.devices import resolve_device
 from fkd.models.teacher import TeacherEnsemble, load_teachers
 from fkd.store.config import StoreConfig
 

@@ -23,11 +23,11 @@ from fkd.data.identity import is_labeled_file, load_labeled
 from fkd.data.joining import join_store
 from fkd.data.sources import ImageSource, fingerprint
 from fkd.errors import CropMismatch, ImageError, StoreMismatch
-from fkd.labeling.config import resolve_device
 from fkd.labeling.labels import TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
 from fkd.labels.comparison import LabelComparison, compare
 from fkd.models.dense import DenseTeacher
+from fkd.models.devices import resolve_device
 from fkd.models.numerics import exact_numerics
 from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
 from fkd.store import LABELED, LabeledCrops, LabelStore

@@ -134,7 +134,7 @@ class TrainConfig:
         clip_grad: largest norm of the gradient.
         accumulate_steps: forward passes per optimizer step; each sees a part of batch_size.
         amp: compute in bf16 or fp16 instead of float32.
-        device: cpu or cuda; by default a GPU if there is one.
+        device: cpu, cuda, cuda:1, mps, xpu; by default a GPU if there is one.
         seed: of weights, order, crops, mixing and dropout.
         decoder: what decodes JPEGs: auto is simplejpeg where it is installed and gives exactly the
             pixels of pillow, with which labels are made.
@@ -196,7 +196,7 @@ class TrainConfig:
     clip_grad: float | None = None
     accumulate_steps: int = 1
     amp: Literal["no", "bf16", "fp16"] = "no"
-    device: Literal["cpu", "cuda"] | None = None
+    device: str | None = None
     seed: int = 0
     decoder: DecoderChoice = "auto"
     num_workers: int | None = None
@@ -315,4 +315,5 @@ def kind_of_workers(config: TrainConfig) -> Workers:
 
 def on_gpu(config: TrainConfig) -> bool:
     """Whether the student is trained on a GPU."""
-    return config.device != "cpu" and torch.cuda.is_available()
+    named = config.device is None or config.device.partition(":")[0] == "cuda"
+    return named and torch.cuda.is_available()

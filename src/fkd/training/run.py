@@ -29,6 +29,7 @@ from fkd.errors import ConfigError, RunError
 from fkd.evaluation.accuracy import measure_accuracy
 from fkd.models.cards import CARD_FILE, CLASSES_FILE
 from fkd.models.checkpoints import MODEL_FILE
+from fkd.models.devices import resolve_device
 from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
@@ -256,19 +257,26 @@ def _start_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         ConfigError: the device is missing, or lacks the precision.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: there is no usable GPU; use cpu, or leave device out")
+    wanted = None if config.device is None else resolve_device(config.device)
     if not torch.distributed.is_initialized():
         # accelerate would otherwise keep the settings of an earlier run of this process.
         AcceleratorState._reset_state(reset_partial_state=True)
     # Without a GPU, accelerate must know: it would not connect several processes.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    if wanted is not None and wanted.type != "cpu" and ":" in str(config.device):
+        torch.accelerator.set_device_index(wanted)
     # Otherwise accelerate sets a number of threads, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
-        return Accelerator(mixed_precision=config.amp, cpu=cpu)
+        accelerator = Accelerator(mixed_precision=config.amp, cpu=cpu)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"amp {config.amp} cannot be used here: {error}") from error
+    if wanted is not None and accelerator.device.type != wanted.type:
+        raise ConfigError(
+            f"device: {config.device} is there, but training would run on "
+            f"{accelerator.device.type}; use that, or cpu"
+        )
+    return accelerator
 
 
 def _save(path: Path, model: nn.Module, setup: TrainSetup) -> None:
