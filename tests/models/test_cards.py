@@ -133,6 +133,17 @@ class TestLayouts:
         assert loaded.preprocessing.mean == (0.1, 0.2, 0.3)
         assert loaded.class_names == NAMES
 
+    @pytest.mark.parametrize("content", ["{}", "[1]", '{"model_type": "vit"}', "no json"])
+    def test_a_file_beside_a_strange_config_is_a_file_alone(self, folder, content):
+        path = folder({})
+        (path / "config.json").write_text(content)
+        loaded = load_model(TINY, checkpoint=str(path / "model.safetensors"))
+        assert (loaded.num_classes, loaded.class_names) == (3, None)
+
+    def test_a_tag_says_nothing_of_these_weights(self, folder):
+        path = folder({"config.json": timm_config(architecture=f"{TINY}.somebodys")})
+        assert_read(load_model(str(path)))
+
     def test_placeholders_are_no_names(self, folder):
         labels = {str(i): f"LABEL_{i}" for i in range(3)}
         files = {

@@ -6,7 +6,6 @@ the store taken for what was labeled.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,46 +15,42 @@ from fkd.store import LabelStore
 MEMBER = "max_images"  # of a store's config
 
 
-@dataclass(frozen=True)
 class SubsetSource:
     """Some images of a source, in its order.
 
     Attributes:
+        root: where the images are.
+        class_names: all classes of the source, also those without an image here.
+
+    Args:
         whole: the source.
         positions: of the images in it, ascending.
     """
 
-    whole: ImageSource
-    positions: Sequence[int]
-
-    @property
-    def root(self) -> str:
-        """Where the images are."""
-        return self.whole.root
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """All classes of the source, also those without an image here."""
-        return self.whole.class_names
+    def __init__(self, whole: ImageSource, positions: Sequence[int]) -> None:
+        self.root = whole.root
+        self.class_names = whole.class_names
+        self._whole = whole
+        self._positions = list(positions)
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self._positions)
 
     def key(self, i: int) -> bytes:
         """The identity of image `i`."""
-        return self.whole.key(self.positions[i])
+        return self._whole.key(self._positions[i])
 
     def label(self, i: int) -> int:
         """The class of image `i`, -1 for none."""
-        return self.whole.label(self.positions[i])
+        return self._whole.label(self._positions[i])
 
     def name(self, i: int) -> str:
         """What messages call image `i`."""
-        return self.whole.name(self.positions[i])
+        return self._whole.name(self._positions[i])
 
     def read(self, i: int) -> bytes:
         """The encoded image `i`; raises ImageError."""
-        return self.whole.read(self.positions[i])
+        return self._whole.read(self._positions[i])
 
 
 def spread(source: ImageSource, max_images: int | None) -> ImageSource:

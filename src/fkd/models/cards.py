@@ -95,9 +95,18 @@ def read_card(folder: Path) -> tuple[ModelCard | None, list[str] | None]:
     return card, names if own is None else own
 
 
-def has_card(folder: Path) -> bool:
-    """Whether something beside the weights in a folder describes them."""
-    return any((folder / name).exists() for name in (CARD_FILE, CONFIG_FILE))
+def is_described(folder: Path) -> bool:
+    """Whether something beside the weights in a folder certainly describes them.
+
+    Any program may leave a config.json beside a file that was given by its own name.
+    """
+    if (folder / CARD_FILE).exists():
+        return True
+    if not (folder / CONFIG_FILE).exists():
+        return False
+    if (folder / PROCESSOR_FILE).exists():
+        return True
+    return '"architecture"' in read_text("checkpoint", folder / CONFIG_FILE)
 
 
 def _own_names(folder: Path, card: ModelCard | None) -> list[str] | None:
@@ -120,8 +129,8 @@ def _parse(path: Path, parse: Any) -> Any:
         return parse(json.loads(text))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(
-            f"checkpoint: {path} is no model card ({error}); correct it, or give the weights alone "
-            "with --teacher.name"
+            f"checkpoint: {path} is no model card ({error}); correct it, or move the weights into a "
+            "folder of their own and name the network"
         ) from error
 
 
@@ -150,7 +159,7 @@ def _of_timm(fields: dict[str, Any]) -> tuple[ModelCard, list[str] | None]:
     if isinstance(names, dict):
         names = [names[key] for key in sorted(names, key=int)]
     card = ModelCard(
-        fields["architecture"],
+        fields["architecture"].partition(".")[0],  # the tag would name other weights than these
         num_classes,
         Preprocessing.from_json({**input_of, "input_size": side}),
         kwargs,

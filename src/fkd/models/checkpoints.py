@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fkd.errors import ConfigError
-from fkd.models.cards import ModelCard, has_card, read_card
+from fkd.models.cards import ModelCard, is_described, read_card
 from fkd.models.state_dicts import unwrap
 from fkd.models.weight_files import read_weight_file
 from fkd.userfiles import home_path, os_reason
@@ -64,7 +64,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise ConfigError(f"checkpoint: {path} cannot be read: {os_reason(error)}") from error
     file = _file_of(path) if is_folder else path
-    described = is_folder or (file.name in _FILES and has_card(file.parent))
+    described = is_folder or (file.name in _FILES and is_described(file.parent))
     card, names = read_card(file.parent) if described else (None, None)
     return Checkpoint(file, unwrap(read_weight_file(file), f"checkpoint: {file}"), card, names)
 

@@ -28,15 +28,13 @@ def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
         return torch.device(_CPU)
     if wanted.type == "meta":
         raise _unusable(device, "it computes nothing")
-    count = _count(wanted.type)
+    count, is_numbered = _count(wanted.type), ":" in device
     if count == 0:
         raise _unusable(device, "there is no such device, or this torch was built without it")
-    if wanted.index is not None and wanted.index >= count:
+    if is_numbered and wanted.index >= count:
         raise _unusable(device, f"there {'is' if count == 1 else 'are'} {count}, counted from 0")
-    if wanted.index is None and count > 1:
+    if not is_numbered and (count > 1 or wanted.type == "cuda"):
         wanted = torch.device(wanted.type, local_rank % count)
-    elif wanted.index is None and wanted.type == "cuda":
-        wanted = torch.device("cuda", 0)
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
