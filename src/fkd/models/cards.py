@@ -129,8 +129,8 @@ def _parse(path: Path, parse: Any) -> Any:
         return parse(json.loads(text))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(
-            f"checkpoint: {path} is no model card ({error}); correct it, or move the weights into a "
-            "folder of their own and name the network"
+            f"checkpoint: {path} is no model card ({error}); correct it, or put the weights "
+            "into a folder of their own and name the network"
         ) from error
 
 
