@@ -284,3 +284,42 @@ def test_canaries_and_teachers_are_unknown(config):
     store, source = LabelStore.open(config.out), open_source(config.images)
     assert store.canaries == ()
     main(["verify", config.out, "--images.root", source.root])
+
+
+@pytest.mark.drill("G3", "a flipped bit of a released label map", failing="silent")
+def test_a_flipped_bit_of_a_map_is_found(tmp_path, drill):
+    """In an archive of torch, whose own reader compares no checksum."""
+    path = saved(released(0), tmp_path)
+    whole = (tmp_path / "map.pt").read_bytes()
+    expected = read_map(path, len(NAMES))
+    draw, tries = np.random.default_rng(0), drill.times(200, goal=20_000)
+    for _ in range(tries):
+        changed = bytearray(whole)
+        changed[int(draw.integers(len(whole)))] ^= 1 << int(draw.integers(8))
+        (tmp_path / "map.pt").write_bytes(changed)
+        try:
+            found = read_map(path, len(NAMES))
+        except FormatError:
+            continue
+        assert np.array_equal(found.label.ids, expected.label.ids)
+        assert np.array_equal(found.label.values, expected.label.values)
+    drill.tried(tries)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickles_that_ask_for_much_are_refused(tmp_path, legacy):
+    bomb = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+    path = saved(released(0), tmp_path, _use_new_zipfile_serialization=not legacy)
+    whole = (tmp_path / "map.pt").read_bytes()
+    if legacy:  # after the magic number, the version and the machine comes the pickle of the map
+        third = whole.index(b"little_endian")
+        start = whole.index(b"\x80\x02", third)
+        (tmp_path / "map.pt").write_bytes(whole[:start] + bomb)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, bomb if name.endswith("data.pkl") else data)
+    with pytest.raises(FormatError, match="bytearray for something else than bytes"):
+        read_map(path, len(NAMES))

@@ -9,8 +9,9 @@ from fkd.cli.console import make_console, print_remark
 from fkd.data.sources import ImagesConfig, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
-from fkd.labeling.config import resolve_device
 from fkd.models.classes import numbered_classes, read_class_names
+from fkd.models.devices import resolve_device
+from fkd.models.trial import try_network
 from fkd.models.zoo import LoadedModel, load_model
 
 
@@ -36,15 +37,16 @@ def evaluate(
         input_size: side of the crops, pixels; by default the model's own.
         batch_size: images in a forward pass.
         num_workers: threads that decode images.
-        device: cpu or cuda; by default a GPU if there is one.
+        device: cpu, cuda, cuda:1, mps, xpu; by default cuda if there is one.
     """
+    where = resolve_device(device)
     loaded = _load(model, checkpoint, class_names, input_size)
+    try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     chosen = LabeledImages.match(open_source(images), names)
     console = make_console()
     for remark in remarks_of(chosen.source):
         print_remark(console, remark)
-    where = resolve_device(device)
     accuracy = measure_accuracy(
         loaded.model.to(where).to(memory_format=torch.channels_last),
         chosen,

@@ -183,6 +183,8 @@ def _print_result(result: LabelResult, out: str, console: Console) -> None:
         console.print(f"unreadable {reason}")
     if result.spot_checks is not None:
         console.print(f"checked   {result.spot_checks}")
+    if result.accuracy is not None and result.accuracy.num:
+        console.print(f"accuracy  {result.accuracy}")
     _print_store(result.store, out, console)
 
 
@@ -200,13 +202,22 @@ def _print_store(store: LabelStore, out: str, console: Console) -> None:
     console.print(f"root hash {store.root_hash}")
 
 
+def _describe_epochs(num_crops: int) -> str:
+    """How the crops of a store and the epochs of a training run go together."""
+    single = f"M = {num_crops}, epochs = {num_crops}: every crop once"
+    if num_crops == 1:
+        return f"{single}; more epochs show the same crop again"
+    return f"{single}; epochs = {2 * num_crops}: every crop twice; fewer leave crops unused"
+
+
 def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> None:
     per_crop = cost.num_bytes / cost.num_crops
     about = "about " if config.form == "compact" else ""
     console.print(
         f"images    {cost.num_images:,} x {config.num_crops} crops = {cost.num_crops:,} crops of "
-        f"{cost.num_classes:,} classes, {config.codec.name}"
+        f"{cost.num_classes:,} classes, {cost.codec}"
     )
+    console.print(f"epochs    {_describe_epochs(config.num_crops)}")
     console.print(
         f"bytes     {about}{cost.num_bytes:,} ({format_size(cost.num_bytes)}, "
         f"{per_crop:.1f} per crop) in {cost.num_shards:,} shards"

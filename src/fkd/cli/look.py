@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fkd.data.sources import ImagesConfig, open_source
+from fkd.data.subset import labeled_part
 from fkd.store import LabelStore
 from fkd.viewing.page import PageConfig, render_page
 from fkd.viewing.summary import StoreSummary, summarize
@@ -47,9 +48,9 @@ def view(
         page: how much to show.
     """
     target = out or store.with_name(store.name + ".html")
-    target.write_text(
-        render_page(LabelStore.open(store), open_source(images), page), encoding="utf-8"
-    )
+    labels = LabelStore.open(store)
+    source = labeled_part(open_source(images), labels)
+    target.write_text(render_page(labels, source, page), encoding="utf-8")
     print(f"{target} ({target.stat().st_size / 1e6:.1f} MB): open it in a browser")
 
 

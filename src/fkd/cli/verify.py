@@ -8,6 +8,7 @@ from rich.console import Console
 from fkd.cli.console import make_bar, make_console, print_remark
 from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
+from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError, DamagedStore, FormatError, escape_controls
 from fkd.labeling.image_checks import check_images
 from fkd.labeling.store_checks import (
@@ -57,7 +58,8 @@ def verify(
     _check_bytes(store, console)
     if images is None:
         return
-    labels, source = LabelStore.open(store), open_source(images)
+    labels = LabelStore.open(store)
+    source = labeled_part(open_source(images), labels)
     loaded = load_teachers_of(labels, models, device) if models else None
     _check_images(labels, source, console)
     if loaded is not None:

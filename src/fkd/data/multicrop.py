@@ -18,6 +18,7 @@ from fkd.data.crop_sources import CropOrder, StoredCropSource
 from fkd.data.decoders import DecoderChoice, choose_decoder
 from fkd.data.joining import join_store
 from fkd.data.sources import as_source
+from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.labels.codecs import Codec
 from fkd.labels.targets import SoftTargets
@@ -102,7 +103,7 @@ class MultiCropDataset(Dataset[Item]):
         require_whole(1, "size", size)
         require_whole(None, "seed", seed)
         store = store if isinstance(store, LabelStore) else LabelStore.open(home_path(store))
-        source = as_source(images)
+        source = labeled_part(as_source(images), store)
         join = join_store(source, store)
         if len(join.labeled) == 0:
             raise ConfigError(f"store: no image of {store.path} was readable; label other images")

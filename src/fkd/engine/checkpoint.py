@@ -10,7 +10,6 @@ tensors and plain values is unpickled (`weights_only`), and not before the check
 
 import hashlib
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 
 from fkd.engine.durable import replace_file, replace_text
-from fkd.errors import RunError
+from fkd.errors import ConfigError, RunError
+from fkd.models.weight_files import read_torch
 
 _KEPT = 2
 State = dict[str, Any]
@@ -94,7 +94,7 @@ class Checkpoints:
 
 def _load(path: Path) -> State:
     try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        state: State = read_torch(path)
+    except ConfigError as error:
         raise RunError(f"{path} holds more than tensors and plain values; delete it") from error
     return state

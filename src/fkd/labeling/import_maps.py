@@ -5,7 +5,9 @@
 Such files are pickles. They are read by torch's weights-only unpickler, which builds tensors and
 plain containers from an allow-list and refuses every other name a pickle may call: no code of the
 file runs. A file may still make it allocate memory, so the sizes of files and of what is packed in
-them are bounded first, and the shape of a tensor is checked before its numbers.
+them are bounded first, the opcodes of the pickle are followed without values (`check_torch_file`,
+which also compares the checksums of an archive), and the shape of a tensor is checked before its
+numbers.
 
 Maps are joined to images by folder and stem, the only link there is. What the store then says of
 the images (checksums, sizes) describes the files as they are now; whether these are the images that
@@ -39,6 +41,7 @@ from fkd.labeling.pipeline import ImageRow
 from fkd.labels.codecs import TopKLogits
 from fkd.labels.encoded import Encoded
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
+from fkd.models.weight_files import check_torch_file
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 from fkd.store.canonical import printable
 from fkd.store.geometry import grid_boxes
@@ -216,6 +219,7 @@ def _load_tensor(path: str) -> torch.Tensor:
     try:
         if data.startswith(_ZIP):
             _refuse_large_contents(data)
+        check_torch_file(io.BytesIO(data), len(data))
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file may make torch's reader stumble over anything
         reason = str(error).partition("\n")[0][:160] or type(error).__name__

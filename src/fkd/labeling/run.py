@@ -21,7 +21,12 @@ from itertools import chain, groupby
 from fkd.data.canary import make_canaries
 from fkd.data.sources import remarks_of
 from fkd.errors import CropMismatch, FKDError, ImageError
-from fkd.labeling.accuracy_check import TeacherAccuracy, measure_accuracy, require_accuracy
+from fkd.labeling.accuracy_check import (
+    TeacherAccuracy,
+    describe_weakness,
+    measure_accuracy,
+    require_accuracy,
+)
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.identity import describe_environment
 from fkd.labeling.image_checks import find_changed_shards
@@ -88,6 +93,7 @@ class LabelResult:
             run that finished the store.
         precision_impact: what fast numerics did to labels, measured before the start; None for
             exact ones.
+        accuracy: the teacher on a sample of the images; None when not measured.
         seconds: of this run, from the first image to the last label.
         leads: whether this process speaks for the run.
     """
@@ -96,6 +102,7 @@ class LabelResult:
     unreadable: list[str]
     spot_checks: SpotCheckReport | None
     precision_impact: PrecisionImpact | None
+    accuracy: TeacherAccuracy | None
     seconds: float
     leads: bool
 
@@ -161,6 +168,8 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
     identity = setup.store_config.source
     with StoreWriter.open(out, identity, rank=world.rank, world_size=world.size) as writer:
         listener.started(_describe_start(setup, writer, accuracy, impact, world))
+        if accuracy is not None and (weakness := describe_weakness(accuracy)):
+            listener.warn(weakness)
         started = time.monotonic()
         unreadable = _label_pending(setup, writer, world, listener)
         seconds = time.monotonic() - started
@@ -173,7 +182,7 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
             writer.finish(describe_environment(setup.device), in_manifest)
         world.gather(None)  # the store is finished
     return LabelResult(
-        LabelStore.open(out), unreadable, spot_checks, impact, seconds, leads=world.leads
+        LabelStore.open(out), unreadable, spot_checks, impact, accuracy, seconds, leads=world.leads
     )
 
 

@@ -22,11 +22,11 @@ from fkd.data.decode import DECODER
 from fkd.data.identity import load_labeled
 from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
-from fkd.labeling.config import resolve_device
 from fkd.labeling.labels import TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
 from fkd.labels.comparison import LabelComparison, compare
 from fkd.models.dense import DenseTeacher
+from fkd.models.devices import resolve_device
 from fkd.models.numerics import exact_numerics
 from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
 from fkd.store import LABELED, LabeledCrops, LabelStore

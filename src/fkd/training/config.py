@@ -34,6 +34,7 @@ from fkd.methods import (
     ReLabelConfig,
     find_method,
 )
+from fkd.models.preprocessing import require_colors
 from fkd.models.teacher import TeacherConfig
 from fkd.userfiles import settle_paths
 
@@ -62,6 +63,8 @@ class StudentConfig:
         interpolation: how its crops are resized; the paper's students use bilinear.
         normalization: mean and deviation of its colors: those of its own weights, or ImageNet's
             whatever its weights were made with, as MEAL V2 has it.
+        mean: of red, green, blue, where white is 1, in the place of that of `normalization`.
+        std: standard deviation of the same.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth; the paper's transformers use 0.1.
     """
@@ -73,6 +76,8 @@ class StudentConfig:
     input_size: int | None = None
     interpolation: Interpolation = "bilinear"
     normalization: Literal["own", "imagenet"] = "own"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
@@ -80,6 +85,7 @@ class StudentConfig:
         for name in ("drop_rate", "drop_path_rate"):
             require_in("[0, 1)", f"student.{name}", getattr(self, name))
         require_whole(1, "student.input_size", self.input_size)
+        require_colors("student.", self.mean, self.std)
         settle_paths(self, "checkpoint")
 
 
@@ -131,7 +137,7 @@ class TrainConfig:
         clip_grad: largest norm of the gradient.
         accumulate_steps: forward passes per optimizer step; each sees a part of batch_size.
         amp: compute in bf16 or fp16 instead of float32.
-        device: cpu or cuda; by default a GPU if there is one.
+        device: cpu, cuda, cuda:1, mps, xpu; by default a GPU if there is one.
         seed: of weights, order, crops, mixing and dropout.
         decoder: what decodes JPEGs: auto is simplejpeg where it is installed and gives exactly the
             pixels of pillow, with which labels are made.
@@ -193,7 +199,7 @@ class TrainConfig:
     clip_grad: float | None = None
     accumulate_steps: int = 1
     amp: Literal["no", "bf16", "fp16"] = "no"
-    device: Literal["cpu", "cuda"] | None = None
+    device: str | None = None
     seed: int = 0
     decoder: DecoderChoice = "auto"
     num_workers: int | None = None
@@ -315,4 +321,5 @@ def kind_of_workers(config: TrainConfig) -> Workers:
 
 def on_gpu(config: TrainConfig) -> bool:
     """Whether the student is trained on a GPU."""
-    return config.device != "cpu" and torch.cuda.is_available()
+    named = config.device is None or config.device.partition(":")[0] == "cuda"
+    return named and torch.cuda.is_available()

@@ -27,7 +27,10 @@ from fkd.engine.schedule import Pass, plan_passes
 from fkd.engine.state import TrainState
 from fkd.errors import ConfigError, RunError
 from fkd.evaluation.accuracy import measure_accuracy
-from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
+from fkd.models.cards import CARD_FILE, CLASSES_FILE
+from fkd.models.checkpoints import MODEL_FILE
+from fkd.models.devices import resolve_device
+from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
     TrainConfig,
@@ -103,6 +106,12 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     if main and progress is not None:
         for remark in setup.remarks:
             progress.remark(remark)
+    try_training(
+        setup.student,
+        setup.card.preprocessing,
+        f"student {setup.card.name}",
+        _build_order(config, setup, accelerator).fewest_crops,
+    )
     state = TrainState.build(
         setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
     )
@@ -149,6 +158,7 @@ def _train(
         passes = describe_passes(order.passes, config.crops_per_image)
         description = f"{passes}; images decoded by {setup.decoder}"
         progress.begin(state.step, order.num_steps, description)
+        progress.remark(f"inputs: {setup.inputs}")
     batches = load_batches(
         setup.cutter,
         (chunk.requests for chunk in order.chunks(state.step)),
@@ -250,19 +260,26 @@ def _start_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         ConfigError: the device is missing, or lacks the precision.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: there is no usable GPU; use cpu, or leave device out")
+    wanted = None if config.device is None else resolve_device(config.device)
     if not torch.distributed.is_initialized():
         # accelerate would otherwise keep the settings of an earlier run of this process.
         AcceleratorState._reset_state(reset_partial_state=True)
     # Without a GPU, accelerate must know: it would not connect several processes.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    if wanted is not None and wanted.type != "cpu" and ":" in str(config.device):
+        torch.accelerator.set_device_index(wanted)
     # Otherwise accelerate sets a number of threads, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
-        return Accelerator(mixed_precision=config.amp, cpu=cpu)
+        accelerator = Accelerator(mixed_precision=config.amp, cpu=cpu)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"amp {config.amp} cannot be used here: {error}") from error
+    if wanted is not None and accelerator.device.type != wanted.type:
+        raise ConfigError(
+            f"device: {config.device} is there, but training would run on "
+            f"{accelerator.device.type}; use that, or cpu"
+        )
+    return accelerator
 
 
 def _save(path: Path, model: nn.Module, setup: TrainSetup) -> None:

@@ -23,11 +23,12 @@ from fkd.data.joining import (
 from fkd.data.maps import MapCropSource
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.data.sources import ImageSource, open_source, remarks_of
+from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
-from fkd.models.checkpoints import ModelCard
+from fkd.models.cards import ModelCard
 from fkd.models.names import parse_model_name
 from fkd.models.preprocessing import has_fixed_input_size
 from fkd.models.teacher import TeacherEnsemble, load_teachers
@@ -54,6 +55,7 @@ class TrainSetup:
         validation: what accuracy is measured on, if there are images for it.
         data: JSON object that identifies the data by content.
         remarks: what the user may want to know of the images, a sentence each.
+        inputs: input sizes of teachers and student side by side, for people.
     """
 
     class_names: list[str]
@@ -66,6 +68,7 @@ class TrainSetup:
     validation: LabeledImages | None
     data: dict[str, Any]
     remarks: list[str]
+    inputs: str
 
 
 def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
@@ -77,6 +80,7 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
     images = open_source(config.images)
     decoder = choose_decoder(images, config.decoder)
     store = None if config.store is None else LabelStore.open(config.store)
+    images = images if store is None else labeled_part(images, store)
     teacher = _load_teacher(config, images, store, device)
     class_names = _class_names(images, store, teacher)
     crops, labeled = _open_crops(config, images, store, decoder.decoder)
@@ -110,7 +114,24 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
         validation=validation,
         data=_identify(images, store, teacher, validation),
         remarks=_remarks(images, validation, class_names),
+        inputs=_describe_inputs(store, teacher, card),
     )
+
+
+def _describe_inputs(
+    store: LabelStore | None, teacher: TeacherEnsemble | None, card: ModelCard
+) -> str:
+    """For example "teacher resnet50 224 pixels bicubic; student resnet18 160 pixels bilinear"."""
+    labeled = store.config.get("teachers") if store is not None and teacher is None else None
+    teachers = teacher.identity() if teacher is not None else labeled
+    parts = [
+        f"teacher {of_one.get('name')} {of_one['input_size']} pixels {of_one.get('interpolation')}"
+        for of_one in (teachers if isinstance(teachers, list) else [])
+        if "input_size" in of_one  # imported label maps do not tell
+    ]
+    own = card.preprocessing
+    parts.append(f"student {card.name} {own.input_size} pixels {own.interpolation}")
+    return "; ".join(parts)
 
 
 def _load_teacher(
@@ -201,7 +222,10 @@ def _require_classes(images: ImageSource, truth: np.ndarray, positions: np.ndarr
 
 def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, ModelCard]:
     student = config.student
-    drop_rates = {"drop_rate": student.drop_rate, "drop_path_rate": student.drop_path_rate}
+    drop_rates: dict[str, Any] = {
+        "drop_rate": student.drop_rate,
+        "drop_path_rate": student.drop_path_rate,
+    }
     torch.manual_seed(config.seed)
     loaded = load_model(
         student.name,
@@ -215,6 +239,7 @@ def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, Mo
     preprocessing = replace(loaded.preprocessing, interpolation=student.interpolation)
     if student.normalization == "imagenet":
         preprocessing = replace(preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    preprocessing = preprocessing.changed(mean=student.mean, std=student.std)
     has_fixed_size = has_fixed_input_size(parse_model_name(loaded.name))
     kwargs = {"img_size": preprocessing.input_size} if has_fixed_size else {}
     return loaded.model, ModelCard(loaded.name, num_classes, preprocessing, kwargs)
