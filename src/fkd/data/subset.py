@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fkd.data.sources import ImageSource
+from fkd.data.sources import ImageSource, remarks_of
 from fkd.store import LabelStore
 
 MEMBER = "max_images"  # of a store's config
@@ -21,6 +21,7 @@ class SubsetSource:
     Attributes:
         root: where the images are.
         class_names: all classes of the source, also those without an image here.
+        remarks: those of the source.
 
     Args:
         whole: the source.
@@ -30,6 +31,7 @@ class SubsetSource:
     def __init__(self, whole: ImageSource, positions: Sequence[int]) -> None:
         self.root = whole.root
         self.class_names = whole.class_names
+        self.remarks = remarks_of(whole)
         self._whole = whole
         self._positions = list(positions)
 
