@@ -90,11 +90,11 @@ def find_classes(root: str, tree: Folder, split: str) -> Layout:
     if not tree.images:
         _refuse_depth(root, tree, split)
     layout = as_classes(root, tree)
-    if len(tree.folders) == 1:
-        only = printable(tree.folders[0].name)
+    if layout.classes is not None and len(layout.classes) == 1:
+        (only,) = layout.classes
         layout.remarks.append(
-            f"{place(root, tree)} has one class, {only}; if that is no class, give "
-            f"{place(root, tree.folders[0])}"
+            f"{place(root, tree)} has one class, {printable(only.name)}; if that is no class, give "
+            f"{place(root, only)}"
         )
     return layout
 
@@ -105,24 +105,26 @@ def as_classes(root: str, tree: Folder) -> Layout:
     Raises:
         ConfigError: there are images beside them, or one holds none: labels would shift silently.
     """
-    if tree.images and tree.folders:
+    # Parquet files are no images: a folder of nothing else was never a class.
+    folders = [f for f in tree.folders if f.num_images or next(f.table_paths(), None) is None]
+    if tree.images and folders:
         raise ConfigError(
             f"images.root: {place(root, tree)} holds {len(tree.images)} images "
-            f"({printable(min(tree.images))} ...) beside {len(tree.folders)} class folders "
-            f"({printable(tree.folders[0].name)} ...); move them into a class folder, or use "
+            f"({printable(min(tree.images))} ...) beside {len(folders)} class folders "
+            f"({printable(folders[0].name)} ...); move them into a class folder, or use "
             "images.format flat for images without classes"
         )
-    empty = [folder for folder in tree.folders if not folder.num_images]
+    empty = [folder for folder in folders if not folder.num_images]
     if empty:
         raise ConfigError(
             f"images.root: class folder {printable(empty[0].name)} of {place(root, tree)} "
             f"holds no image ({len(empty)} such folders); remove it or fill it"
         )
-    if not tree.folders:
+    if not folders:
         raise ConfigError(
             f"images.root: {place(root, tree)} has no class folders; use images.format flat"
         )
-    return Layout(tree, tree.folders, [])
+    return Layout(tree, folders, [])
 
 
 def without_classes(root: str, tree: Folder, split: str) -> Layout:
