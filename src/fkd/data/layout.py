@@ -56,8 +56,8 @@ class Layout:
 
 
 def split_kind(name: bytes) -> str | None:
-    """ "train", "val" or "test" for what may be the name of such a split, "other" for one that is
-    less usual; None for another name.
+    """What split a name may mean: "train", "val", "test", or "other" for less usual ones; None for
+    the name of something else.
 
     Example:
         >>> [split_kind(name) for name in (b"Train", b"val2017", b"TestSet", b"dev", b"test_tube")]
