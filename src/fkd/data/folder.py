@@ -58,7 +58,7 @@ class FolderSource:
         self,
         root: str,
         keys: Sequence[bytes],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         class_names: list[str] | None,
         remarks: Sequence[str] = (),
     ) -> None:
@@ -152,7 +152,7 @@ def _as_source(root: str, layout: Layout) -> FolderSource:
     if len(set(names)) < len(names):
         raise ConfigError(f"images.root: two class folders of {base} have the same printed name")
     keys = [path[prefix:] for folder in layout.classes for path in folder.image_paths()]
-    labels = [label for label, folder in enumerate(layout.classes) for _ in folder.image_paths()]
+    labels = np.repeat(range(len(names)), [folder.num_images for folder in layout.classes])
     return FolderSource(base, keys, labels, names, remarks)
 
 
