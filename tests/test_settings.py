@@ -14,6 +14,7 @@ from fkd.errors import ConfigError
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.import_maps import ImportMapsConfig
 from fkd.models.teacher import TeacherConfig
+from fkd.store import convert_store
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.viewing.page import PageConfig
 
@@ -95,3 +96,10 @@ def test_nothing_is_written_into_the_folder_of_the_images_itself(config, tmp_pat
 def test_nor_into_that_of_the_validation_images():
     with pytest.raises(ConfigError, match="out: val is the folder of the images"):
         replace(CONFIGS[-1], val=ImagesConfig(root="val"), out="val")
+
+
+@pytest.mark.parametrize("value", [2.0, 1.5, True, "2"])
+def test_conversion_keeps_a_whole_number_of_crops(value, label_store, tmp_path):
+    with pytest.raises(ConfigError, match=r"num_crops must be a whole number"):
+        convert_store(label_store.path, tmp_path / "out", num_crops=value)
+    assert not (tmp_path / "out").exists()

@@ -76,6 +76,10 @@ OTHER_SPLITS = [
     (["Validation", "Training", "Testing"], "Training"),
     (["train", "cat"], "train"),
     (["Train"], "Train"),
+    (["trainA", "trainB", "testA"], "trainA"),
+    (["seg_train", "seg_test", "seg_pred"], "seg_train"),
+    (["birds-train", "birds-val"], "birds-train"),
+    (["val_256", "train_256_places365standard"], "train_256_places365standard"),
 ]
 
 
@@ -90,7 +94,8 @@ class TestOtherSplits:
         assert as_classes.class_names == sorted(folders)
 
     @pytest.mark.parametrize(
-        ("folders", "give"), [case for case in OTHER_SPLITS if "cat" not in case[0]]
+        ("folders", "give"),
+        [case for case in OTHER_SPLITS if not {"cat", "val_256"} & set(case[0])],
     )
     def test_and_so_they_are_with_images_in_them(self, tmp_path, folders, give):
         write(tmp_path, *(f"{folder}/{i}.png" for folder in folders for i in range(2)))
@@ -119,6 +124,7 @@ class TestNamesOfClasses:
             ["test", "cat"],
             ["train", "bus", "car"],
             ["bullet_train", "test_tube"],
+            ["bullet_train", "toy_train", "train_station"],
             ["extra", "normal"],
             ["probe", "query"],
             ["sunset", "dataset_x"],

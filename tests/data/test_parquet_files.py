@@ -178,6 +178,16 @@ class TestPlace:
         assert len(source) == 2
         assert "1 image files beside the Parquet files" in remarks_of(source)[0]
 
+    def test_many_pictures_beside_parquet_files_are_a_choice(self, tmp_path):
+        write(tmp_path / "data" / "train-0.parquet")
+        for i in range(40):
+            (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+            (tmp_path / "ab"[i % 2] / f"{i}.png").write_bytes(png())
+        with pytest.raises(ConfigError, match=r"holds 40 image files and Parquet files"):
+            open_folder(tmp_path)
+        assert len(open_folder(tmp_path, format="parquet")) == 2
+        assert open_folder(tmp_path, format="folder").class_names == ["a", "b"]
+
 
 class TestEmpty:
     @pytest.mark.parametrize("single", [True, False])

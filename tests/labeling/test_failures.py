@@ -87,14 +87,14 @@ def test_more_unreadable_images_than_allowed_are_counted(config, own_images):
     assert committed(config) == ["00000", "00003"]
 
 
-def save_image(path, mode, size=(30, 20), **options):
-    Image.new(mode, size, 120).save(path, **options)
+def save_image(path, mode, size=(30, 20), color=120, **options):
+    Image.new(mode, size, color).save(path, **options)
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("16-bit.png", lambda path: save_image(path, "I;16")),
+        ("16-bit.png", lambda path: save_image(path, "I;16", color=30_000)),
         ("cmyk.jpg", lambda path: save_image(path, "CMYK")),
         ("palette.png", lambda path: save_image(path, "P")),
         ("gray.png", lambda path: save_image(path, "L")),
@@ -111,6 +111,7 @@ def test_unusual_images_are_labeled(config, own_images, name, write):
 @pytest.mark.parametrize(
     ("name", "write", "reason"),
     [
+        ("12-bit.png", lambda path: save_image(path, "I;16", color=4095), "would become nearly"),
         ("zero.png", lambda path: path.write_bytes(b""), "is empty"),
         (
             "moving.gif",

@@ -58,7 +58,7 @@ class FolderSource:
         self,
         root: str,
         keys: Sequence[bytes],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         class_names: list[str] | None,
         remarks: Sequence[str] = (),
     ) -> None:
@@ -126,17 +126,15 @@ def scan_folder(
     if not tree.num_images:
         known = ", ".join(extension.decode() for extension in image_extensions())
         left_out = tree.describe_left_out()
-        found = f" ({left_out})" if left_out else ""
+        others = f" ({left_out})" if left_out else ""
         raise ConfigError(
-            f"images.root: no image files ({known}) below {root}{found}; give another folder"
+            f"images.root: no image files ({known}) below {root}{others}; give another folder"
         )
     if layout == "flat":
-        found_layout = without_classes(root, tree, split)
-    elif layout == "classes":
-        found_layout = as_classes(root, tree)
-    else:
-        found_layout = find_classes(root, tree, split)
-    return _as_source(root, found_layout)
+        return _as_source(root, without_classes(root, tree, split))
+    if layout == "classes":
+        return _as_source(root, as_classes(root, tree))
+    return _as_source(root, find_classes(root, tree, split))
 
 
 def _as_source(root: str, layout: Layout) -> FolderSource:
@@ -144,10 +142,9 @@ def _as_source(root: str, layout: Layout) -> FolderSource:
     prefix = len(layout.folder.path) + 1 if layout.folder.path else 0
     base = os.path.join(root, os.fsdecode(layout.folder.path)) if prefix else root
     left_out = layout.folder.describe_left_out()
-    remarks = [
-        *layout.remarks,
-        *([f"{place(root, layout.folder)}: {left_out}"] if left_out else []),
-    ]
+    remarks = [*layout.remarks]
+    if left_out:
+        remarks.append(f"{place(root, layout.folder)}: {left_out}")
     if layout.classes is None:
         keys = [path[prefix:] for path in layout.folder.image_paths()]
         return FolderSource(base, keys, [-1] * len(keys), None, remarks)
@@ -155,7 +152,7 @@ def _as_source(root: str, layout: Layout) -> FolderSource:
     if len(set(names)) < len(names):
         raise ConfigError(f"images.root: two class folders of {base} have the same printed name")
     keys = [path[prefix:] for folder in layout.classes for path in folder.image_paths()]
-    labels = [label for label, folder in enumerate(layout.classes) for _ in folder.image_paths()]
+    labels = np.repeat(range(len(names)), [folder.num_images for folder in layout.classes])
     return FolderSource(base, keys, labels, names, remarks)
 
 

@@ -12,6 +12,8 @@ like them, and every other one is refused with the folder to give instead.
 
 import os
 import re
+import string
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +34,7 @@ _KINDS = {
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()}
 _FILLERS = frozenset(
     {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "part", "full"}
-    | {"ilsvrc", "coco", "voc", "v"}
+    | {"ilsvrc", "coco", "voc"}
 )
 _SHOWN = 4
 
@@ -54,21 +56,26 @@ class Layout:
 
 
 def split_kind(name: bytes) -> str | None:
-    """ "train", "val" or "test" for what may be the name of such a split, "other" for one that is
-    less usual; None for another name.
+    """What split a name may mean: "train", "val", "test", or "other" for less usual ones; None for
+    the name of something else.
 
     Example:
         >>> [split_kind(name) for name in (b"Train", b"val2017", b"TestSet", b"dev", b"test_tube")]
         ['train', 'val', 'test', 'val', None]
     """
+    kind, others = _split_words(name)
+    return None if others else kind
+
+
+def _split_words(name: bytes) -> tuple[str | None, list[str]]:
+    """The kind of split of which a name has one word, and its words that say something else."""
     text = name.decode("utf-8", "replace")
-    if not text.isascii():
-        return None
-    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", text)]
+    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[^\x00-\x7f]+", text)]
     words = [word.removesuffix("set") or word for word in words]
     kinds = [_KIND_OF[word] for word in words if word in _KIND_OF]
-    others = [word for word in words if word not in _KIND_OF and word not in _FILLERS]
-    return kinds[0] if len(kinds) == 1 and not others else None
+    known = _KIND_OF.keys() | _FILLERS | set(string.ascii_lowercase)  # of trainA, v2
+    others = [word for word in words if word not in known]
+    return (kinds[0] if len(kinds) == 1 else None), others
 
 
 def find_classes(root: str, tree: Folder, split: str) -> Layout:
@@ -90,11 +97,11 @@ def find_classes(root: str, tree: Folder, split: str) -> Layout:
     if not tree.images:
         _refuse_depth(root, tree, split)
     layout = as_classes(root, tree)
-    if len(tree.folders) == 1:
-        only = printable(tree.folders[0].name)
+    if layout.classes is not None and len(layout.classes) == 1:
+        (only,) = layout.classes
         layout.remarks.append(
-            f"{place(root, tree)} has one class, {only}; if that is no class, give "
-            f"{place(root, tree.folders[0])}"
+            f"{place(root, tree)} has one class, {printable(only.name)}; if that is no class, give "
+            f"{place(root, only)}"
         )
     return layout
 
@@ -105,24 +112,26 @@ def as_classes(root: str, tree: Folder) -> Layout:
     Raises:
         ConfigError: there are images beside them, or one holds none: labels would shift silently.
     """
-    if tree.images and tree.folders:
+    # Parquet files are no images: a folder of nothing else was never a class.
+    folders = [f for f in tree.folders if f.num_images or next(f.table_paths(), None) is None]
+    if tree.images and folders:
         raise ConfigError(
             f"images.root: {place(root, tree)} holds {len(tree.images)} images "
-            f"({printable(min(tree.images))} ...) beside {len(tree.folders)} class folders "
-            f"({printable(tree.folders[0].name)} ...); move them into a class folder, or use "
+            f"({printable(min(tree.images))} ...) beside {len(folders)} class folders "
+            f"({printable(folders[0].name)} ...); move them into a class folder, or use "
             "images.format flat for images without classes"
         )
-    empty = [folder for folder in tree.folders if not folder.num_images]
+    empty = [folder for folder in folders if not folder.num_images]
     if empty:
         raise ConfigError(
             f"images.root: class folder {printable(empty[0].name)} of {place(root, tree)} "
             f"holds no image ({len(empty)} such folders); remove it or fill it"
         )
-    if not tree.folders:
+    if not folders:
         raise ConfigError(
             f"images.root: {place(root, tree)} has no class folders; use images.format flat"
         )
-    return Layout(tree, tree.folders, [])
+    return Layout(tree, folders, [])
 
 
 def without_classes(root: str, tree: Folder, split: str) -> Layout:
@@ -142,6 +151,8 @@ def without_classes(root: str, tree: Folder, split: str) -> Layout:
 
 def _holds_splits(tree: Folder) -> bool:
     """Whether the folders below a root are splits, or some of them are."""
+    if _share_other_words(tree):
+        return True
     kinds = {folder.path: split_kind(folder.name) for folder in tree.folders}
     usual = {kind for kind in kinds.values() if kind not in (None, "other")}
     if not usual:
@@ -153,6 +164,16 @@ def _holds_splits(tree: Folder) -> bool:
         kinds[folder.path] not in (None, "other") and folder.num_images and not folder.images
         for folder in tree.folders
     )
+
+
+def _share_other_words(tree: Folder) -> bool:
+    """Whether folders are called alike but for the kind of split: seg_train and seg_test."""
+    kinds_of: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for folder in tree.folders:
+        kind, others = _split_words(folder.name)
+        if others and kind not in (None, "other"):
+            kinds_of[tuple(others)].add(str(kind))
+    return any(len(kinds) > 1 for kinds in kinds_of.values())
 
 
 def _are_plain(tree: Folder) -> bool:
@@ -185,7 +206,7 @@ def _best_split(tree: Folder, split: str) -> Folder:
     wanted = split_kind(split.encode()) or "train"
 
     def rank(folder: Folder) -> tuple[bool, bool, bool]:
-        kind = split_kind(folder.name)
+        kind, _ = _split_words(folder.name)
         return folder.num_images == 0, kind != wanted, kind is None
 
     return min(tree.folders, key=rank)

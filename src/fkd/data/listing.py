@@ -6,7 +6,7 @@ neither are label stores and run folders, so that a user may keep them below the
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -207,10 +207,12 @@ def _add_file(folder: Folder, name: bytes, extensions: tuple[bytes, ...]) -> Non
             folder.left_out[extension or NO_EXTENSION] += 1
 
 
-def _is_ours(names: Iterable[bytes]) -> bool:
+def _is_ours(names: set[bytes]) -> bool:
     """Whether a folder with these entries is a label store or a run folder, at any age."""
-    there = {name.removesuffix(b".tmp") for name in names if not _is_hidden(name)}
     config, shards, commits, lock = map(os.fsencode, (CONFIG, SHARDS, COMMITS, LOCK))
+    if not names & {config, shards, lock, *_RUN_FILES}:  # nearly always
+        return False
+    there = {name.removesuffix(b".tmp") for name in names if not _is_hidden(name)}
     is_store = {config, shards} <= there or {config, lock} <= there or {shards, commits} <= there
     is_run = there >= _RUN_FILES or {lock, b"env.json"} <= there
     return is_store or is_run or there == {lock}

@@ -20,6 +20,8 @@ from fkd.data.parquet_files import holds_images
 from fkd.errors import ConfigError
 from fkd.userfiles import settle_paths
 
+_FEW_IMAGES = 16  # examples of what Parquet files hold
+
 SourceFormat = Literal["auto", "folder", "classes", "flat", "parquet", "cifar10", "cifar100"]
 
 
@@ -221,10 +223,23 @@ def _may_be_parquet(config: ImagesConfig) -> bool:
 
 
 def _is_parquet(config: ImagesConfig, tree: Folder) -> bool:
-    """Whether a folder is one of Parquet files, not one of images with a table beside them."""
+    """Whether a folder is one of Parquet files, not one of images with a table beside them.
+
+    Raises:
+        ConfigError: it may be both.
+    """
     if next(tree.table_paths(), None) is None:
         return False
-    return tree.num_images == 0 or holds_images(config.root, tree, config.image_column)
+    if tree.num_images == 0:
+        return True
+    if not holds_images(config.root, tree, config.image_column):
+        return False
+    if tree.num_images > _FEW_IMAGES:
+        raise ConfigError(
+            f"images.root: {config.root} holds {tree.num_images:,} image files and Parquet files "
+            "of images; set images.format folder or parquet, or give the folder of one of them"
+        )
+    return True
 
 
 def _open_parquet(config: ImagesConfig, tree: Folder | None) -> ParquetSource:

@@ -1,11 +1,11 @@
 """The settings of labeling runs: random crops with a label each, or label maps of whole images."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from fkd.checks import require_in, require_one_of, require_whole
+from fkd.checks import require_in, require_whole
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, refuse_same_folder
@@ -138,7 +138,8 @@ class LabelConfig(LabelRunConfig):
         for name, choices in (("form", Form), ("numerics", Numerics)):
             require_one_of(choices, name, getattr(self, name))
         for name, choices in (("value_dtype", ValueDtype), ("autocast", Autocast)):
-            require_one_of(choices, name, getattr(self, name))
+            if getattr(self, name) is not None:
+                require_one_of(choices, name, getattr(self, name))
         if self.autocast is not None and self.numerics == "exact":
             raise ConfigError(
                 f"autocast: {self.autocast} is not exact; add --numerics fast, or leave it out"
@@ -191,6 +192,17 @@ class LabelMapsConfig(LabelRunConfig):
         super().__post_init__()
         require_whole(1, "top_k", self.top_k)
         require_one_of(MapDtype, "value_dtype", self.value_dtype)
+
+
+def require_one_of(choices: object, name: str, value: str) -> None:
+    """Refuse a value that is not one of a `Literal`.
+
+    Raises:
+        ConfigError: names the option, the value and the choices.
+    """
+    known = get_args(choices)
+    if value not in known:
+        raise ConfigError(f"{name}: {value!a} is none of {', '.join(known)}")
 
 
 # Functions, not properties: the parser of the command line takes public properties for subcommands.

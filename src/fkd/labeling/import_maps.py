@@ -28,13 +28,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fkd.checks import require_one_of, require_whole
+from fkd.checks import require_whole
 from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, refuse_same_folder
 from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
-from fkd.labeling.config import MapDtype
+from fkd.labeling.config import MapDtype, require_one_of
 from fkd.labeling.identity import describe_environment, map_identity
 from fkd.labeling.labels import facts_of
 from fkd.labeling.pipeline import ImageRow

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fkd.checks import require_whole
 from fkd.errors import ConfigError, FormatError, StoreError
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import (
@@ -94,6 +95,7 @@ def convert_store(
         ConfigError: the source does not hold what is asked for.
         StoreError: the source cannot be read, or the new store cannot be written.
     """
+    require_whole(None, "num_crops", num_crops)
     before, listener = LabelStore.open(source), progress or Progress()
     if before.grid is not None:
         raise ConfigError(

@@ -274,7 +274,8 @@ def _remarks(
         return remarks
     known = class_names if images.class_names is None else images.class_names
     difference = describe_differing_classes(validation.source, known, class_names)
-    return [*remarks, *remarks_of(validation.source), *([difference] if difference else [])]
+    remarks += [*remarks_of(validation.source), *([difference] if difference else [])]
+    return list(dict.fromkeys(remarks))  # both may be the same images
 
 
 def _identify(
