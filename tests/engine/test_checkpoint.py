@@ -73,16 +73,27 @@ def failing_to_open(victim, code):
 def failing_to_read(victim, code):
     """`open` of a disk that gives a file, but not its bytes."""
 
-    class Failing(io.BytesIO):
-        def read(self, *size):
+    class Failing(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
             raise OSError(code, os.strerror(code))
 
-        readinto = read
-
     def failing(path, *args):
-        return Failing() if Path(path).name == victim else open(path, *args)
+        if Path(path).name == victim:
+            return io.BufferedReader(Failing())
+        return open(path, *args)
 
     return failing
+
+
+def read_with(open_file):
+    def read_bytes(path):
+        with open_file(path, "rb") as file:
+            return file.read()
+
+    return read_bytes
 
 
 @pytest.mark.parametrize("failing", [failing_to_open, failing_to_read])
@@ -96,7 +107,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_passed_over(
         checkpoints.save(step, state(step))
     fails = failing(f"step-00000002.{kind}", code)
     monkeypatch.setattr(checkpoint, "open", fails, raising=False)
-    monkeypatch.setattr(Path, "read_bytes", lambda path: fails(path, "rb").read())
+    monkeypatch.setattr(Path, "read_bytes", read_with(fails))
     reason = os.strerror(code)[1:]
     with pytest.raises(RunError, match=rf"step-00000002\.pt, the newest .* cannot .*{reason}.*"):
         checkpoints.load_newest()

@@ -9,9 +9,7 @@ import torch
 from fkd.errors import RunError
 
 _AGAIN = "the same command goes on from the last checkpoint"
-_LOST = re.compile(
-    "gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|timed out", re.IGNORECASE
-)
+_LOST = re.compile("gloo|nccl|connection (closed|reset|refused) by peer", re.IGNORECASE)
 
 
 @contextmanager

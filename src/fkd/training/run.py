@@ -142,8 +142,6 @@ def _train(
     main = accelerator.is_main_process
     resumed = _resume(config, state, checkpoints, progress)
     order = _build_order(config, setup, accelerator)
-    for sentence in odd_settings(config, order):
-        progress.warn(sentence)
     log = MetricsLog(Path(config.out), state.step) if main else None
     with ExitStack() as opened:
         if log is not None:
@@ -158,6 +156,8 @@ def _train(
             resumed=resumed,
         )
         progress.begin(state.step, order.num_steps, describe_run(config, order, setup.decoder))
+        for sentence in odd_settings(config, order):
+            progress.warn(sentence)
         batches = opened.enter_context(closing(_load_batches(config, setup, order, state)))
         run(_loop_config(config, setup, order, accelerator.device), state, recorder, batches)
 
