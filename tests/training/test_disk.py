@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,8 @@ def test_a_disk_of_any_size_that_is_too_small(
     sizes = [8 + i * needed // number for i in range(number)]
     for size in sizes:
         out = tmp_path / f"disk-{size}"
-        said = with_small_disk(
-            out, size, lambda out=out: train(replace(plain_run, out=str(out / "run")))
-        )
+        config = replace(plain_run, out=str(out / "run"))
+        said = with_small_disk(out, size, partial(train, config))
         if said is None:
             pytest.skip("needs the right to mount")
         if said != "TrainResult":
