@@ -61,7 +61,8 @@ def odd_settings(config: TrainConfig, order: Order) -> Iterator[str]:
     """
     if order.num_steps < _FEW_STEPS:
         yield (
-            f"the run has only {order.num_steps} optimizer steps, too few to learn much; "
+            f"the run has only {order.num_steps} optimizer step{'s' * (order.num_steps > 1)}, too "
+            f"few to learn much; "
             f"{_more_steps(config, order)}"
         )
     limit = _FINE_TUNING * replace(config.optimizer, lr=None).peak_lr
