@@ -3,12 +3,16 @@
 import json
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
+
+from tests.training.endings import left_of
 
 REPOSITORY = Path(__file__).parents[2]
 KINDS = ["ImageError", "RuntimeError", "MemoryError", "KeyboardInterrupt"]
@@ -97,3 +101,26 @@ def test_a_killed_rank_ends_the_others_and_the_same_command_goes_on(drill, image
         assert report["again"] == [0, 0, 0, 0], report
         assert report["equal"]
     drill.tried(number)
+
+
+def test_under_torchrun_a_damaged_image_ends_all_ranks(image_folder, tmp_path):
+    """The launcher itself, two ranks and their worker processes, all in one session."""
+    images = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    (images / "bee" / "2.png").write_bytes((images / "bee" / "2.png").read_bytes()[:100])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "fkd", "train", "--method=vanilla", f"--images.root={images}"]
+    command += ["--student.name=test_vit", "--student.input_size=32", "--device=cpu"]
+    command += ["--num_workers=2", "--workers=processes", "--epochs=2", "--batch_size=8"]
+    launcher = subprocess.Popen(
+        [*command, f"--out={tmp_path / 'run'}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    _, said = launcher.communicate(timeout=120)  # returns when nobody holds the pipe any more
+    assert launcher.returncode != 0
+    assert left_of(launcher.pid) == []
+    assert len(re.findall(r"fkd: error: .*bee/2\.png", said)) == 1
