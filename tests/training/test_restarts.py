@@ -1,5 +1,10 @@
 """The same folder again: the same run, a fresh start, or a refusal that touches nothing."""
 
+import builtins
+import errno
+import io
+import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +13,8 @@ import pytest
 import yaml
 
 from fkd.data.sources import ImagesConfig, open_source
+from fkd.engine.checkpoint import Checkpoints
+from fkd.engine.logging import Progress
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.state import TrainableModule
 from fkd.errors import RunError
@@ -131,3 +138,95 @@ def test_what_a_run_of_defaults_used_is_written_and_resumed(plain_run):
     assert train(config).already_finished
     assert train(replace(config, batch_size=32)).already_finished
     assert len(open_source(config.images)) == 15
+
+
+class Stop(Exception):
+    """Ends a run like a kill."""
+
+
+class Watch(Progress):
+    """Ends a run after 3 steps, if asked to; remembers where it began and what it was told."""
+
+    def __init__(self, stops=False):
+        self.stops, self.began, self.warnings = stops, None, []
+
+    def begin(self, step, num_steps, description):
+        self.began = step
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def advance(self, step, metrics):
+        if self.stops and step == 3:
+            raise Stop
+
+
+@pytest.fixture
+def stopped_run(plain_run):
+    """With checkpoints after steps 1 and 2."""
+    with pytest.raises(Stop):
+        train(plain_run, Watch(stops=True))
+    return plain_run
+
+
+def refuse_to_open(patch, name):
+    real = builtins.open
+
+    def refuse(path, *args, **kwargs):
+        if Path(str(path)).name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, *args, **kwargs)
+
+    patch.setattr(builtins, "open", refuse)
+    patch.setattr(io, "open", refuse)
+
+
+@pytest.mark.parametrize("kind", ["pt", "json"])
+def test_a_checkpoint_that_cannot_be_read_ends_the_run_and_is_kept(
+    stopped_run, kind, require_same_outcome
+):
+    before = content(stopped_run.out)
+    older = Path(stopped_run.out) / "checkpoints" / "step-00000001.pt"
+    watch = Watch()
+    with pytest.MonkeyPatch.context() as patch:
+        refuse_to_open(patch, f"step-00000002.{kind}")
+        with pytest.raises(RunError, match=f"step-00000002.pt, .*--resume_from {older}$"):
+            train(stopped_run)
+    assert content(stopped_run.out) == before
+    with pytest.MonkeyPatch.context() as patch:
+        refuse_to_open(patch, f"step-00000002.{kind}")
+        train(replace(stopped_run, resume_from=str(older)), watch)
+    assert watch.began == 1
+    assert "passed over as asked" in watch.warnings[0]
+    reference = replace(stopped_run, out=stopped_run.out + "-reference")
+    train(reference)
+    require_same_outcome(stopped_run, reference)
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(stopped_run):
+    path = Path(stopped_run.out) / "checkpoints" / "step-00000002.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    watch = Watch()
+    train(stopped_run, watch)
+    assert watch.began == 1
+    assert watch.warnings[0].startswith(f"{path} is damaged")
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "kind"])
+def test_a_checkpoint_of_another_version_is_refused(stopped_run, change):
+    """Whole, of the same settings, but not what this code expects."""
+    folder = Path(stopped_run.out) / "checkpoints"
+    settings = json.loads((folder / "step-00000002.json").read_text())["settings"]
+    checkpoints = Checkpoints(folder, settings)
+    state = checkpoints.load_newest()
+    if change == "missing":
+        del state["optimizer"]
+    elif change == "shape":
+        name = next(iter(state["student"]))
+        state["student"][name] = state["student"][name].flatten()[:1]
+    else:
+        state["optimizer"] = "adamw"
+    checkpoints.save(3, state)
+    with pytest.raises(RunError, match="does not fit the student or this version of fkd") as caught:
+        train(stopped_run)
+    assert "\n" not in str(caught.value)
