@@ -20,13 +20,13 @@ def is_first_to_say(message: str) -> bool:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
-    from torch.distributed import TCPStore  # takes seconds, which a single process need not wait
+    import torch.distributed as dist  # takes seconds, which a single process need not wait
 
     digest = hashlib.sha256(message.encode()).hexdigest()
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(host, port, is_master=False, timeout=_PATIENCE)
-        return store.add(f"fkd/{restart}/{digest}", 1) == 1
+        store = dist.TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+        return bool(store.add(f"fkd/{restart}/{digest}", 1) == 1)
     except (KeyError, ValueError, RuntimeError):
         return True

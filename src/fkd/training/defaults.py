@@ -4,6 +4,7 @@ The paper's values belong to 1.28 million images. A few hundred images with 1,02
 would be a handful of steps: a run that ends without an error and has learned nothing.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -74,9 +75,14 @@ def odd_settings(config: TrainConfig, order: Order) -> Iterator[str]:
 
 
 def _default_lr(config: TrainConfig, batch_size: int) -> float:
-    """In proportion to the batch, but never above the paper's rate."""
-    paper = config.optimizer.peak_lr
-    lr = paper * min(1.0, batch_size / _PAPER_BATCH_SIZE)
+    """The paper's rate, for a smaller batch in proportion to it, never more.
+
+    The noise of a gradient falls with the root of the batch, by which Adam and its like divide it:
+    they follow the root (Malladi et al., "On the SDEs and scaling rules for adaptive gradient
+    algorithms", 2022), SGD the batch itself (Goyal et al., 2017).
+    """
+    paper, share = config.optimizer.peak_lr, min(1.0, batch_size / _PAPER_BATCH_SIZE)
+    lr = paper * (share if config.optimizer.name == "sgd" else math.sqrt(share))
     return min(lr, _FINE_TUNING * paper) if starts_from_weights(config) else lr
 
 
