@@ -26,7 +26,7 @@ def is_first_to_say(message: str) -> bool:
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+        store = dist.TCPStore(host, port, is_master=False, timeout=_PATIENCE)  # type: ignore[attr-defined]
         return bool(store.add(f"fkd/{restart}/{digest}", 1) == 1)
     except (KeyError, ValueError, RuntimeError):
         return True
