@@ -2,17 +2,39 @@
 
 import errno
 import os
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from fkd.errors import ConfigError, escape_controls
-from fkd.userfiles import home_path, os_reason, read_text
+from fkd.userfiles import home_path, os_reason, read_text, settle_paths
 
 
 def test_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home_path("~/photos") == tmp_path / "photos"
     assert str(home_path("a/~b")) == "a/~b"
+
+
+def test_a_home_that_is_not_known_stays_as_it_is():
+    assert str(home_path("~nobody-of-this-name/x")) == "~nobody-of-this-name/x"
+
+
+def test_paths_of_a_config(monkeypatch, tmp_path):
+    @dataclass(frozen=True)
+    class Paths:
+        out: object
+        store: object = None
+
+        def __post_init__(self):
+            settle_paths(self, "out", "store")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Paths("~/out", Path("~/x")) == Paths(f"{tmp_path}/out", f"{tmp_path}/x")
+    assert Paths("a/~", None).store is None
+    with pytest.raises(ConfigError, match="out: a path is text, got 3"):
+        Paths(3)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.EIO, errno.ELOOP])

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from fkd.errors import ConfigError
 
@@ -9,10 +10,31 @@ from fkd.errors import ConfigError
 def home_path(path: str | os.PathLike[str]) -> Path:
     """The path with a leading `~` or `~name` replaced by that home folder.
 
+    A home folder that is not known stays as it is written, and then does not exist.
+
     Args:
         path: as a user writes it; a configuration file or a notebook has no shell that does this.
     """
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))
+
+
+def settle_paths(config: Any, *names: str) -> None:
+    """Make fields of a frozen dataclass text, with home folders in the place of `~`.
+
+    Args:
+        config: called from its `__post_init__`.
+        names: fields that hold a path as text or as a `Path`; None stays None.
+
+    Raises:
+        ConfigError: a field holds something else.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if not isinstance(value, str | os.PathLike):
+            raise ConfigError(f"{name}: a path is text, got {value!r}")
+        object.__setattr__(config, name, os.path.expanduser(os.fspath(value)))
 
 
 def os_reason(error: OSError) -> str:

@@ -282,5 +282,5 @@ def test_settings_that_cannot_work_are_refused(config):
 def test_canaries_and_teachers_are_unknown(config):
     import_maps(config)
     store, source = LabelStore.open(config.out), open_source(config.images)
-    assert store.canaries == []
+    assert store.canaries == ()
     main(["verify", config.out, "--images.root", source.root])

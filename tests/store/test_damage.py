@@ -227,7 +227,7 @@ def test_verify_tells_how_far_it_is(store):
 def test_verify_of_a_folder_that_is_no_store(tmp_path):
     with pytest.raises(FormatError, match="not a label store"):
         verify_store(tmp_path)
-    with pytest.raises(FormatError, match="not a folder"):
+    with pytest.raises(FormatError, match="does not exist"):
         repair_store(tmp_path / "nowhere")
 
 

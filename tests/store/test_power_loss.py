@@ -59,7 +59,7 @@ class Disk:
 
 
 class Recorder:
-    """Replaces `files._call` and notes what the calls do to names and data below `root`."""
+    """Replaces `files.call` and notes what the calls do to names and data below `root`."""
 
     def __init__(self, root: Path, honest: bool) -> None:
         self.root, self.honest, self.events, self.inodes = root, honest, [], {}
@@ -167,12 +167,12 @@ def job(lab):
 def record(job, path, honest=True):
     recorder = Recorder(path, honest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_call", recorder)
+        patch.setattr(files, "call", recorder)
         with StoreWriter.open(path, job.config) as writer:
             for number in writer.pending():
                 writer.commit(number, *job.shard(number))
                 recorder.events.append(("acknowledged", number))
-            writer.finish({"numpy": "any"}, [{"crop": 1}])
+            writer.finish({"numpy": "any"})
             recorder.events.append(("acknowledged", "manifest.json"))
     return recorder.events
 
@@ -181,7 +181,7 @@ def run_again(job, path) -> None:
     with StoreWriter.open(path, job.config) as writer:
         for number in writer.pending():
             writer.commit(number, *job.shard(number))
-        writer.finish({"numpy": "any"}, [{"crop": 1}])
+        writer.finish({"numpy": "any"})
 
 
 def files_of(acknowledged) -> list[str]:

@@ -86,7 +86,7 @@ def contents(draw, config, keys):
         box, flip = sample_boxes(CropConfig(), stream_keys(0, keys), size, numbers)
     value = draw(arrays(np.float32, (n, m, v), elements=values)) if v else None
     if compact and k and v:
-        value = -np.sort(-value, axis=2) + np.float32(2**-9)
+        value = np.minimum(-np.sort(-value, axis=2) + np.float32(2**-9), np.float32(1))
     extra = {
         name: draw(arrays(np.dtype(e["dtype"]), (n, m, *e["shape"])))
         for name, e in config["extras"].items()

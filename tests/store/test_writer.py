@@ -139,7 +139,7 @@ def test_a_folder_with_other_files_is_left_alone(lab, tmp_path):
 def test_somebody_elses_config_json_is_left_alone(lab, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     (tmp_path / ".tmp.theirs").write_text("x")
-    with pytest.raises(DamagedStore, match=r"config\.json"):
+    with pytest.raises(FormatError, match=r"holds other files \('config\.json'\)"):
         StoreWriter.open(tmp_path, lab.Job().config)
     assert sorted(os.listdir(tmp_path)) == [".tmp.theirs", "config.json"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from fkd.cli.console import make_console
-from fkd.data.sources import ImagesConfig, open_source
+from fkd.cli.console import make_console, print_remark
+from fkd.data.sources import ImagesConfig, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
 from fkd.labeling.config import resolve_device
@@ -41,6 +41,9 @@ def evaluate(
     loaded = _load(model, checkpoint, class_names, input_size)
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     chosen = LabeledImages.match(open_source(images), names)
+    console = make_console()
+    for remark in remarks_of(chosen.source):
+        print_remark(console, remark)
     where = resolve_device(device)
     accuracy = measure_accuracy(
         loaded.model.to(where).to(memory_format=torch.channels_last),
@@ -50,7 +53,7 @@ def evaluate(
         batch_size=batch_size,
         num_workers=num_workers,
     )
-    console, expected = make_console(), loaded.preprocessing
+    expected = loaded.preprocessing
     console.print(
         f"model     {model}: {loaded.name}, {loaded.num_classes:,} classes, {expected.input_size} "
         f"pixels, {expected.interpolation}"

@@ -70,7 +70,10 @@ def import_maps(config: ImportMapsConfig) -> None:
 
 def plan(config: LabelConfig) -> None:
     """Print what labeling will cost - bytes, teacher crops, hours - and write nothing."""
-    _print_plan(make_plan(config), config, make_console())
+    cost, console = make_plan(config), make_console()
+    for remark in cost.remarks:
+        print_remark(console, remark)
+    _print_plan(cost, config, console)
 
 
 class _Speed(ProgressColumn):

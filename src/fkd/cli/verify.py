@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fkd.cli.console import make_bar, make_console
+from fkd.cli.console import make_bar, make_console, print_remark
 from fkd.data.canary import check_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
-from fkd.errors import ConfigError, DamagedStore, FormatError
+from fkd.errors import ConfigError, DamagedStore, FormatError, escape_controls
+from fkd.labeling.image_checks import check_images
 from fkd.labeling.store_checks import (
-    check_images,
     describe_decoder_change,
     load_teachers_of,
     require_agreement,
@@ -18,7 +18,9 @@ from fkd.labeling.store_checks import (
 )
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
 from fkd.store import LabelStore, repair_store, verify_store
+from fkd.store.strays import find_companions
 
+_NAMES_SHOWN = 5
 _SHOWN = 20  # problems that are listed one by one
 
 
@@ -71,7 +73,7 @@ def _repair(store: Path, console: Console) -> None:
             f"repair    {len(moved)} files moved; run the command that made the store again"
         )
     else:
-        console.print("repair    nothing to do: every byte is as it was written")
+        console.print("repair    nothing to do: no shard is damaged")
 
 
 def _check_bytes(store: Path, console: Console) -> None:
@@ -84,6 +86,10 @@ def _check_bytes(store: Path, console: Console) -> None:
         )
     for problem in problems[:_SHOWN]:
         console.print(f"damaged   {problem.file}: {problem.message}")
+    if problems and not any(problem.repairable for problem in problems):
+        raise FormatError(
+            f"{store} is not as it should be: {problems[0].file} {problems[0].message}"
+        )
     if problems:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DamagedStore(
@@ -91,6 +97,12 @@ def _check_bytes(store: Path, console: Console) -> None:
             f"run `fkd verify {store} --repair`, then the command that made it again"
         )
     console.print(f"bytes     {LabelStore.open(store)!r} is whole")
+    companions = find_companions(store)
+    if companions:
+        shown = ", ".join(companions[:_NAMES_SHOWN]) + (
+            ", ..." if companions[_NAMES_SHOWN:] else ""
+        )
+        print_remark(console, f"not part of the store, and left alone: {escape_controls(shown)}")
 
 
 def _check_images(store: LabelStore, source: ImageSource, console: Console) -> None:

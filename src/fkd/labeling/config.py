@@ -1,19 +1,21 @@
 """The settings of labeling runs: random crops with a label each, or label maps of whole images."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
+from fkd.checks import require_in, require_one_of, require_whole
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.sampling import CropConfig
-from fkd.data.sources import ImagesConfig
+from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.codecs import Codec, MarginalSmoothing, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig
 from fkd.store.config import Form
+from fkd.userfiles import settle_paths
 
 ClassChoice = Literal["teacher", "dataset"]
 ValueDtype = Literal["u16", "f16", "f32"]
@@ -46,6 +48,8 @@ class LabelRunConfig:
         max_unreadable: images that may be unreadable in a finished store.
         spot_checks: labels that are computed again at the end and compared with the stored ones; 0
             skips this.
+        repair: label the shards again whose images were changed since; their old labels go to
+            quarantine/, and all others are kept. Without it, such a run is refused.
     """
 
     images: ImagesConfig
@@ -59,16 +63,18 @@ class LabelRunConfig:
     accuracy_images: int = 256
     max_unreadable: int = 0
     spot_checks: int = 64
+    repair: bool = False
 
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out: give the folder of the store, e.g. --out labels/mine")
+        settle_paths(self, "out")
+        refuse_same_folder(self.out, self.images)
         for name in ("images_per_shard", "batch_size", "num_workers"):
-            require_at_least(1, name, getattr(self, name))
+            require_whole(1, name, getattr(self, name))
         for name in ("accuracy_images", "max_unreadable", "spot_checks"):
-            require_at_least(0, name, getattr(self, name))
-        if self.min_accuracy is not None and not 0.0 <= self.min_accuracy <= 1.0:
-            raise ConfigError(f"min_accuracy must lie in [0, 1], got {self.min_accuracy}")
+            require_whole(0, name, getattr(self, name))
+        require_in("[0, 1]", "min_accuracy", self.min_accuracy)
         require_one_of(ClassChoice, "classes", self.classes)
 
 
@@ -122,12 +128,11 @@ class LabelConfig(LabelRunConfig):
                 "teacher.name: name one teacher, e.g. --teacher.name tf_efficientnet_lite0, or "
                 "several in `teachers`, but not both"
             )
-        require_at_least(1, "num_crops", self.num_crops)
+        require_whole(1, "num_crops", self.num_crops)
         for name, choices in (("form", Form), ("numerics", Numerics)):
             require_one_of(choices, name, getattr(self, name))
         for name, choices in (("value_dtype", ValueDtype), ("autocast", Autocast)):
-            if getattr(self, name) is not None:
-                require_one_of(choices, name, getattr(self, name))
+            require_one_of(choices, name, getattr(self, name))
         if self.autocast is not None and self.numerics == "exact":
             raise ConfigError(
                 f"autocast: {self.autocast} is not exact; add --numerics fast, or leave it out"
@@ -171,29 +176,8 @@ class LabelMapsConfig(LabelRunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(1, "top_k", self.top_k)
+        require_whole(1, "top_k", self.top_k)
         require_one_of(MapDtype, "value_dtype", self.value_dtype)
-
-
-def require_at_least(least: int, name: str, value: int | None) -> None:
-    """Refuse a smaller number; None stands for a default.
-
-    Raises:
-        ConfigError: names the option and the value.
-    """
-    if value is not None and value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
-
-
-def require_one_of(choices: object, name: str, value: str) -> None:
-    """Refuse a value that is not one of a `Literal`.
-
-    Raises:
-        ConfigError: names the option, the value and the choices.
-    """
-    known = get_args(choices)
-    if value not in known:
-        raise ConfigError(f"{name}: {value!a} is none of {', '.join(known)}")
 
 
 # Functions, not properties: the parser of the command line takes public properties for subcommands.

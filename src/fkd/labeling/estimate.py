@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 
 from fkd.data.canary import count_canaries
+from fkd.data.sources import remarks_of
 from fkd.errors import ImageError
 from fkd.labeling.config import LabelConfig
 from fkd.labeling.identity import describe_environment
@@ -30,6 +31,7 @@ class CostEstimate:
         num_classes: classes of a label.
         crops_per_second: measured on a few real images, decoding and cropping included.
         teacher_seconds: for one process on this machine.
+        remarks: what the user may want to know of the images, a sentence each.
     """
 
     num_images: int
@@ -39,6 +41,7 @@ class CostEstimate:
     num_classes: int
     crops_per_second: float
     teacher_seconds: float
+    remarks: list[str]
 
 
 def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEstimate:
@@ -65,6 +68,7 @@ def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEs
         num_classes=store_config.num_classes,
         crops_per_second=speed,
         teacher_seconds=num_crops / speed,
+        remarks=remarks_of(setup.source),
     )
 
 

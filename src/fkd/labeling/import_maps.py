@@ -26,12 +26,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fkd.checks import require_one_of, require_whole
 from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
-from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
+from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, refuse_same_folder
 from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
-from fkd.labeling.config import MapDtype, require_at_least, require_one_of
+from fkd.labeling.config import MapDtype
 from fkd.labeling.identity import describe_environment, map_identity
 from fkd.labeling.labels import facts_of
 from fkd.labeling.pipeline import ImageRow
@@ -41,6 +42,7 @@ from fkd.models.classes import imagenet_classes, match_classes, read_class_names
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 from fkd.store.canonical import printable
 from fkd.store.geometry import grid_boxes
+from fkd.userfiles import settle_paths
 
 _MAX_BYTES = 1 << 22  # of a file, and of what is packed in it; 15 x 15 cells of 5 take 9,000
 _MAX_SIDE, _MAX_KEPT = 256, 256
@@ -75,7 +77,9 @@ class ImportMapsConfig:
         if not self.out:
             raise ConfigError("out: give the folder of the label maps, e.g. --out maps/relabel")
         for name in ("images_per_shard", "num_workers"):
-            require_at_least(1, name, getattr(self, name))
+            require_whole(1, name, getattr(self, name))
+        settle_paths(self, "maps", "out", "classes")
+        refuse_same_folder(self.out, self.images)
         require_one_of(MapDtype, "value_dtype", self.value_dtype)
 
 

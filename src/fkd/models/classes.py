@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fkd.errors import ConfigError
+from fkd.userfiles import read_text
 
 # Outputs of a head -> list of classes, as timm infers it. Only sizes that are no coincidence.
 _IMAGENET_BY_SIZE = {
@@ -78,10 +79,10 @@ def read_class_names(path: str | Path) -> list[str]:
     Raises:
         ConfigError: the file is missing or holds something else.
     """
+    text = read_text("class_names", path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
         names: Any = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"class_names: {path} cannot be read ({error}); give a JSON list or one name per line"
         ) from error

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fkd.checks import require_at_least, require_positive
+from fkd.checks import require_positive, require_whole
 from fkd.crops.replay import InputSpec
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.checkpoints import weights_sha256
@@ -24,6 +24,7 @@ from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.zoo import load_model
+from fkd.userfiles import settle_paths
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class TeacherConfig:
             raise ConfigError("teacher.name: give a model name, or a run folder as its checkpoint")
         for field in ("weight", "temperature"):
             require_positive(f"teacher.{field}", getattr(self, field))
-        require_at_least(1, "teacher.input_size", self.input_size)
+        require_whole(1, "teacher.input_size", self.input_size)
+        settle_paths(self, "checkpoint", "class_names")
 
 
 class NotFinite(TeacherError):

@@ -6,7 +6,7 @@ from fkd.store.content import LABELED, UNREADABLE, ImageFacts, LabeledCrops, Lab
 from fkd.store.convert import Conversion, convert_store
 from fkd.store.reader import LabelStore
 from fkd.store.sizes import predict_num_bytes
-from fkd.store.verify import Problem, repair_store, verify_store
+from fkd.store.verify import Problem, repair_store, set_shards_aside, verify_store
 from fkd.store.writer import StoreWriter
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "keys_digest",
     "predict_num_bytes",
     "repair_store",
+    "set_shards_aside",
     "verify_store",
 ]

@@ -12,6 +12,7 @@ from fkd.checks import (
     require_at_least,
     require_in,
     require_positive,
+    require_whole,
 )
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.replay import Interpolation
@@ -20,7 +21,7 @@ from fkd.data.batches import Workers
 from fkd.data.crop_sources import CropOrder
 from fkd.data.decoders import DecoderChoice
 from fkd.data.mixing import MixingConfig
-from fkd.data.sources import ImagesConfig
+from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
@@ -34,6 +35,7 @@ from fkd.methods import (
     find_method,
 )
 from fkd.models.teacher import TeacherConfig
+from fkd.userfiles import settle_paths
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
 _CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
@@ -78,7 +80,8 @@ class StudentConfig:
     def __post_init__(self) -> None:
         for name in ("drop_rate", "drop_path_rate"):
             require_in("[0, 1)", f"student.{name}", getattr(self, name))
-        require_at_least(1, "student.input_size", self.input_size)
+        require_whole(1, "student.input_size", self.input_size)
+        settle_paths(self, "checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +212,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out: give the folder of the run, e.g. --out runs/mine")
+        settle_paths(self, "out", "store", "resume_from")
+        refuse_same_folder(self.out, self.images, self.val)
         method = find_method(self.method)
         self._check_crop_source(method)
         self._check_teachers(method)
@@ -273,9 +278,10 @@ class TrainConfig:
 
     def _check_numbers(self) -> None:
         for name in ("batch_size", "accumulate_steps", "val_every", "max_images", "log_every"):
-            require_at_least(1, name, getattr(self, name))
-        for name in ("num_workers", "checkpoint_seconds"):
-            require_at_least(0, name, getattr(self, name))
+            require_whole(1, name, getattr(self, name))
+        require_whole(0, "num_workers", self.num_workers)
+        require_whole(None, "seed", self.seed)
+        require_at_least(0, "checkpoint_seconds", self.checkpoint_seconds)
         require_in("(0, 1)", "ema_decay", self.ema_decay)
         require_positive("clip_grad", self.clip_grad)
         require_in("[0, 1)", "label_smoothing", self.label_smoothing)

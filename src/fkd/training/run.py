@@ -116,6 +116,9 @@ def _run(
     )
     if is_finished(path, settings, environment, free=FREE_FIELDS):
         return _read_result(path, leads=main, already_finished=True)
+    if main:
+        for remark in setup.remarks:
+            progress.remark(remark)
     state = TrainState.build(
         setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
     )

@@ -14,10 +14,15 @@ from fkd.data.canary import check_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
-from fkd.data.joining import join_store, map_classes, true_classes
+from fkd.data.joining import (
+    describe_differing_classes,
+    join_store,
+    map_classes,
+    true_classes,
+)
 from fkd.data.maps import MapCropSource
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
-from fkd.data.sources import ImageSource, open_source
+from fkd.data.sources import ImageSource, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
@@ -49,6 +54,7 @@ class TrainSetup:
         decoder: decodes the images, and how its pixels compare.
         validation: what accuracy is measured on, if there are images for it.
         data: JSON object that identifies the data by content.
+        remarks: what the user may want to know of the images, a sentence each.
     """
 
     class_names: list[str]
@@ -60,6 +66,7 @@ class TrainSetup:
     decoder: DecoderReport
     validation: LabeledImages | None
     data: dict[str, Any]
+    remarks: list[str]
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
+        remarks=_remarks(images, validation, class_names),
     )
 
 
@@ -260,6 +268,18 @@ def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble
             options=None if kind.options is None else getattr(config, kind.options),
         )
     )
+
+
+def _remarks(
+    images: ImageSource, validation: LabeledImages | None, class_names: Sequence[str]
+) -> list[str]:
+    """What the user may want to know of the images, and of their classes."""
+    remarks = remarks_of(images)
+    if validation is None:
+        return remarks
+    known = class_names if images.class_names is None else images.class_names
+    difference = describe_differing_classes(validation.source, known, class_names)
+    return [*remarks, *remarks_of(validation.source), *([difference] if difference else [])]
 
 
 def _identify(

@@ -15,12 +15,12 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
+from fkd.checks import require_whole
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import replay, resize
 from fkd.data.identity import load_labeled
 from fkd.data.joining import join_store
 from fkd.data.sources import ImageSource
-from fkd.errors import ConfigError
 from fkd.store import LabelStore
 from fkd.store.canonical import printable
 from fkd.viewing.summary import TopClasses, sample_labeled_rows, summarize, top_classes
@@ -51,8 +51,8 @@ class PageConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_images", "crops_per_image", "num_classes", "image_side", "crop_side"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            require_whole(1, name, getattr(self, name))
+        require_whole(None, "seed", self.seed)
 
 
 def render_page(store: LabelStore, images: ImageSource, config: PageConfig | None = None) -> str:
