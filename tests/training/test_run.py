@@ -203,7 +203,7 @@ def test_a_run_with_other_settings_is_refused_by_naming_them(config):
     with pytest.raises(Stop):
         train(config, StopAt(3))
     other = replace(config, epochs=7, optimizer=OptimizerConfig(name="adamw", lr=0.5))
-    with pytest.raises(RunError, match=r"epochs was 6, now 7; optimizer.lr was None, now 0.5"):
+    with pytest.raises(RunError, match=r"epochs was 6, now 7; optimizer.lr was .*, now 0.5"):
         train(other)
     train(replace(config, num_workers=1, checkpoint_seconds=7))
 
@@ -566,7 +566,7 @@ class KillLoader(StopAt):
 
 
 def test_a_killed_loader_process_is_explained(config):
-    with pytest.raises(RunError, match=r"a process that loads images was killed, .* goes on from"):
+    with pytest.raises(RunError, match=r"images was killed by SIGKILL, perhaps .* goes on from"):
         train(replace(config, num_workers=1, workers="processes"), KillLoader(0))
     train(config)
 

@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from fkd.cli.process import prepare_process
+from fkd.cli.ranks import is_first_to_say
 from fkd.cli.verbs import VERBS
 from fkd.errors import FKDError
 
@@ -59,5 +60,6 @@ def _version() -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"fkd: error: {message}", file=sys.stderr)
+    if is_first_to_say(message):
+        print(f"fkd: error: {message}", file=sys.stderr)
     sys.exit(_USAGE_ERROR)

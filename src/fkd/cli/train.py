@@ -44,16 +44,17 @@ def train(recipe: Recipe) -> None:
     config = TrainConfig(**given)
     console = make_console()
     if not recipe.smoke:
-        _train(config, console)
+        _train(config, console, TrainingReporter(console, config))
         return
     console.print("smoke     generated images, a tiny teacher, a few steps: accuracy means nothing")
     with tempfile.TemporaryDirectory(prefix="fkd-smoke-") as folder:
-        _train(smoke_settings(config, recipe.maps or recipe.labels, Path(folder)), console)
+        small = smoke_settings(config, recipe.maps or recipe.labels, Path(folder))
+        _train(small, console, _SmokeReporter(console, small))
     console.print("smoke     the recipe runs; nothing is kept")
 
 
-def _train(config: TrainConfig, console: Console) -> None:
-    with closing(TrainingReporter(console, config)) as reporter:
+def _train(config: TrainConfig, console: Console, reporter: "TrainingReporter") -> None:
+    with closing(reporter):
         result = run_training(config, reporter)
     if result.leads:
         _print_result(result, config, console)
@@ -121,6 +122,13 @@ class TrainingReporter(Progress):
             f"{_where(metrics)}  val top-1 {metrics['val_top1']:.2f}  "
             f"top-5 {metrics['val_top5']:.2f}"
         )
+
+
+class _SmokeReporter(TrainingReporter):
+    """Shows a smoke run, which is far too short to learn, on purpose."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
 
 
 def _where(metrics: Metrics) -> str:

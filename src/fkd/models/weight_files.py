@@ -6,6 +6,7 @@ git-lfs, another library's format. The name of a file says nothing: `.pth.tar` i
 """
 
 import io
+import os
 import stat
 import zipfile
 import zlib
@@ -72,20 +73,33 @@ def read_weight_file(path: Path) -> Any:
 def read_torch(path: Path) -> Any:
     """What `torch.save` wrote, by its weights-only reader; on the CPU.
 
+    Raises:
+        ConfigError: it cannot be read, or as for `load_torch`.
+    """
+    try:
+        with open(path, "rb") as file:
+            return load_torch(file, path)
+    except OSError as error:
+        raise ConfigError(f"checkpoint: {path} cannot be read: {os_reason(error)}") from error
+
+
+def load_torch(file: BinaryIO, path: Path) -> Any:
+    """The same from an open file; `path` is what messages call it.
+
     Objects that training scripts keep beside weights (`pickles.INERT`) are left out.
 
     Raises:
         ConfigError: it is damaged, would run code, or ask for more than its size explains.
+        OSError: the disk fails.
     """
     try:
-        with open(path, "rb") as file:
-            check_torch_file(file, path.stat().st_size)
-            file.seek(0)
-            # Not by its path, whose suffix torch would believe.
-            with torch.serialization.safe_globals([(Inert, name) for name in sorted(INERT)]):
-                return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"checkpoint: {path} cannot be read: {os_reason(error)}") from error
+        check_torch_file(file, os.fstat(file.fileno()).st_size)
+        file.seek(0)
+        # Not by its path, whose suffix torch would believe.
+        with torch.serialization.safe_globals([(Inert, name) for name in sorted(INERT)]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ConfigError(f"checkpoint: {path} is larger than the free memory") from error
     except Refused as error:

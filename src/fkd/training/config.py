@@ -39,10 +39,11 @@ from fkd.models.teacher import TeacherConfig
 from fkd.userfiles import settle_paths
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
+_CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
 _MOST_THREADS = 4  # more wait for Python's lock
 
 FREE_FIELDS = frozenset(
-    {"out", "store", "device", "num_workers", "workers"}
+    {"out", "store", "device", "num_workers", "workers", "resume_from"}
     | {"val_every", "log_every", "checkpoint_seconds"}
     | {f"{images}.{name}" for images in ("images", "val") for name in ("root", "download")}
 )
@@ -102,9 +103,13 @@ class TrainConfig:
             holds label maps.
         val: images in class folders to measure accuracy on after every pass.
         val_every: passes between two such measurements; the last pass ends with one anyway.
-        crops_per_image: m, crops of one image in a mini-batch.
+        crops_per_image: m, crops of one image in a mini-batch; by default 4 of stored crops (all
+            where a store has fewer), as in the paper, and 1 of fresh ones, as in the papers of the
+            methods that draw them.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
-        batch_size: crops per optimizer step, over all processes and accumulated parts.
+        batch_size: crops per optimizer step, over all processes and accumulated parts; by default a
+            sixteenth of the number of images, rounded down to a power of two from 32 to the paper's
+            1024.
         optimizer: what updates the weights.
         schedule: learning rate, warm-up, single-crop ending.
         mixing: MixUp and CutMix; an online teacher sees the mixed crops.
@@ -149,6 +154,8 @@ class TrainConfig:
             is better where storage is slow.
         log_every: optimizer steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
+        resume_from: a checkpoint of this run (out/checkpoints/step-NUMBER.pt) to go on from where
+            newer ones cannot be read; without it they end the run.
 
     Example:
         >>> from fkd import ImagesConfig, TrainConfig
@@ -172,9 +179,9 @@ class TrainConfig:
     store: str | None = None
     val: ImagesConfig | None = None
     val_every: int = 1
-    crops_per_image: int = 4
+    crops_per_image: int | None = None
     epochs: int = 300
-    batch_size: int = 1024
+    batch_size: int | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
@@ -206,11 +213,12 @@ class TrainConfig:
     workers: Literal["auto", "threads", "processes"] = "auto"
     log_every: int = 20
     checkpoint_seconds: float = 60.0
+    resume_from: str | None = None
 
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out: give the folder of the run, e.g. --out runs/mine")
-        settle_paths(self, "out", "store")
+        settle_paths(self, "out", "store", "resume_from")
         refuse_same_folder(self.out, self.images, self.val)
         method = find_method(self.method)
         self._check_crop_source(method)
@@ -218,7 +226,7 @@ class TrainConfig:
         self._check_unused(method)
         self._check_mixing(method)
         self._check_numbers()
-        plan_passes(self.epochs, self.crops_per_image, self.schedule)  # checks these three
+        plan_passes(self.epochs, crops_per_image(self), self.schedule)  # checks these three
 
     def _check_crop_source(self, method: type[Method]) -> None:
         if crop_source_kind(self) == "stored" and self.store is None:
@@ -269,7 +277,7 @@ class TrainConfig:
                 f"student_augment: method {self.method} gives teacher and student the same crops; "
                 "use teacher_augment, which both see"
             )
-        if self.mixing.within_image and self.crops_per_image == 1:
+        if self.mixing.within_image and crops_per_image(self) == 1:
             raise ConfigError(
                 "mixing.within_image mixes crops of the same image: use crops_per_image above 1"
             )
@@ -291,6 +299,17 @@ class TrainConfig:
 def crop_source_kind(config: TrainConfig) -> CropSourceKind:
     """Where crops come from."""
     return config.crop_source or find_method(config.method).crop_source
+
+
+def crops_per_image(config: TrainConfig) -> int:
+    """m; where it is not given, that of a store with enough crops."""
+    default = _CROPS_PER_IMAGE[crop_source_kind(config)]
+    return default if config.crops_per_image is None else config.crops_per_image
+
+
+def starts_from_weights(config: TrainConfig) -> bool:
+    """Whether the student has learned something before the run."""
+    return config.student.pretrained or config.student.checkpoint is not None
 
 
 def all_teachers(config: TrainConfig) -> list[TeacherConfig]:

@@ -35,7 +35,8 @@ from fkd.models.teacher import TeacherEnsemble, load_teachers
 from fkd.models.zoo import load_model
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.store import LabelStore, keys_digest
-from fkd.training.config import TrainConfig, all_teachers, crop_source_kind
+from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
+from fkd.training.defaults import fill_defaults
 
 _SUBSET = b"max_images"  # names the random stream that chooses them
 
@@ -71,16 +72,45 @@ class TrainSetup:
     inputs: str
 
 
-def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
-    """Open, load and build everything, and check that it fits together.
+@dataclass(frozen=True)
+class TrainData:
+    """What is trained on, as opened from the paths of the settings.
+
+    Attributes:
+        images: all of them.
+        store: the label store, if there is one.
+    """
+
+    images: ImageSource
+    store: LabelStore | None
+
+
+def open_data(config: TrainConfig) -> TrainData:
+    """The images and the store of a run.
+
+    Raises:
+        FKDError: one of them is missing or damaged.
+    """
+    store = None if config.store is None else LabelStore.open(config.store)
+    images = open_source(config.images)
+    return TrainData(images if store is None else labeled_part(images, store), store)
+
+
+def fill_in(config: TrainConfig, data: TrainData) -> TrainConfig:
+    """The settings of a run on these data, without defaults that depend on them."""
+    num_images = min(len(data.images), config.max_images or len(data.images))
+    store = data.store if crop_source_kind(config) == "stored" else None
+    return fill_defaults(config, num_images, None if store is None else store.num_crops)
+
+
+def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> TrainSetup:
+    """Load and build everything, and check that it fits together.
 
     Raises:
         FKDError: something is missing, damaged, unknown, or does not fit.
     """
-    images = open_source(config.images)
+    images, store = data.images, data.store
     decoder = choose_decoder(images, config.decoder)
-    store = None if config.store is None else LabelStore.open(config.store)
-    images = images if store is None else labeled_part(images, store)
     teacher = _load_teacher(config, images, store, device)
     class_names = _class_names(images, store, teacher)
     crops, labeled = _open_crops(config, images, store, decoder.decoder)
@@ -190,7 +220,7 @@ def _stored_crops(config: TrainConfig, images: ImageSource, store: LabelStore) -
     return StoredCropSource(
         images,
         store,
-        crops_per_image=config.crops_per_image,
+        crops_per_image=crops_per_image(config),
         offset=config.schedule.warmup_epochs,
         seed=config.seed,
         order=config.order,
