@@ -87,7 +87,7 @@ def read_torch(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"checkpoint: {path} cannot be read: {os_reason(error)}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ConfigError(f"checkpoint: {path} is larger than the free memory") from error
+        raise ConfigError(f"checkpoint: {path} needs more memory than is free") from error
     except Refused as error:
         if isinstance(error, NeedsCode):
             raise _needs_code(path, error) from error
