@@ -123,3 +123,24 @@ def test_a_folder_of_timm(image_folder, tmp_path):
     facts = store.config["teachers"][0]
     assert (facts["input_size"], facts["mean"]) == (48, [0.1, 0.2, 0.3])
     assert store.class_names == ("cat", "bee", "ant")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("mean", "[124,116,104]"), ("std", "[0,1,1]"), ("temperature", "-1"), ("weight", "0")),
+        *(("input_size", "0"), ("interpolation", "nearest"), ("mean", "[0.5,0.5]"), ("std", "x")),
+    ],
+)
+@pytest.mark.parametrize("verb", ["label", "plan", "label-maps", "train"])
+def test_impossible_values_are_one_sentence(verb, option, value, run_folder, tmp_path, capsys):
+    arguments = [verb, "--images.root", "x", "--out", str(tmp_path / "s")]
+    arguments += ["--teacher.name", str(run_folder), f"--teacher.{option}", value]
+    if verb == "train":
+        arguments += ["--method", "kd", "--student.name", "test_resnet"]
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("fkd: error: ")
+    assert "\n" not in printed
+    assert f"teacher.{option}" in printed

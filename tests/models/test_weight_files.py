@@ -7,11 +7,13 @@ import json
 import os
 import pathlib
 import pickle
+import resource
 import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -205,3 +207,44 @@ def test_names_of_json_files(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps([1]))
     with pytest.raises(ConfigError, match="is a text"):
         read_weight_file(tmp_path / "x.json")
+
+
+PIECES = (
+    *(b"cbuiltins\nbytearray\n", b"c_codecs\nencode\n", b"ctorch\nTensor\n", b"X\x06\0\0\0latin1"),
+    *(b"J\xff\xff\xff\x7f", b"\x85R", b"\x86R", b"\x81", b"b", b"(", b"t", b"h\0", b"q\0", b"Q"),
+    *(b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"0", b"]", b"}"),
+)
+
+
+def mutated(data, draw):
+    """A few bytes changed, removed, repeated, or replaced by opcodes that do something."""
+    for _ in range(int(draw.integers(1, 5))):
+        at = int(draw.integers(len(data) + 1))
+        until = at + int(draw.integers(0, 12))
+        change = int(draw.integers(4))
+        middle = (
+            *(data[at:until] * 2, b"", draw.bytes(until - at)),
+            PIECES[int(draw.integers(len(PIECES)))],
+        )
+        data = data[:at] + middle[change] + data[until:]
+    return data
+
+
+@pytest.mark.drill("G3", "a mutated pickle with right checksums", failing="untyped")
+def test_mutated_pickles_are_read_or_refused(tmp_path, drill):
+    document = {"model": STATE, "best": np.float64(1), "data": b"\xff", "n": [1, (2, "x")]}
+    old = packed(document, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(io.BytesIO(packed(document))) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (pickled,) = (name for name in members if name.endswith("data.pkl"))
+    draw, path = np.random.default_rng(1), tmp_path / "x.pth"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tries = drill.times(300, goal=1_000_000)
+    for i in range(tries):
+        new = zipped({**members, pickled: mutated(members[pickled], draw)})
+        path.write_bytes(new if i % 2 else old[:30] + mutated(old[30:], draw))
+        with suppress(ConfigError):
+            read_weight_file(path)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 1 << 28
+    drill.tried(tries)

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli, capture
 from jsonargparse.typing import register_type
 
 from fkd.cli.verbs import VERBS, Verb
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, FKDError
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 
@@ -30,7 +30,13 @@ def run_verb(name: str, options: Sequence[str]) -> None:
     verb = VERBS[name]
     command = load_command(verb)
     config_class = _config_class(command)
-    result = auto_cli(config_class or command, args=list(options), **_settings(name, verb, command))
+    try:
+        settings = _settings(name, verb, command)
+        result = auto_cli(config_class or command, args=list(options), **settings)
+    except ValueError as error:
+        if isinstance(error.__cause__, FKDError):  # the parser wraps those of optional settings
+            raise error.__cause__ from None
+        raise
     if config_class is not None:
         command(result)
 

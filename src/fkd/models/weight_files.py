@@ -101,7 +101,7 @@ def load_torch(file: BinaryIO, path: Path) -> Any:
     except OSError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ConfigError(f"checkpoint: {path} is larger than the free memory") from error
+        raise ConfigError(f"checkpoint: {path} needs more memory than is free") from error
     except Refused as error:
         if isinstance(error, NeedsCode):
             raise _needs_code(path, error) from error
