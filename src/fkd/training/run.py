@@ -100,6 +100,9 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     if is_finished(path, settings, free=FREE_FIELDS):
         return _read_result(path, leads=main, already_finished=True)
     setup = build_setup(config, accelerator.device)
+    if main and progress is not None:
+        for remark in setup.remarks:
+            progress.remark(remark)
     state = TrainState.build(
         setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import CropCutter
-from fkd.data.canary import check_canaries
+from fkd.data.canary import check_canaries, describe_missing_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
@@ -48,6 +48,7 @@ class TrainSetup:
         decoder: decodes the images, and how its pixels compare.
         validation: what accuracy is measured on, if there are images for it.
         data: JSON object that identifies the data by content.
+        remarks: what the user may want to know, a sentence each.
     """
 
     class_names: list[str]
@@ -59,6 +60,7 @@ class TrainSetup:
     decoder: DecoderReport
     validation: LabeledImages | None
     data: dict[str, Any]
+    remarks: list[str]
 
 
 def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
@@ -102,6 +104,7 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
         decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
+        remarks=_remarks(config, store),
     )
 
 
@@ -151,8 +154,7 @@ def _open_crops(
         crops = MapCropSource(images, store, fresh, augment, swap_xy=swap_xy)
     else:
         crops = _stored_crops(config, images, store)
-    if store.canaries:  # imported stores have none
-        check_canaries(store, images, decoder)
+    check_canaries(store, images, decoder)
     return crops, join.labeled
 
 
@@ -230,6 +232,16 @@ def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble
             options=None if kind.options is None else getattr(config, kind.options),
         )
     )
+
+
+def _remarks(config: TrainConfig, store: LabelStore | None) -> list[str]:
+    """What the user may want to know of the store that crops come from."""
+    if store is None or (
+        crop_source_kind(config) == "fresh" and not find_method(config.method).reads_maps
+    ):
+        return []
+    remark = describe_missing_canaries(store)
+    return [remark] if remark else []
 
 
 def _identify(
