@@ -42,7 +42,7 @@ from fkd.store import LabelStore, convert_store, verify_store
 from fkd.store.layout import CHECKSUM
 from fkd.viewing.page import PageConfig, render_page
 
-BLOCK = 500
+BLOCK = 100
 SECONDS = 20  # for one use of a store
 MEMORY = 2 << 30  # bytes, beyond what the process has at the start
 ODD_VALUES: list[Any] = [
