@@ -13,7 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fkd.data.sources import ImagesConfig
-from fkd.errors import ConfigError, CropMismatch, ImageError, StoreFull, StoreLocked, TeacherError
+from fkd.errors import (
+    ConfigError,
+    CropMismatch,
+    FormatError,
+    ImageError,
+    StoreFull,
+    StoreLocked,
+    TeacherError,
+)
 from fkd.labeling import run
 from fkd.labeling.run import label
 from fkd.labels.codecs import Logits
@@ -240,3 +248,14 @@ def test_a_full_disk_keeps_what_is_committed_and_the_same_command_goes_on(
     assert 0 < len(committed(config)) < 4
     label(config)
     assert files_of(config.out) == files_of(whole.out)
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "config.json", "lock", "shards/0.tar"])
+def test_a_folder_of_others_is_refused_before_the_teacher_is_measured(config, monkeypatch, name):
+    file = Path(config.out) / name
+    file.parent.mkdir(parents=True)
+    file.write_text("theirs")
+    monkeypatch.setattr(run, "measure_accuracy", lambda *given, **more: pytest.fail("measured"))
+    with pytest.raises(FormatError, match="holds other files"):
+        label(replace(config, accuracy_images=4))
+    assert [path for path in Path(config.out).rglob("*") if path.is_file()] == [file]

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from fkd.store import verify_store
+from fkd.store import convert_store, verify_store
 
 # By form and number of processes; only the bytes of the shards differ between forms.
 KILLS = {("plain", 1): 85, ("plain", 2): 15, ("compact", 1): 10, ("compact", 2): 5}
@@ -48,11 +48,14 @@ def oracle(lab, small, tmp_path_factory):
     return lab.folder_digest(path), min(seconds)
 
 
+@pytest.mark.drill("G1", "random kills of labeling and label maps", failing="lost")
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_killed_at_random_moments_and_run_again(lab, small, oracle, tmp_path, world_size):
+def test_killed_at_random_moments_and_run_again(lab, small, oracle, drill, tmp_path, world_size):
     expected, seconds = oracle
     draw, kills, trial = random.Random(world_size), 0, 0
-    while kills < KILLS[small.parsed.form, world_size]:
+    wanted = KILLS[small.parsed.form, world_size]
+    wanted = drill.times(wanted, goal=8 * wanted)
+    while kills < wanted:
         path, codes = tmp_path / str(trial := trial + 1), []
         while set(codes) != {0}:
             ranks = range(world_size)
@@ -65,3 +68,28 @@ def test_killed_at_random_moments_and_run_again(lab, small, oracle, tmp_path, wo
         assert lab.folder_digest(path) == expected
         assert verify_store(path) == []
         shutil.rmtree(path)
+    drill.tried(kills)
+
+
+@pytest.mark.drill("G1", "random kills of conversion", failing="lost")
+def test_conversion_killed_at_random_moments_and_begun_again(lab, small, drill, tmp_path):
+    if small.parsed.form == "map":
+        pytest.skip("maps have one form")
+    small.run(tmp_path / "source")
+    start = time.monotonic()
+    convert = partial(convert_store, tmp_path / "source", form="plain", num_crops=2)
+    convert(tmp_path / "whole")
+    seconds, expected = time.monotonic() - start, lab.folder_digest(tmp_path / "whole")
+    draw, kills, trial, wanted = random.Random(0), 0, 0, drill.times(8, goal=200)
+    while kills < wanted:
+        path, code = tmp_path / str(trial := trial + 1), -signal.SIGKILL
+        while code != 0:
+            child = lab.fork(partial(convert, path))
+            time.sleep(draw.uniform(0, seconds))
+            code = kill(child)
+            assert code in {0, -signal.SIGKILL}
+            kills += code == -signal.SIGKILL
+            require_sound(path)
+        assert lab.folder_digest(path) == expected
+        shutil.rmtree(path)
+    drill.tried(kills)

@@ -6,6 +6,7 @@ it then: unsynced data lost, zeroed or kept, unsynced names lost or kept in any 
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def replay(events):
         yield disk, list(acknowledged)
 
 
-def crash_states(events):
+def crash_states(events, mixtures=8):
     """Distinct folders after a cut at any moment: all or nothing unsynced kept, and mixtures."""
     draw, seen = random.Random(0), set()
     for disk, acknowledged in replay(events):
@@ -140,7 +141,7 @@ def crash_states(events):
         choices += [(lambda: True, lambda k=k: k) for k in ("kept", "lost", "zeroed")]
         choices += [
             (lambda: draw.random() < 0.5, lambda: draw.choice(["kept", "lost", "zeroed"]))
-        ] * 8
+        ] * mixtures
         for keep_name, keep_data in choices:
             state = disk.survivors(keep_name, keep_data)
             identity = (tuple(sorted(state.items())), tuple(acknowledged))
@@ -194,11 +195,13 @@ def files_of(acknowledged) -> list[str]:
     ]
 
 
-def test_what_was_acknowledged_survives_and_the_rest_is_made_again(lab, job, tmp_path):
+@pytest.mark.drill("G3", "states of a disk after a power cut", failing="lost")
+def test_what_was_acknowledged_survives_and_the_rest_is_made_again(lab, job, drill, tmp_path):
     oracle = tmp_path / "oracle"
     events = record(job, oracle)
     expected, tried = lab.folder_digest(oracle), 0
-    for number, (state, acknowledged) in enumerate(crash_states(events)):
+    states = crash_states(events, drill.times(8, goal=400))
+    for number, (state, acknowledged) in enumerate(states):
         for name in files_of(acknowledged):
             assert state.get(name) == (oracle / name).read_bytes(), name
         path = tmp_path / str(number)
@@ -206,7 +209,9 @@ def test_what_was_acknowledged_survives_and_the_rest_is_made_again(lab, job, tmp
         run_again(job, path)
         assert lab.folder_digest(path) == expected
         tried += 1
+        shutil.rmtree(path)
     assert tried > 40
+    drill.tried(tried)
 
 
 def test_without_fsync_the_same_test_fails(lab, job, tmp_path):

@@ -591,3 +591,23 @@ def test_two_processes_may_not_train_in_one_folder(config):
         os.waitpid(process, 0)
     with open_run_folder(Path(config.out), {}, {"data": {}}, free=frozenset()):
         pass
+
+
+class Remarks(Progress):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def remark(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("method", ["fkd", "vanilla"])
+def test_a_store_without_canaries_is_said_once_where_it_is_used(config, method):
+    store = None if method == "vanilla" else config.store
+    mixing = MixingConfig()
+    listener = Remarks()
+    train(replace(config, method=method, store=store, epochs=1, mixing=mixing), listener)
+    about = [text for text in listener.said if "has no canaries" in text]
+    assert len(about) == (method == "fkd")

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fkd.cli.console import make_bar, make_console, print_remark
-from fkd.data.canary import check_canaries
+from fkd.data.canary import check_canaries, describe_missing_canaries
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError, DamagedStore, FormatError, escape_controls
@@ -111,9 +111,11 @@ def _check_images(store: LabelStore, source: ImageSource, console: Console) -> N
     with make_bar(console) as bar:
         task = bar.add_task("images", total=len(source))
         check_images(store, source, lambda done: bar.advance(task, done))
-    report = check_canaries(store, source)
     console.print(f"images    {len(source):,} files are those that were labeled")
-    console.print(f"canaries  {report}")
+    if store.canaries:
+        console.print(f"canaries  {check_canaries(store, source)}")
+    else:
+        print_remark(console, describe_missing_canaries(store))
 
 
 def _spot_check(

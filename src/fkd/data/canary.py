@@ -139,6 +139,16 @@ def check_canaries(
     return CanaryReport(len(differences), num_exact, mean, same_libraries)
 
 
+def describe_missing_canaries(store: LabelStore) -> str:
+    """What to say of a store without canaries, one sentence; "" where it has some."""
+    if store.canaries:
+        return ""
+    return (
+        f"{store.path} has no canaries, so nobody can check that crops are cut here as its teacher "
+        "saw them; `fkd verify` with images and teacher labels some again"
+    )
+
+
 def cpu_name() -> str:
     """The type of CPU, as far as torch chooses its routines by it."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -36,7 +36,13 @@ from fkd.labeling.ranks import World, join_world
 from fkd.labeling.setup import LabelSetup, build_setup
 from fkd.labeling.store_checks import SpotCheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
-from fkd.store import LabeledCrops, LabelStore, StoreWriter, set_shards_aside
+from fkd.store import (
+    LabeledCrops,
+    LabelStore,
+    StoreWriter,
+    require_own_folder,
+    set_shards_aside,
+)
 
 _SHOWN = 3  # unreadable images that an error message names
 
@@ -156,6 +162,8 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
     for remark in remarks_of(setup.source):
         listener.remark(remark)
     out = setup.config.out
+    if world.leads:
+        require_own_folder(out, setup.store_config)  # before the teacher is measured
     _require_labeled_images(setup, world, listener)
     finished = all(world.gather(_is_finished(out)))
     if finished:

@@ -82,9 +82,19 @@ class WriterLock:
         raise StoreError(f"process 0 did not open {root} within {patience:.0f} seconds")
 
     def release(self) -> None:
-        """Give the locks up; a second time does nothing."""
+        """Give all locks up; a second time does nothing.
+
+        Raises:
+            StoreError: the system reports an error; the locks are given up all the same.
+        """
+        failures = []
         while self._descriptors:
-            durable.close(self._descriptors.pop(), self._root / LOCK)
+            try:
+                durable.close(self._descriptors.pop(), self._root / LOCK)
+            except StoreError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _take(self, name: str, *, shared: bool = False, create: bool = False) -> bool:
         try:

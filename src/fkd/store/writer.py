@@ -90,7 +90,7 @@ class StoreWriter:
             lock = WriterLock(folder)
             prepare = _look_at_finished
         else:
-            _require_own_folder(folder, parsed)
+            require_own_folder(folder, parsed)
             durable.make_folder(folder)
             lock = WriterLock.prepare(folder)
             prepare = _prepare
@@ -223,8 +223,19 @@ class StoreWriter:
             )
 
 
-def _require_own_folder(folder: Path, config: StoreConfig) -> None:
-    """Refuse to write among files of others, or into another store; nothing is written here."""
+def require_own_folder(path: str | os.PathLike[str], config: StoreConfig) -> None:
+    """Refuse to write among files of others, or into another store; nothing is written here.
+
+    Args:
+        path: folder of the store to be; it need not exist.
+        config: the identity of the store.
+
+    Raises:
+        FormatError: the folder holds other files, or is a file.
+        StoreMismatch: it is a store of another config; every differing field is named.
+        DamagedStore: its config is damaged.
+    """
+    folder = files.absolute(path)
     if not files.is_folder(folder):
         if files.is_something(folder):
             raise FormatError(f"{folder} is a file; give a new or empty folder for the store")

@@ -10,7 +10,7 @@ from torch import nn
 
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import CropCutter
-from fkd.data.canary import check_canaries
+from fkd.data.canary import check_canaries, describe_missing_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
@@ -55,7 +55,7 @@ class TrainSetup:
         decoder: decodes the images, and how its pixels compare.
         validation: what accuracy is measured on, if there are images for it.
         data: JSON object that identifies the data by content.
-        remarks: what the user may want to know of the images, a sentence each.
+        remarks: what the user may want to know of the images and the store, a sentence each.
         inputs: input sizes of teachers and student side by side, for people.
     """
 
@@ -143,7 +143,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
-        remarks=_remarks(images, validation, class_names),
+        remarks=_image_remarks(images, validation, class_names) + _store_remarks(config, store),
         inputs=_describe_inputs(store, teacher, card),
     )
 
@@ -210,8 +210,7 @@ def _open_crops(
         crops = MapCropSource(images, store, fresh, augment, swap_xy=swap_xy)
     else:
         crops = _stored_crops(config, images, store)
-    if store.canaries:  # imported stores have none
-        check_canaries(store, images, decoder)
+    check_canaries(store, images, decoder)
     return crops, join.labeled
 
 
@@ -295,7 +294,7 @@ def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble
     )
 
 
-def _remarks(
+def _image_remarks(
     images: ImageSource, validation: LabeledImages | None, class_names: Sequence[str]
 ) -> list[str]:
     """What the user may want to know of the images, and of their classes."""
@@ -306,6 +305,16 @@ def _remarks(
     difference = describe_differing_classes(validation.source, known, class_names)
     remarks += [*remarks_of(validation.source), *([difference] if difference else [])]
     return list(dict.fromkeys(remarks))  # both may be the same images
+
+
+def _store_remarks(config: TrainConfig, store: LabelStore | None) -> list[str]:
+    """What the user may want to know of the store that crops come from."""
+    if store is None or (
+        crop_source_kind(config) == "fresh" and not find_method(config.method).reads_maps
+    ):
+        return []
+    remark = describe_missing_canaries(store)
+    return [remark] if remark else []
 
 
 def _identify(
