@@ -14,14 +14,19 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli, capture_parser
 from jsonargparse.typing import register_type
 
+from fkd.cli.arguments import Argument, nearest, options_of
 from fkd.cli.verbs import VERBS, Verb
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 
 
-def run_verb(name: str, options: Sequence[str]) -> None:
-    """Parse the options of a verb and call its function.
+def run_verb(name: str, arguments: Sequence[Argument]) -> None:
+    """Parse the arguments of a verb and call its function.
+
+    Args:
+        name: of the verb.
+        arguments: in the order in which later ones win (`fkd.cli.arguments.read_arguments`).
 
     Raises:
         ConfigError: an option is unknown, missing or impossible.
@@ -30,19 +35,28 @@ def run_verb(name: str, options: Sequence[str]) -> None:
     verb = VERBS[name]
     command = load_command(verb)
     config_class = _config_class(command)
-    result = auto_cli(config_class or command, args=list(options), **_settings(name, verb, command))
+    words = [argument.words for argument in arguments]
+    result = auto_cli(config_class or command, args=words, **_settings(name, verb, command))
     if config_class is not None:
         command(result)
 
 
 def list_options(name: str) -> list[str]:
-    """The options of a verb in the order of its --help, positional arguments first."""
+    """The options of a verb in the order of its --help, positional arguments first.
+
+    After an option stands "switch" if it needs no value, and "required" if it has no default.
+    """
     verb = VERBS[name]
     command = load_command(verb)
     component = _config_class(command) or command
     parser = capture_parser(lambda: auto_cli(component, args=[], **_settings(name, verb, command)))
-    strings = [action.option_strings or [action.dest] for action in parser._actions]
-    return sorted((group[0] for group in strings), key=lambda option: option.startswith("-"))
+    lines = []
+    for action in parser._actions:
+        kinds = ["switch"] if action.option_strings and action.nargs == "?" else []
+        required = action.required or action.dest in parser._extra_required_keys
+        kinds += ["required"] if required else []
+        lines.append(" ".join([(action.option_strings or [action.dest])[0], *kinds]))
+    return sorted(lines, key=lambda line: line.startswith("-"))
 
 
 def load_command(verb: Verb) -> Callable[..., Any]:
@@ -106,7 +120,15 @@ class _Parser(ArgumentParser):  # type: ignore[misc,unused-ignore]
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        raise ConfigError(f"{_in_one_line(message)} ({self.prog} --help)") from ex
+        hint = _hint(message, options_of(self.prog.removeprefix("fkd ")).names)
+        raise ConfigError(f"{_in_one_line(message)}{hint} ({self.prog} --help)") from ex
+
+
+def _hint(message: str, options: Sequence[str]) -> str:
+    """The setting that was probably meant by one that a file has and the verb has not."""
+    unknown = re.search(r"(?:Key|Group key|Subcommand key) '([^']+)' is not expected", message)
+    meant = unknown and nearest(unknown[1], [option.lstrip("-") for option in options])
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _in_one_line(message: str) -> str:

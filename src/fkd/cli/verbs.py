@@ -15,6 +15,7 @@ class Verb:
         example: a command that works as it stands, but for its paths.
         options: the options that a beginner needs, with a line on each.
         arguments: positional arguments, as the usage line shows them.
+        shared: whether the processes of torchrun share the work; if not, one of them does it all.
     """
 
     target: str
@@ -22,6 +23,7 @@ class Verb:
     example: str
     options: dict[str, str] = field(default_factory=dict)
     arguments: str = ""
+    shared: bool = False
 
 
 _IMAGES = {"images.root": "folder of the images, one folder per class or all in one"}
@@ -41,6 +43,7 @@ VERBS: dict[str, Verb] = {
         "run the teacher once and write a label store",
         "fkd label --images.root photos/train --teacher.name tf_efficientnet_lite0 --out labels",
         _IMAGES | _TEACHER | {"out": "folder of the label store"} | _LABELS,
+        shared=True,
     ),
     "label-maps": Verb(
         "fkd.cli.label:label_maps",
@@ -49,6 +52,7 @@ VERBS: dict[str, Verb] = {
         _IMAGES
         | _TEACHER
         | {"out": "folder of the store of maps", "top_k": "classes kept of each cell"},
+        shared=True,
     ),
     "import-maps": Verb(
         "fkd.cli.label:import_maps",
@@ -68,6 +72,7 @@ VERBS: dict[str, Verb] = {
             "out": "folder of the run",
             "epochs": "how often every image is seen",
         },
+        shared=True,
     ),
     "eval": Verb(
         "fkd.cli.evaluate:evaluate",
