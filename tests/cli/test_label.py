@@ -237,7 +237,7 @@ def test_verify_of_an_unfinished_store_says_how_to_go_on(store, capsys):
 
 
 def test_verify_of_something_else_is_an_error(tmp_path, store, capsys):
-    assert "is not a folder" in fails(capsys, "verify", tmp_path / "nothing")
+    assert "does not exist" in fails(capsys, "verify", tmp_path / "nothing")
     assert "not a label store" in fails(capsys, "verify", tmp_path)
     manifest = json.loads((store / "manifest.json").read_text())
     (store / "manifest.json").write_text(json.dumps(manifest))

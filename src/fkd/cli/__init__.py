@@ -18,6 +18,7 @@ from fkd.userfiles import os_reason
 
 _USAGE_ERROR = 2  # also argparse's
 _INTERRUPTED = 130  # 128 + SIGINT, what shells expect
+_NULL_BYTE = "embedded null byte"  # what Python says of such a path; a file of settings can have one
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,6 +38,10 @@ def main(argv: list[str] | None = None) -> None:
             _fail(_describe(error))
         if not isinstance(error, BrokenPipeError):  # else a pager or `head` has seen enough
             _fail(f"standard output cannot be written: {os_reason(error)}")
+    except ValueError as error:
+        if str(error) != _NULL_BYTE:
+            raise
+        _fail(f"a path has a null byte in it, which no file system allows; correct the file of settings")
 
 
 def _run(words: Sequence[str]) -> None:

@@ -20,6 +20,8 @@ from fkd.errors import ConfigError
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 
+_NO_UNION = "Does not validate against any of the Union subtypes"  # of the parser
+
 
 def run_verb(name: str, arguments: Sequence[Argument]) -> None:
     """Parse the arguments of a verb and call its function.
@@ -36,7 +38,12 @@ def run_verb(name: str, arguments: Sequence[Argument]) -> None:
     command = load_command(verb)
     config_class = _config_class(command)
     words = [argument.words for argument in arguments]
-    result = auto_cli(config_class or command, args=words, **_settings(name, verb, command))
+    try:
+        result = auto_cli(config_class or command, args=words, **_settings(name, verb, command))
+    except ValueError as error:  # a group of settings that is optional and refuses its values
+        if not str(error).startswith(_NO_UNION):
+            raise
+        raise ConfigError(f"{_reason_of_union(str(error))} (fkd {name} --help)") from error
     if config_class is not None:
         command(result)
 
@@ -142,6 +149,13 @@ def _in_one_line(message: str) -> str:
     reason = re.sub(r"<class '(\w+)'>|typing\.", r"\1", reason)
     given = re.search(r"^ *Given value: (\S+)$", message, re.MULTILINE)
     return f"{options}: {reason}" + (f". Got value: {given[1]}" if given else "")
+
+
+def _reason_of_union(message: str) -> str:
+    """Why an optional group of settings was refused, without "or it must be null"."""
+    reasons = [line[4:] for line in message.splitlines() if line.startswith("  - ")]
+    own = [reason for reason in reasons if not reason.startswith("Expected a <class 'NoneType'>")]
+    return (own or reasons or [message])[0]
 
 
 def _is_codec(value: object) -> bool:

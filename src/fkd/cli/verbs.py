@@ -103,7 +103,7 @@ VERBS: dict[str, Verb] = {
         "STORE",
     ),
     "view": Verb(
-        "fkd.cli.look:view",
+        "fkd.cli.view:view",
         "write an HTML page of images, crop boxes and labels",
         "fkd view labels --images.root photos/train",
         _IMAGES | {"out": "the page; by default beside the store"},
