@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
+import timm
+import torch
+
 from fkd.cli.arguments import options_of
 from fkd.cli.paths import INPUTS, OUTPUTS
 from fkd.cli.verbs import VERBS
+from fkd.data.sources import ImagesConfig, open_source
 
 NOT_PATHS = {"name", "model"}  # may be a folder, or the name of a model
 
@@ -18,6 +23,23 @@ class Files:
     store: Path
     maps: Path
     weights: Path
+
+
+def make_files(root: Path, make_images, make_store, classes=("ant", "bee", "cat")) -> Files:
+    """Six images of three classes, labels and maps of them, and weights; all may be read by all."""
+    folders = [name.replace("/", "") for name in classes]
+    images = make_images(root / "images", folders, per_class=2)
+    source = open_source(ImagesConfig(root=str(images)))
+    store = make_store(root / "store", source, class_names=[*classes, "dog"]).path
+    for image in images.glob("*/*.png"):
+        file = root / "maps" / image.relative_to(images).with_suffix(".pt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        ids = torch.arange(5.0).expand(2, 2, 5).permute(2, 0, 1)
+        torch.save(torch.stack([torch.full((5, 2, 2), 3.0), ids]), file)
+    weights = root / "weights.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
+    weights.chmod(0o644)
+    return Files(images, store, root / "maps", weights)
 
 
 def command(verb: str, files: Files, out: Path) -> list[str]:
@@ -38,7 +60,7 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         ],
         "eval": ["test_resnet", images, teacher[1].replace("teacher.", "")],
         "inspect": [store],
-        "verify": [store, images],
+        "verify": [store],
         "convert": [store, writes],
         "view": [store, images, f"--out={out}"],
         "demo": [writes],

@@ -12,16 +12,13 @@ import traceback
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import timm
 
 import fkd.cli.demo
 from fkd.cli import main
 from fkd.cli.arguments import options_of
 from fkd.cli.paths import INPUTS, OUTPUTS
 from fkd.cli.verbs import VERBS
-from fkd.data.sources import ImagesConfig, open_source
-from tests.cli.commands import Files, command, path_options
+from tests.cli.commands import Files, command, make_files, path_options
 
 PATHS = path_options()
 NOBODY = 65534
@@ -34,14 +31,8 @@ needs_root = pytest.mark.skipif(
 def room(make_images, make_store):
     """A folder that another user may enter, with all inputs."""
     with tempfile.TemporaryDirectory(prefix="fkd-paths-") as name:
-        root = Path(name)
-        root.chmod(0o755)
-        images = make_images(root / "images", per_class=2)
-        store = make_store(root / "store", open_source(ImagesConfig(root=str(images)))).path
-        (root / "maps").mkdir()
-        weights = root / "weights.safetensors"
-        safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
-        yield root, Files(images, store, root / "maps", weights)
+        Path(name).chmod(0o755)
+        yield Path(name), make_files(Path(name), make_images, make_store)
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +175,9 @@ def read_only_folder(root: Path) -> Path:
     return root / "locked" / "new"
 
 
+WRITES_NOTHING = {("plan", "--out"), ("demo", "--out")}  # the demo: in this test
+
+
 @needs_root
 @pytest.mark.parametrize(("verb", "option"), PATHS)
 def test_paths_without_permission(verb, option, room):
@@ -196,10 +190,10 @@ def test_paths_without_permission(verb, option, room):
         path = make(place)
         words = words_for(verb, option, path, files, writable / "out")
         code, printed = as_nobody(words, place)
-        assert code == 2, (make.__name__, code, printed)
+        assert code == 2 or (code == 0 and (verb, option) in WRITES_NOTHING), printed
         assert "Traceback" not in printed
-        assert printed.count("fkd: error:") == 1, printed
-        if make is closed_folder:
+        assert printed.count("fkd: error:") == (code == 2), printed
+        if code and make is closed_folder:
             assert "does not exist" not in printed
             assert "ermission" in printed, printed
 

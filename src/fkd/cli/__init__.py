@@ -26,8 +26,10 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     output.prepare()
     try:
-        _run(words)
-        output.flush()
+        try:
+            _run(words)
+        finally:  # --help ends by SystemExit
+            output.flush()
     except FKDError as error:
         _fail(str(error))
     except KeyboardInterrupt:

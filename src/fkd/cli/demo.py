@@ -1,7 +1,6 @@
 """`fkd demo`: labeling, checking and training on bundled real images."""
 
 import time
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -9,9 +8,10 @@ from rich.table import Table
 from fkd.cli.console import make_console
 from fkd.demo.digits import DigitsResult, compare_methods
 from fkd.demo.photographs import PhotographsResult, label_photographs
+from fkd.userfiles import home_path
 
 
-def demo(*, out: Path = Path("demo-output")) -> None:
+def demo(*, out: str = "demo-output") -> None:
     """Label real photographs, look at the labels, then train one student four ways.
 
     Args:
@@ -19,10 +19,11 @@ def demo(*, out: Path = Path("demo-output")) -> None:
     """
     console, started = make_console(), time.monotonic()
     console.print("1. An ImageNet teacher labels real photographs", style="bold")
-    _print_photographs(label_photographs(out), console)
+    folder = home_path(out)
+    _print_photographs(label_photographs(folder), console)
     console.print()
     console.print("2. One small student, four ways, on real handwritten digits", style="bold")
-    _print_digits(compare_methods(out, lambda what: console.print(f"  {what}")), console)
+    _print_digits(compare_methods(folder, lambda what: console.print(f"  {what}")), console)
     console.print()
     console.print(f"{time.monotonic() - started:.0f} s; everything is in {out}")
 

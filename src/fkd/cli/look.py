@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.table import Table
 
@@ -13,7 +12,7 @@ from fkd.viewing.summary import StoreSummary, summarize
 
 
 def inspect(
-    store: Path, *, num_samples: int = 8, partial: bool = False, json_output: bool = False
+    store: str, *, num_samples: int = 8, partial: bool = False, json_output: bool = False
 ) -> None:
     """Show what a label store holds: its settings, sizes and a few sample labels.
 
@@ -29,7 +28,7 @@ def inspect(
         # The one control character that JSON leaves as it is.
         print(json.dumps(asdict(summary), indent=2).replace("\x7f", "\\u007f"))
     else:
-        _print_summary(summary, str(store))
+        _print_summary(summary, store)
 
 
 def _print_summary(summary: StoreSummary, title: str) -> None:

@@ -7,8 +7,44 @@ is spelled out instead of ending the command.
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fkd.errors import escape_controls
+
+
+class _Watched(io.TextIOWrapper):
+    """Standard output that remembers whether it has failed; an OSError alone does not tell."""
+
+    failed = False
+
+    @classmethod
+    def like(cls, stream: io.TextIOWrapper) -> "_Watched":
+        """A stream to the same place."""
+        return cls(
+            stream.buffer,
+            encoding=stream.encoding,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+
+    def write(self, text: str) -> int:
+        """As usual."""
+        with self._watching():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """As usual."""
+        with self._watching():
+            super().flush()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.failed = True
+            raise
 
 
 def prepare() -> None:
@@ -18,6 +54,8 @@ def prepare() -> None:
     get its number, and what a library prints would be written into that file.
     """
     _occupy_closed()
+    if type(sys.stdout) is io.TextIOWrapper:  # not what a test or a notebook has put there
+        sys.stdout = _Watched.like(sys.stdout)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -34,16 +72,14 @@ def flush() -> None:
 
 
 def failed() -> bool:
-    """Whether standard output takes no more; then it leads nowhere from now on.
+    """Whether standard output took no more; then it leads nowhere from now on.
 
     Else Python would complain again at exit, when it writes what is left.
     """
-    try:
-        flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return True
-    return False
+    if not getattr(sys.stdout, "failed", False):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def print_error(text: str) -> None:

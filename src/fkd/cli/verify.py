@@ -18,12 +18,13 @@ from fkd.labeling.store_checks import (
 )
 from fkd.models.teacher import TeacherConfig, TeacherEnsemble
 from fkd.store import LabelStore, repair_store, verify_store
+from fkd.userfiles import home_path
 
 _SHOWN = 20  # problems that are listed one by one
 
 
 def verify(
-    store: Path,
+    store: str,
     *,
     images: ImagesConfig | None = None,
     teacher: TeacherConfig | None = None,
@@ -49,13 +50,14 @@ def verify(
     models = ([] if teacher is None else [teacher]) + (teachers or [])
     if models and images is None:
         raise ConfigError("images.root: the teacher needs the images that were labeled")
+    folder = home_path(store)
     if repair:
-        _repair(store, console)
+        _repair(folder, console)
         return
-    _check_bytes(store, console)
+    _check_bytes(folder, console)
     if images is None:
         return
-    labels, source = LabelStore.open(store), open_source(images)
+    labels, source = LabelStore.open(folder), open_source(images)
     loaded = load_teachers_of(labels, models, device) if models else None
     _check_images(labels, source, console)
     if loaded is not None:

@@ -12,10 +12,10 @@ from fkd.viewing.page import PageConfig, is_page, render_page
 
 
 def view(
-    store: Path,
+    store: str,
     images: ImagesConfig,
     *,
-    out: Path | None = None,
+    out: str | None = None,
     overwrite: bool = False,
     page: PageConfig = PageConfig(),  # noqa: B008 - frozen, and the parser reads its defaults
 ) -> None:
