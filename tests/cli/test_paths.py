@@ -208,7 +208,11 @@ def test_what_is_described_as_a_file_or_folder_is_a_path_option(verb, capsys):
     name = ""
     for line in capsys.readouterr().out.partition("\noptions:")[2].splitlines():
         words = line.split()
-        if line.startswith("  ") and words and words[0].lstrip("-") in {o.lstrip("-") for o in options}:
+        if (
+            line.startswith("  ")
+            and words
+            and words[0].lstrip("-") in {o.lstrip("-") for o in options}
+        ):
             name = words[0].lstrip("-").rpartition(".")[2]
         text = line.lower()
         if name and ("folder of" in text or "a file" in text or "file of" in text):

@@ -18,7 +18,7 @@ from fkd.userfiles import os_reason
 
 _USAGE_ERROR = 2  # also argparse's
 _INTERRUPTED = 130  # 128 + SIGINT, what shells expect
-_NULL_BYTE = "embedded null byte"  # what Python says of such a path; a file of settings can have one
+_NULL_BYTE = "embedded null byte"  # what Python says of such a path
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         if str(error) != _NULL_BYTE:
             raise
-        _fail(f"a path has a null byte in it, which no file system allows; correct the file of settings")
+        _fail("a path has a null byte in it; correct it, probably in the file of settings")
 
 
 def _run(words: Sequence[str]) -> None:

@@ -108,9 +108,11 @@ def require_all(verb: str, arguments: Iterable[Argument]) -> None:
     options = options_of(verb)
     count = sum(not argument.option for argument in arguments)
     missing = [name.upper() for name in options.positional[count:]]
-    for option in options.names:
-        if option in options.required and not given & {option, option.rpartition(".")[0]}:
-            missing.append(option)
+    missing += [
+        option
+        for option in options.names
+        if option in options.required and not given & {option, option.rpartition(".")[0]}
+    ]
     if missing:
         raise ConfigError(
             f"{verb} needs {' and '.join(missing)}, e.g. {VERBS[verb].example} (fkd {verb} --help)"

@@ -36,7 +36,12 @@ def convert(
     console = make_console()
     with make_bar(console) as bar:
         done = convert_store(
-            home_path(store), home_path(out), form=form, num_crops=num_crops, codec=codec, progress=_Reporter(bar)
+            home_path(store),
+            home_path(out),
+            form=form,
+            num_crops=num_crops,
+            codec=codec,
+            progress=_Reporter(bar),
         )
     _print_result(done, form, console)
 

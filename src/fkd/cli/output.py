@@ -16,7 +16,7 @@ from fkd.errors import escape_controls
 class _Watched(io.TextIOWrapper):
     """Standard output that remembers whether it has failed; an OSError alone does not tell."""
 
-    failed = False
+    failed: OSError | None = None
 
     @classmethod
     def like(cls, stream: io.TextIOWrapper) -> "_Watched":
@@ -42,8 +42,8 @@ class _Watched(io.TextIOWrapper):
     def _watching(self) -> Iterator[None]:
         try:
             yield
-        except OSError:
-            self.failed = True
+        except OSError as error:
+            self.failed = error
             raise
 
 
@@ -69,6 +69,8 @@ def flush() -> None:
     """
     if sys.stdout is not None:
         sys.stdout.flush()
+    if isinstance(sys.stdout, _Watched) and sys.stdout.failed is not None:
+        raise sys.stdout.failed  # argparse keeps it to itself
 
 
 def failed() -> bool:
@@ -76,7 +78,7 @@ def failed() -> bool:
 
     Else Python would complain again at exit, when it writes what is left.
     """
-    if not getattr(sys.stdout, "failed", False):
+    if not isinstance(sys.stdout, _Watched) or sys.stdout.failed is None:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli, capture_parser
@@ -20,6 +21,7 @@ from fkd.errors import ConfigError
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 
+_SWITCHES = {"--repair"}  # that a verb takes also when it is called with less
 _NO_UNION = "Does not validate against any of the Union subtypes"  # of the parser
 
 
@@ -35,6 +37,9 @@ def run_verb(name: str, arguments: Sequence[Argument]) -> None:
         FKDError: whatever the function raises.
     """
     verb = VERBS[name]
+    simple = all(not each.option or each.option in _SWITCHES for each in arguments)
+    if verb.alone and simple:
+        verb = replace(verb, target=verb.alone)
     command = load_command(verb)
     config_class = _config_class(command)
     words = [argument.words for argument in arguments]
@@ -133,7 +138,7 @@ class _Parser(ArgumentParser):  # type: ignore[misc,unused-ignore]
 
 def _hint(message: str, options: Sequence[str]) -> str:
     """The setting that was probably meant by one that a file has and the verb has not."""
-    unknown = re.search(r"(?:Key|Group key|Subcommand key) '([^']+)' is not expected", message)
+    unknown = re.search(r"Option '([^']+)' is not accepted", message)
     meant = unknown and nearest(unknown[1], [option.lstrip("-") for option in options])
     return f"; did you mean {meant}?" if meant else ""
 

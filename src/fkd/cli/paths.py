@@ -65,8 +65,10 @@ def require_inputs(arguments: Iterable[Argument], positional: tuple[str, ...]) -
 
 def _is_settings(value: str, kind: str) -> bool:
     """Whether a value is null, a group in YAML, or a file of settings (`train --maps`)."""
-    return value == "null" or value.startswith(("{", "[")) or (
-        kind == "maps" and value.endswith((".yaml", ".yml", ".json"))
+    return (
+        value == "null"
+        or value.startswith(("{", "["))
+        or (kind == "maps" and value.endswith((".yaml", ".yml", ".json")))
     )
 
 

@@ -5,10 +5,10 @@ import sys
 
 # What torchrun and `accelerate launch` set for each process; a library that finds them waits for
 # the other processes.
-_VARIABLES = (
-    "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK "
-    "ROLE_WORLD_SIZE MASTER_ADDR MASTER_PORT"
-).split()
+_VARIABLES = [
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+]
 
 
 def leave_to_main_process(*, shared: bool) -> None:

@@ -16,6 +16,8 @@ class Verb:
         options: the options that a beginner needs, with a line on each.
         arguments: positional arguments, as the usage line shows them.
         shared: whether the processes of torchrun share the work; if not, one of them does it all.
+        alone: what to call instead of `target` if nothing but positional arguments and `--repair` is
+            given; it imports less.
     """
 
     target: str
@@ -24,6 +26,7 @@ class Verb:
     options: dict[str, str] = field(default_factory=dict)
     arguments: str = ""
     shared: bool = False
+    alone: str = ""
 
 
 _IMAGES = {"images.root": "folder of the images, one folder per class or all in one"}
@@ -89,11 +92,12 @@ VERBS: dict[str, Verb] = {
         "STORE",
     ),
     "verify": Verb(
-        "fkd.cli.verify:verify",
+        "fkd.cli.verify_images:verify",
         "check that a store is intact and belongs to these images",
         "fkd verify labels --images.root photos/train --teacher.name tf_efficientnet_lite0",
         _IMAGES | _TEACHER | {"repair": "set damaged shards aside, to be labeled again"},
         "STORE",
+        alone="fkd.cli.verify:verify_bytes",
     ),
     "convert": Verb(
         "fkd.cli.convert:convert",

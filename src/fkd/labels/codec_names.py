@@ -1,12 +1,13 @@
 """Codecs by name, of several teachers side by side, and with settings chosen when decoded."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fkd.errors import ConfigError
 from fkd.labels.codecs import (
@@ -23,6 +24,10 @@ from fkd.labels.codecs import (
 )
 from fkd.labels.encoded import Encoded
 from fkd.labels.targets import SoftTargets
+from fkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPELLINGS = (
     "full, hard, smoothing, ms:K, mr:K (K kept classes, e.g. ms:5), logits or logits:K; "
@@ -108,10 +113,10 @@ class PerTeacher:
     def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
         """The weighted mean of the decoded labels; exact, because the sparse form is linear."""
         weights = self.weights or (1.0,) * self.count
-        labels = [self.codec.targets(label, num_classes) for label in self._split(encoded)]
+        labels = [self.codec.targets(label, num_classes) for label in self.split(encoded)]
         return _weighted_mean(labels, [weight / sum(weights) for weight in weights])
 
-    def _split(self, encoded: Encoded) -> list[Encoded]:
+    def split(self, encoded: Encoded) -> list[Encoded]:
         """The label of each teacher."""
 
         def part(number: int) -> Encoded:

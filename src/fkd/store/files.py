@@ -8,22 +8,28 @@ replacing anything, fsync of the folder. A file is therefore complete or not the
 Names are relative to the store's folder: "manifest.json" or "shards/00000.safetensors".
 """
 
+from __future__ import annotations
+
 import errno
+import itertools
+import mmap
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import torch
-
 from fkd.errors import DamagedStore, FormatError, StoreError, StoreFull
+from fkd.lazy import torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TEMPORARY = ".tmp."
+_MAX_MAPS = 128
+_maps_without_torch = itertools.count()
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
 # Windows lacks some of these flags; the package can be imported there all the same.
@@ -65,7 +71,8 @@ def map_readonly(root: Path, name: str, num_bytes: int) -> memoryview:
     """A file of a known length, mapped read-only; it is not kept open.
 
     Python's own `mmap` keeps a descriptor for each map (until 3.13), of which a process may have
-    1,024; a map of torch keeps none. It is given the open file, not its path, so that the file
+    1,024; a map of torch keeps none. Only where torch is not imported, and for a few maps, it is
+    Python's: looking at a store should not take the time to import torch. Torch is given the open file, not its path, so that the file
     that was checked is the one that is mapped.
 
     Raises:
@@ -80,6 +87,8 @@ def map_readonly(root: Path, name: str, num_bytes: int) -> memoryview:
                 f"{root / name} has {size} bytes where {num_bytes} were written; "
                 f"{repair_hint(root)}"
             )
+        if "torch" not in sys.modules and size and next(_maps_without_torch) < _MAX_MAPS:
+            return memoryview(_call(mmap.mmap, descriptor, size, access=mmap.ACCESS_READ))
         try:
             path = f"/dev/fd/{descriptor}"
             mapped = _call(torch.from_file, path, shared=False, size=size, dtype=torch.uint8)
