@@ -1,5 +1,6 @@
 """What is printed, whatever standard output is, and whatever the names in it are."""
 
+import io
 import os
 import pty
 import subprocess
@@ -30,6 +31,15 @@ def fkd(words, environment=None, **kwargs) -> subprocess.CompletedProcess[bytes]
     )
 
 
+def exit_code(words) -> object:
+    """Of a command in this process."""
+    try:
+        main(words)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
 @pytest.fixture(scope="module")
 def files(make_images, make_store, tmp_path_factory):
     """Inputs whose names are not ascii and look like markup."""
@@ -42,17 +52,15 @@ def files(make_images, make_store, tmp_path_factory):
 @pytest.mark.parametrize("verb", sorted(QUIET))
 def test_any_encoding_will_do(verb, encoding, files, tmp_path, monkeypatch):
     """Here in one process; how main sets up the streams is what matters."""
-    out, err = (open(tmp_path / name, "w", encoding=encoding) for name in ("out", "err"))
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
+    for name in ("stdout", "stderr"):
+        stream = io.TextIOWrapper((tmp_path / name).open("wb"), encoding=encoding)
+        monkeypatch.setattr(sys, name, stream)
     monkeypatch.setenv("COLUMNS", "30")
-    try:
-        main([verb, *command(verb, files, tmp_path / "\u732b.result")])
-    except SystemExit as stop:
-        assert stop.code in (0, 2)
+    code = exit_code([verb, *command(verb, files, tmp_path / "\u732b.result")])
     sys.stdout.close()
     sys.stderr.close()
-    printed = (tmp_path / "out").read_bytes() + (tmp_path / "err").read_bytes()
+    assert code in (0, 2)
+    printed = (tmp_path / "stdout").read_bytes() + (tmp_path / "stderr").read_bytes()
     assert printed
     assert b"Traceback" not in printed
 
@@ -69,11 +77,7 @@ def test_a_c_locale_is_no_obstacle(files):
 
 @pytest.mark.parametrize("verb", sorted(QUIET))
 def test_names_neither_end_a_verb_nor_reach_the_terminal(verb, files, tmp_path, capsys):
-    code = 0
-    try:
-        main([verb, *command(verb, files, tmp_path / HOSTILE.replace("/", ""))])
-    except SystemExit as stop:
-        code = stop.code
+    code = exit_code([verb, *command(verb, files, tmp_path / HOSTILE.replace("/", ""))])
     printed = capsys.readouterr()
     for text in (printed.out, printed.err):
         assert not [shown for shown in FORBIDDEN if shown in text], text

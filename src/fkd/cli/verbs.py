@@ -16,7 +16,7 @@ class Verb:
         options: the options that a beginner needs, with a line on each.
         arguments: positional arguments, as the usage line shows them.
         shared: whether the processes of torchrun share the work; if not, one of them does it all.
-        alone: what to call instead of `target` if nothing but positional arguments and `--repair` is
+        alone: what to call instead of `target` if only positional arguments and `--repair` are
             given; it imports less.
     """
 

@@ -174,8 +174,8 @@ def _imagenet_lemmas() -> dict[str, str]:
     assert timm is not None
     assert timm.origin is not None
     file = Path(timm.origin).parent / "data/_info/imagenet_synset_to_lemma.txt"
-    pairs = (line.split("\t") for line in file.read_text(encoding="utf-8").splitlines())
-    return {name: lemmas for name, lemmas in pairs}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return {name: lemmas for name, _, lemmas in (line.partition("\t") for line in lines)}
 
 
 @cache

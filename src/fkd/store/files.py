@@ -72,8 +72,8 @@ def map_readonly(root: Path, name: str, num_bytes: int) -> memoryview:
 
     Python's own `mmap` keeps a descriptor for each map (until 3.13), of which a process may have
     1,024; a map of torch keeps none. Only where torch is not imported, and for a few maps, it is
-    Python's: looking at a store should not take the time to import torch. Torch is given the open file, not its path, so that the file
-    that was checked is the one that is mapped.
+    Python's: looking at a store should not take the time to import torch. Either is given the open
+    file, not its path, so that the file that was checked is the one that is mapped.
 
     Raises:
         DamagedStore: it is missing or has another length.
