@@ -94,6 +94,8 @@ def escape_controls(text: str) -> str:
     Names of files, classes and teachers are data: in a message, on a terminal or in a page they
     must not move the cursor, recolor the screen or begin a line of their own.
     """
+    if text.isprintable():
+        return text
     return "".join(
         character
         if character.isprintable() or unicodedata.category(character) == "Zs"

@@ -101,7 +101,7 @@ class TrainingReporter(Progress):
         if step:
             self._console.print(f"resumed   after step {step:,} of {num_steps:,}")
         if self._console.is_terminal:
-            numbers = TextColumn("{task.fields[numbers]}")
+            numbers = TextColumn("{task.fields[numbers]}", markup=False)
             self._bar = make_bar(self._console, numbers, transient=False)
             self._bar.add_task("steps", total=num_steps, completed=step, numbers="")
             self._bar.start()

@@ -1,4 +1,4 @@
-"""`fkd verify`: is a store intact, does it belong to these images and to this teacher?"""
+"""`fkd verify` of a store alone: is it intact? Needs neither images nor torch."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -6,67 +6,30 @@ from pathlib import Path
 from rich.console import Console
 
 from fkd.cli.console import make_bar, make_console, print_remark
-from fkd.data.canary import check_canaries, describe_missing_canaries
-from fkd.data.sources import ImagesConfig, ImageSource, open_source
-from fkd.data.subset import labeled_part
-from fkd.errors import ConfigError, DamagedStore, FormatError, escape_controls
-from fkd.labeling.image_checks import check_images
-from fkd.labeling.store_checks import (
-    describe_decoder_change,
-    load_teachers_of,
-    require_agreement,
-    spot_check,
-)
-from fkd.models.teacher import TeacherConfig, TeacherEnsemble
+from fkd.errors import DamagedStore, FormatError
 from fkd.store import LabelStore, repair_store, verify_store
 from fkd.store.strays import find_companions
+from fkd.userfiles import home_path
 
 _NAMES_SHOWN = 5
 _SHOWN = 20  # problems that are listed one by one
 
 
-def verify(
-    store: Path,
-    *,
-    images: ImagesConfig | None = None,
-    teacher: TeacherConfig | None = None,
-    teachers: list[TeacherConfig] | None = None,
-    spot_checks: int = 64,
-    seed: int = 0,
-    device: str | None = None,
-    repair: bool = False,
-) -> None:
-    """Check every byte of a label store; with images and teacher, also what the bytes mean.
+def verify_bytes(store: str, *, repair: bool = False) -> None:
+    """Check every byte of a label store.
 
     Args:
         store: the store's folder.
-        images: the images that were labeled: every file's checksum is compared.
-        teacher: the model that labeled them: it labels some crops again.
-        teachers: several models, for the store of an ensemble.
-        spot_checks: crops to label again.
-        seed: of the choice of these crops.
-        device: where the teacher runs; by default a GPU if there is one.
         repair: move damaged shards to quarantine/, so that `fkd label` computes them again.
     """
-    console = make_console()
-    models = ([] if teacher is None else [teacher]) + (teachers or [])
-    if models and images is None:
-        raise ConfigError("images.root: the teacher needs the images that were labeled")
     if repair:
-        _repair(store, console)
-        return
-    _check_bytes(store, console)
-    if images is None:
-        return
-    labels = LabelStore.open(store)
-    source = labeled_part(open_source(images), labels)
-    loaded = load_teachers_of(labels, models, device) if models else None
-    _check_images(labels, source, console)
-    if loaded is not None:
-        _spot_check(labels, source, loaded, spot_checks, seed, console)
+        repair_damaged(home_path(store), make_console())
+    else:
+        check_bytes(home_path(store), make_console())
 
 
-def _repair(store: Path, console: Console) -> None:
+def repair_damaged(store: Path, console: Console) -> None:
+    """Set damaged shards aside and list them."""
     moved = repair_store(store)
     for name in moved:
         console.print(f"moved     {name}")
@@ -78,7 +41,12 @@ def _repair(store: Path, console: Console) -> None:
         console.print("repair    nothing to do: no shard is damaged")
 
 
-def _check_bytes(store: Path, console: Console) -> None:
+def check_bytes(store: Path, console: Console) -> None:
+    """Compare every byte with its checksum.
+
+    Raises:
+        DamagedStore: some differ; they are listed.
+    """
     with suppress(DamagedStore, FormatError):  # everything that is wrong is listed below
         LabelStore.open(store)  # an unfinished store is not damaged, and says what it lacks
     with make_bar(console) as bar:
@@ -101,36 +69,6 @@ def _check_bytes(store: Path, console: Console) -> None:
     console.print(f"bytes     {LabelStore.open(store)!r} is whole")
     companions = find_companions(store)
     if companions:
-        shown = ", ".join(companions[:_NAMES_SHOWN]) + (
-            ", ..." if companions[_NAMES_SHOWN:] else ""
-        )
-        print_remark(console, f"not part of the store, and left alone: {escape_controls(shown)}")
-
-
-def _check_images(store: LabelStore, source: ImageSource, console: Console) -> None:
-    with make_bar(console) as bar:
-        task = bar.add_task("images", total=len(source))
-        check_images(store, source, lambda done: bar.advance(task, done))
-    console.print(f"images    {len(source):,} files are those that were labeled")
-    if store.canaries:
-        console.print(f"canaries  {check_canaries(store, source)}")
-    else:
-        print_remark(console, describe_missing_canaries(store))
-
-
-def _spot_check(
-    store: LabelStore,
-    source: ImageSource,
-    teachers: TeacherEnsemble,
-    spot_checks: int,
-    seed: int,
-    console: Console,
-) -> None:
-    report = spot_check(store, source, teachers, spot_checks, seed)
-    console.print(f"checked   {report}")
-    change = describe_decoder_change(store)
-    if change:
-        console.print(
-            f"warning   images are decoded otherwise than when they were labeled: {change}"
-        )
-    require_agreement(report, store, same_decoder=not change)
+        more = ", ..." if companions[_NAMES_SHOWN:] else ""
+        shown = ", ".join(companions[:_NAMES_SHOWN]) + more
+        print_remark(console, f"not part of the store, and left alone: {shown}")

@@ -1,13 +1,14 @@
 """Codecs by name, of several teachers side by side, and with settings chosen when decoded."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fkd.errors import ConfigError
 from fkd.labels.codecs import (
@@ -24,6 +25,10 @@ from fkd.labels.codecs import (
 )
 from fkd.labels.encoded import Encoded
 from fkd.labels.targets import SoftTargets
+from fkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPELLINGS = (
     "full, hard, smoothing, ms:K, mr:K (K kept classes, e.g. ms:5), logits or logits:K; "

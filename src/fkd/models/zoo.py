@@ -18,6 +18,7 @@ from fkd.models.cards import ModelCard
 from fkd.models.checkpoints import Checkpoint, load_checkpoint
 from fkd.models.classes import imagenet_classes
 from fkd.models.fitting import load_weights, stored_classes
+from fkd.models.hub import quick_answers
 from fkd.models.names import ModelName, is_model_name, parse_model_name
 from fkd.models.packaged import load_packaged, package_for, packaged_file
 from fkd.models.preprocessing import Preprocessing, default_preprocessing, has_fixed_input_size
@@ -229,7 +230,8 @@ def _download(name: ModelName, kwargs: dict[str, Any]) -> _Built:
                 name.architecture, weights=weights, progress=False, **kwargs
             )
             return _Built(model, _TORCHVISION_CLASSES)
-        model = timm.create_model(name.library_name, pretrained=True, **kwargs)
+        with quick_answers():
+            model = timm.create_model(name.library_name, pretrained=True, **kwargs)
         return _Built(model, _timm_classes(model))
     except (TypeError, AssertionError) as error:
         raise ConfigError(f"model {name} cannot be built with {kwargs}: {error}") from error

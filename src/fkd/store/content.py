@@ -3,13 +3,14 @@
 One type for all of it, `LabeledCrops`; how it becomes bytes is in `fkd.store.shard`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from fkd.crops.records import CropRecords
 from fkd.labels.codecs import Codec, decode
@@ -17,6 +18,9 @@ from fkd.labels.encoded import Encoded
 from fkd.store.canonical import MAX_KEY_BYTES
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import draw_geometry, grid_boxes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LABELED, UNREADABLE = 0, 1
 _EXTRA = "crop.extra."
@@ -50,13 +54,13 @@ class ImageFacts:
         }
 
     @staticmethod
-    def from_columns(columns: Mapping[str, np.ndarray]) -> "ImageFacts":
+    def from_columns(columns: Mapping[str, np.ndarray]) -> ImageFacts:
         """The inverse of `columns`."""
         names = ("image.crc32", "image.bytes", "image.size", "image.status")
         return ImageFacts(*(columns[name] for name in names))
 
     @staticmethod
-    def zeros(n: int) -> "ImageFacts":
+    def zeros(n: int) -> ImageFacts:
         """Facts to be filled by `put`, of the types of those that were read."""
         return ImageFacts(
             crc32=np.zeros(n, np.uint32),
@@ -65,12 +69,12 @@ class ImageFacts:
             status=np.zeros(n, np.uint8),
         )
 
-    def put(self, index: np.ndarray, facts: "ImageFacts") -> None:
+    def put(self, index: np.ndarray, facts: ImageFacts) -> None:
         """Overwrite some of the facts."""
         for name, array in facts.columns.items():
             self.columns[name][index] = array
 
-    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "ImageFacts":
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> ImageFacts:
         """The same facts with a function applied to each array."""
         return ImageFacts(*map(function, (self.crc32, self.num_bytes, self.size, self.status)))
 
@@ -90,11 +94,11 @@ class LabeledCrops:
     records: CropRecords
     label: Encoded
 
-    def __getitem__(self, index: Any) -> "LabeledCrops":
+    def __getitem__(self, index: Any) -> LabeledCrops:
         """Some of the images, all their crops."""
         return self.map(lambda array: array[index])
 
-    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "LabeledCrops":
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> LabeledCrops:
         """The same crops with a function applied to each array."""
         return LabeledCrops(
             self.images.map(function), self.records.map(function), self.label.map(function)
@@ -110,7 +114,7 @@ class LabeledCrops:
         return columns | {name: array for name, array in labels.items() if array is not None}
 
     @staticmethod
-    def from_columns(columns: Mapping[str, np.ndarray]) -> "LabeledCrops":
+    def from_columns(columns: Mapping[str, np.ndarray]) -> LabeledCrops:
         """The inverse of `columns`."""
         extra = {n.removeprefix(_EXTRA): a for n, a in columns.items() if n.startswith(_EXTRA)}
         return LabeledCrops(

@@ -7,24 +7,30 @@ through `call` too. Operating system errors become `StoreError`s in both modules
 Names are relative to the store's folder: "manifest.json" or "shards/00000.safetensors".
 """
 
+from __future__ import annotations
+
 import errno
+import itertools
+import mmap
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import torch
-
 from fkd.errors import DamagedStore, FormatError, StoreError
+from fkd.lazy import torch
 from fkd.userfiles import home_path
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TEMPORARY = ".tmp."
+_MAX_MAPS = 128
+_maps_without_torch = itertools.count()
 # Windows lacks most of these flags, and has the last one, without which it changes line ends.
 CLOSED = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 PLAIN = getattr(os, "O_NOFOLLOW", 0) | CLOSED
@@ -117,8 +123,10 @@ def map_readonly(root: Path, name: str, num_bytes: int) -> memoryview:
     """A file of a known length, mapped read-only; it is not kept open.
 
     Python's own `mmap` keeps a descriptor for each map (until 3.13), of which a process may have
-    1,024; a map of torch keeps none. It is given the open file, not its path, so that the file
-    that was checked is the one that is mapped (but on Windows).
+    1,024; a map of torch keeps none. Only where torch is not imported, and for a few maps, it is
+    Python's: looking at a store should not take the time to import torch. Either is given the open
+    file, not its path, so that the file that was checked is the one that is mapped (but for torch
+    on Windows).
 
     Raises:
         DamagedStore: it is missing or has another length.
@@ -128,6 +136,8 @@ def map_readonly(root: Path, name: str, num_bytes: int) -> memoryview:
     with reading(root, name), opened(root, name) as descriptor:
         size = call(os.fstat, descriptor).st_size
         _require_length(root, name, size, num_bytes)
+        if "torch" not in sys.modules and size and next(_maps_without_torch) < _MAX_MAPS:
+            return memoryview(call(mmap.mmap, descriptor, size, access=mmap.ACCESS_READ))
         by_descriptor = f"/dev/fd/{descriptor}"
         path = by_descriptor if os.path.exists(by_descriptor) else str(root / name)
         try:
