@@ -60,6 +60,7 @@ def test_any_encoding_will_do(verb, encoding, files, tmp_path, monkeypatch):
     sys.stdout.close()
     sys.stderr.close()
     assert code in (0, 2)
+    monkeypatch.undo()
     printed = (tmp_path / "stdout").read_bytes() + (tmp_path / "stderr").read_bytes()
     assert printed
     assert b"Traceback" not in printed

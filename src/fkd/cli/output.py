@@ -17,16 +17,19 @@ class _Watched(io.TextIOWrapper):
     """Standard output that remembers whether it has failed; an OSError alone does not tell."""
 
     failed: OSError | None = None
+    _replaced: io.TextIOWrapper | None = None
 
     @classmethod
     def like(cls, stream: io.TextIOWrapper) -> "_Watched":
         """A stream to the same place."""
-        return cls(
+        watched = cls(
             stream.buffer,
             encoding=stream.encoding,
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
+        watched._replaced = stream  # which would close the buffer when nobody holds it
+        return watched
 
     def write(self, text: str) -> int:
         """As usual."""
