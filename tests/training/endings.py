@@ -17,6 +17,7 @@ from fkd.cli import main
 from fkd.cli.train import TrainingReporter
 from fkd.data import workers
 from fkd.data.batches import CropCutter
+from fkd.engine.checkpoint import Checkpoints
 from fkd.engine.state import TrainableModule
 from fkd.errors import ImageError
 from fkd.methods.vanilla import Vanilla
@@ -28,7 +29,7 @@ PLACES = {
     "forward": (TrainableModule, "forward"),
     "loss": (Vanilla, "loss"),
     "callback": (TrainingReporter, "advance"),
-    "checkpoint": (TrainableModule, "state_dict"),
+    "checkpoint": (Checkpoints, "save"),
 }
 
 

@@ -71,13 +71,13 @@ def test_the_batch_follows_the_number_of_images(num_images, expected):
     ("options", "num_images", "lr"),
     [
         ({}, 1_281_167, 0.1),
-        ({}, 600, 0.1 * 32 / 1024),
-        ({"batch_size": 256}, 600, 0.1 * 256 / 1024),
+        ({}, 600, 0.1 * (32 / 1024) ** 0.5),
+        ({"batch_size": 256}, 600, 0.05),
         ({"batch_size": 4096}, 1_281_167, 0.1),
         ({"optimizer": OptimizerConfig(name="adamw")}, 1_281_167, 0.002),
         ({"optimizer": OptimizerConfig(name="adamw")}, 600, 0.002 * (32 / 1024) ** 0.5),
         ({"student": StudentConfig(name="test_vit", pretrained=True)}, 1_281_167, 0.01),
-        ({"student": StudentConfig(name="test_vit", checkpoint="run")}, 600, 0.1 * 32 / 1024),
+        ({"student": StudentConfig(name="test_vit", checkpoint="run")}, 600, 0.01),
         ({"optimizer": OptimizerConfig(lr=0.7)}, 600, 0.7),
     ],
 )

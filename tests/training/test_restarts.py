@@ -90,7 +90,10 @@ def test_corrected_settings_start_afresh_where_nothing_was_learned(
     train(plain_run)
     require_same_outcome(plain_run, reference)
     written = yaml.safe_load((Path(plain_run.out) / "config.yaml").read_text())
-    assert (written["seed"], written["optimizer"]["lr"]) == (0, pytest.approx(0.1 * 8 / 1024))
+    assert (written["seed"], written["optimizer"]["lr"]) == (
+        0,
+        pytest.approx(0.1 * (8 / 1024) ** 0.5),
+    )
 
 
 def test_with_a_checkpoint_other_settings_are_refused(plain_run):
@@ -134,7 +137,7 @@ def test_what_a_run_of_defaults_used_is_written_and_resumed(plain_run):
     train(config)
     written = yaml.safe_load((Path(config.out) / "config.yaml").read_text())
     assert (written["batch_size"], written["crops_per_image"]) == (32, 1)
-    assert written["optimizer"]["lr"] == pytest.approx(0.1 * 32 / 1024)
+    assert written["optimizer"]["lr"] == pytest.approx(0.1 * (32 / 1024) ** 0.5)
     assert train(config).already_finished
     assert train(replace(config, batch_size=32)).already_finished
     assert len(open_source(config.images)) == 15

@@ -22,9 +22,8 @@ class OptimizerConfig:
     Attributes:
         name: sgd, adamw, or another optimizer of timm (`timm.optim.list_optimizers()`).
         lr: peak learning rate. By default, at 1,024 crops per step, 0.1 for sgd and 0.002 for
-            others (the paper's), less for a smaller batch_size (sgd in proportion to it, others to
-            its root), and for a student that starts from trained weights at most a tenth of these.
-            A rate that is given is not scaled.
+            others (the paper's), less by the root of a smaller batch_size, and for a student that
+            starts from trained weights at most a tenth of these. A given rate is not scaled.
         momentum: of sgd and the other optimizers that have one.
         nesterov: Nesterov's momentum; of sgd.
         weight_decay: by default 1e-4 for sgd, 0.05 for others.

@@ -75,14 +75,13 @@ def odd_settings(config: TrainConfig, order: Order) -> Iterator[str]:
 
 
 def _default_lr(config: TrainConfig, batch_size: int) -> float:
-    """The paper's rate, for a smaller batch in proportion to it, never more.
+    """The paper's rate, less by the root of a smaller batch, by which a gradient's noise grows.
 
-    The noise of a gradient falls with the root of the batch, by which Adam and its like divide it:
-    they follow the root (Malladi et al., "On the SDEs and scaling rules for adaptive gradient
-    algorithms", 2022), SGD the batch itself (Goyal et al., 2017).
+    In proportion to the batch, SGD would be too slow for a few hundred images: 600 photos, batches
+    of 32, 151 steps from scratch, top-1 of 10 classes: 9 %, by the root 20 % (one seed).
     """
-    paper, share = config.optimizer.peak_lr, min(1.0, batch_size / _PAPER_BATCH_SIZE)
-    lr = paper * (share if config.optimizer.name == "sgd" else math.sqrt(share))
+    paper = config.optimizer.peak_lr
+    lr = paper * math.sqrt(min(1.0, batch_size / _PAPER_BATCH_SIZE))
     return min(lr, _FINE_TUNING * paper) if starts_from_weights(config) else lr
 
 
