@@ -134,7 +134,7 @@ def test_a_folder_of_timm(image_folder, tmp_path):
 )
 @pytest.mark.parametrize("verb", ["label", "plan", "label-maps", "train"])
 def test_impossible_values_are_one_sentence(verb, option, value, run_folder, tmp_path, capsys):
-    arguments = [verb, "--images.root", "x", "--out", str(tmp_path / "s")]
+    arguments = [verb, "--images.root", str(tmp_path), "--out", str(tmp_path / "s")]
     arguments += ["--teacher.name", str(run_folder), f"--teacher.{option}", value]
     if verb == "train":
         arguments += ["--method", "kd", "--student.name", "test_resnet"]

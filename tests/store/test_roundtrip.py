@@ -24,7 +24,7 @@ from fkd.store import (
     keys_digest,
     verify_store,
 )
-from fkd.store.config import EXTRA_DTYPES
+from fkd.store.config import EXTRA_DTYPES, has_value_dtype
 from fkd.store.packing import decode_roots, encode_roots
 
 extra_columns = st.dictionaries(
@@ -64,6 +64,8 @@ def stores(draw):
         "keys_sha256": keys_digest(keys),
         "anything": draw(st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False))),
     }
+    if not has_value_dtype(form, parse_codec(codec), config["num_classes"]):
+        value_dtype = None
     config |= form_members(form, parse_codec(codec), config["num_classes"], value_dtype) | geometry
     names = st.lists(st.text(), min_size=config["num_classes"], max_size=config["num_classes"])
     config["class_names"] = draw(names)

@@ -167,8 +167,8 @@ def _train(
             progress=progress,
             resumed=resumed,
         )
-        progress.begin(state.step, order.num_steps, describe_run(config, order, setup.decoder))
-        progress.remark(f"inputs: {setup.inputs}")
+        description = f"{describe_run(config, order, setup.decoder)}; {setup.inputs}"
+        progress.begin(state.step, order.num_steps, description)
         for sentence in odd_settings(config, order):
             progress.warn(sentence)
         batches = opened.enter_context(closing(_load_batches(config, setup, order, state)))
