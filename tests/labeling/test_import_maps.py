@@ -3,16 +3,19 @@
 import io
 import os
 import pickle
+import shutil
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fkd.cli import main
 from fkd.data.sources import ImagesConfig, open_source
-from fkd.errors import ConfigError, FormatError, MissingLabel, StoreMismatch
+from fkd.errors import ConfigError, CropMismatch, FormatError, MissingLabel, StoreMismatch
 from fkd.labeling.import_maps import ImportMapsConfig, import_maps, read_map
 from fkd.labels.codecs import TopKLogits
 from fkd.store import LabelStore, verify_store
@@ -95,6 +98,31 @@ def test_an_import_goes_on_to_the_same_bytes(config, tmp_path, files_of):
     assert files_of(again.out) == files_of(config.out)
     with pytest.raises(StoreMismatch, match="value_dtype"):
         import_maps(replace(config, value_dtype="f16"))
+
+
+def test_an_image_that_was_replaced_between_two_starts_is_named(config, tmp_path):
+    root = Path(shutil.copytree(config.images.root, tmp_path / "photos"))
+    again = replace(config, images=ImagesConfig(root=str(root)), out=str(tmp_path / "again"))
+
+    class Stop(Exception):
+        pass
+
+    left = [9]
+
+    def stop(num_images):
+        left[0] -= 1
+        if not left[0]:
+            raise Stop
+
+    with pytest.raises(Stop):
+        import_maps(again, stop)
+    first = sorted(root.rglob("*.png"))[0]
+    original = first.read_bytes()
+    Image.new("RGB", (30, 30)).save(first)
+    with pytest.raises(CropMismatch, match=rf"images were changed .*{first.name}"):
+        import_maps(again)
+    first.write_bytes(original)
+    import_maps(again)
 
 
 def test_students_train_from_imported_maps(config, tmp_path):

@@ -24,6 +24,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,17 +34,20 @@ from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, refuse_same_folder
-from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
+from fkd.errors import ConfigError, CropMismatch, FormatError, ImageError, MissingLabel
 from fkd.labeling.config import MapDtype, require_one_of
 from fkd.labeling.identity import describe_environment, map_identity
+from fkd.labeling.image_checks import find_changed_shards
 from fkd.labeling.labels import facts_of
 from fkd.labeling.pipeline import ImageRow
+from fkd.labeling.ranks import World
 from fkd.labels.codecs import TopKLogits
 from fkd.labels.encoded import Encoded
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
 from fkd.models.weight_files import check_torch_file
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 from fkd.store.canonical import printable
+from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
 from fkd.userfiles import settle_paths
 
@@ -136,6 +140,7 @@ def import_maps(
         MissingLabel: images have no map; names the first.
         FormatError: a file is no label map.
         ImageError: an image cannot be read.
+        CropMismatch: images were changed since an earlier start has imported their maps.
         StoreError: the store cannot be written, or belongs to other maps.
     """
     source = open_source(config.images)
@@ -146,6 +151,8 @@ def import_maps(
     identity = map_identity(
         source, names, first.grid, codec, config.value_dtype, config.images_per_shard
     ) | {"origin": "imported", "teachers": [{"name": "released label maps"}]}
+
+    _require_same_images(config, identity, source)
 
     def read(i: int) -> tuple[ImageRow, ForeignMap]:
         label_map = read_map(paths[i], len(names), config.value_dtype)
@@ -177,6 +184,21 @@ def import_maps(
             writer.commit(number, [row.key for row, _ in pairs], _content(pairs))
         writer.finish(describe_environment(torch.device("cpu")))
     return ImportResult(LabelStore.open(config.out), len(are_right), sum(are_right))
+
+
+def _require_same_images(
+    config: ImportMapsConfig, identity: dict[str, Any], source: ImageSource
+) -> None:
+    """Compare what earlier starts have imported with the images of now."""
+    parsed = StoreConfig.parse(identity, "the config")
+    shards, description = find_changed_shards(
+        config.out, parsed, source, World(), config.num_workers
+    )
+    if shards:
+        raise CropMismatch(
+            f"images were changed since {config.out} has maps of them: {description}. Restore the "
+            "files, or import into another folder"
+        )
 
 
 def read_map(path: str, num_classes: int, value_dtype: MapDtype = "f32") -> ForeignMap:
