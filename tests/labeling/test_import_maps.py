@@ -314,7 +314,7 @@ def test_canaries_and_teachers_are_unknown(config):
     main(["verify", config.out, "--images.root", source.root])
 
 
-@pytest.mark.drill("G3", "a flipped bit of a released label map", failing="silent")
+@pytest.mark.drill("G4", "a flipped bit of a released label map", failing="silent")
 def test_a_flipped_bit_of_a_map_is_found(tmp_path, drill):
     """In an archive of torch, whose own reader compares no checksum."""
     path = saved(released(0), tmp_path)

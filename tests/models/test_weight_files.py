@@ -183,7 +183,7 @@ def test_memory_stays_bounded(tmp_path):
     assert int(grown) * unit < 1 << 26
 
 
-@pytest.mark.drill("G3", "a flipped bit of a checkpoint", failing="silent")
+@pytest.mark.drill("G4", "a flipped bit of a checkpoint", failing="silent")
 def test_every_flipped_bit_is_found_or_harmless(tmp_path, drill):
     data = packed(STATE)
     draw = np.random.default_rng(0)
@@ -230,7 +230,7 @@ def mutated(data, draw):
     return data
 
 
-@pytest.mark.drill("G3", "a mutated pickle with right checksums", failing="untyped")
+@pytest.mark.drill("G6", "a mutated pickle with right checksums", failing="untyped")
 def test_mutated_pickles_are_read_or_refused(tmp_path, drill):
     document = {"model": STATE, "best": np.float64(1), "data": b"\xff", "n": [1, (2, "x")]}
     old = packed(document, _use_new_zipfile_serialization=False)

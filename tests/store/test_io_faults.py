@@ -6,6 +6,7 @@ All system calls of a store go through `files.call`, which is replaced here.
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 from functools import partial
@@ -202,24 +203,37 @@ def test_an_error_at_every_system_call_of_a_reader(lab, finished, monkeypatch):
     assert len(counter.called) > 10
 
 
-def test_a_full_disk_names_the_bytes_and_keeps_what_is_committed(lab, tmp_path, monkeypatch):
+@pytest.mark.drill("G13", "a full disk in labeling", failing="untyped")
+def test_a_full_disk_names_the_bytes_and_keeps_what_is_committed(lab, drill, tmp_path, monkeypatch):
     tiny = lab.Job(num_images=4, images_per_shard=2)
     tiny.run(tmp_path / "oracle")
-    written, expected = [], lab.folder_digest(tmp_path / "oracle")
+    expected = lab.folder_digest(tmp_path / "oracle")
+    stored = [file for file in (tmp_path / "oracle").rglob("*") if file.is_file()]
+    needed = sum(file.stat().st_size for file in stored)
 
-    def nearly_full(function, *args, **kwargs):
-        if function is os.write:
-            if sum(written) + len(args[1]) > 3000:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            written.append(len(args[1]))
-        return function(*args, **kwargs)
+    def disk_of(num_bytes):
+        written = []
 
-    path = tmp_path / "s"
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "call", nearly_full)
-        with pytest.raises(StoreFull, match=r"00001\.safetensors \(1,\d{3} bytes\)"):
-            tiny.run(path)
-    assert list(LabelStore.open(path, partial=True)) == tiny.keys[:2]
-    assert not list(path.rglob(".tmp.*"))
-    tiny.run(path)
-    assert lab.folder_digest(path) == expected
+        def nearly_full(function, *args, **kwargs):
+            if function is os.write:
+                if sum(written) + len(args[1]) > num_bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written.append(len(args[1]))
+            return function(*args, **kwargs)
+
+        return nearly_full
+
+    sizes = [3000, *spread(needed, drill.times(3, goal=60))]
+    for number, size in enumerate(sizes):
+        path = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "call", disk_of(size))
+            with pytest.raises(StoreFull, match=r"no space for .* \([\d,]+ bytes\)") as full:
+                tiny.run(path)
+        if size == 3000:
+            assert re.search(r"00001\.safetensors \(1,\d{3} bytes\)", str(full.value))
+            assert list(LabelStore.open(path, partial=True)) == tiny.keys[:2]
+        assert not list(path.rglob(".tmp.*"))
+        tiny.run(path)
+        assert lab.folder_digest(path) == expected
+    drill.tried(len(sizes))

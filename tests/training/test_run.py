@@ -131,19 +131,23 @@ def test_timm_loads_the_final_weights_and_a_run_can_teach(config):
     assert teacher.class_names == ["ant", "bee", "cat", "dog"]
 
 
-def test_stopped_anywhere_and_started_again_a_run_ends_in_the_same_bits(config):
+@pytest.mark.drill("G11", "training stopped in the middle of a step", failing="lost")
+@pytest.mark.parametrize("seconds", [0, 1000])  # a checkpoint at every step, or of passes only
+def test_stopped_anywhere_and_started_again_a_run_ends_in_the_same_bits(config, drill, seconds):
     reference = replace(config, out=config.out + "-reference")
     total = train(reference).num_steps
-    draw = random.Random(0)
-    for seconds in (0, 1000):  # a checkpoint at every step, or at the end of passes only
-        stopped = replace(config, out=f"{config.out}-{seconds}", checkpoint_seconds=seconds)
-        for step in sorted(draw.sample(range(1, total + 1), 4)):
+    draw, left = random.Random(seconds), (times := drill.times(4, goal=25))
+    while left:
+        stopped = replace(config, out=f"{config.out}-{left}", checkpoint_seconds=seconds)
+        for step in sorted(draw.sample(range(1, total + 1), min(4, left))):
             stop = StopAt(step)
             with pytest.raises(Stop):
                 train(stopped, stop)
             assert stop.began < step
+            left -= 1
         train(stopped)
         assert_same_run(stopped, reference)
+    drill.tried(times)
 
 
 def test_a_discriminator_goes_on_where_it_was(config):
@@ -315,19 +319,25 @@ def wait_for_lines(config, number):
         time.sleep(0.002)
 
 
-def test_a_killed_process_goes_on_to_the_same_bits(config):
+@pytest.mark.drill("G1", "random kills of training", failing="lost")
+def test_a_killed_process_goes_on_to_the_same_bits(config, drill):
     """A real SIGKILL, with a loader process that outlives it for a while."""
     config = replace(config, num_workers=1, log_every=1, checkpoint_seconds=0)
     reference = replace(config, out=config.out + "-reference")
-    train(reference)
-    for lines in (3, 8):
-        process = fork(config)
-        wait_for_lines(config, lines)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        assert not (Path(config.out) / "model.safetensors").exists()
-    train(config)
-    assert_same_run(config, reference)
+    num_lines = train(reference).num_steps
+    draw, left = random.Random(0), (times := drill.times(2, goal=200))
+    while left:
+        killed = replace(config, out=f"{config.out}-{left}")
+        for lines in sorted(draw.sample(range(1, num_lines - 2), min(2, left))):
+            process = fork(killed)
+            wait_for_lines(killed, lines)
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            assert not (Path(killed.out) / "model.safetensors").exists()
+            left -= 1
+        train(killed)
+        assert_same_run(killed, reference)
+    drill.tried(times)
 
 
 @pytest.fixture
