@@ -475,6 +475,22 @@ def test_boxes_outside_and_values_of_nan_are_found_by_verify(lab, tmp_path):
         assert name in problem.message
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 5.0, -0.25, 1.01])
+def test_numbers_that_are_no_probabilities_are_not_handed_on(lab, tmp_path, value):
+    job = lab.Job(value_dtype="f32", unreadable=False)
+    job.run(tmp_path / "store")
+
+    def change(content):
+        content.label.values[2, 0, 0] = value
+        return content
+
+    forged = with_checksums(job, change)
+    forge_shard(tmp_path / "store", 0, lambda data: forged)
+    store = LabelStore.open(tmp_path / "store")
+    with pytest.raises(FormatError, match=r"a label value is (no probability|NaN or infinite)"):
+        store.read(np.arange(4))
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()
