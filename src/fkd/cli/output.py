@@ -28,7 +28,7 @@ class _Watched(io.TextIOWrapper):
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
-        watched._replaced = stream  # which would close the buffer when nobody holds it
+        watched._replaced = stream  # which would close the buffer once nothing refers to it
         return watched
 
     def write(self, text: str) -> int:
@@ -91,7 +91,7 @@ def print_error(text: str) -> None:
     """One line on standard error; control characters are spelled out."""
     try:
         print(escape_controls(text), file=sys.stderr, flush=True)
-    except OSError:  # nobody can be told; the exit code remains
+    except OSError:  # there is nowhere to print; the exit code remains
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 

@@ -144,7 +144,7 @@ def describe_missing_canaries(store: LabelStore) -> str:
     if store.canaries:
         return ""
     return (
-        f"{store.path} has no canaries, so nobody can check that crops are cut here as its teacher "
+        f"{store.path} has no canaries, so it cannot be checked that crops are cut here as its teacher "
         "saw them; `fkd verify` with images and teacher labels some again"
     )
 

@@ -26,7 +26,7 @@ _SYSTEM_FOLDERS = frozenset(
     | {b"lost+found", b"__pycache__"}
 )
 _SYSTEM_FILES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"picasa.ini", b"icon\r"})
-# Files about images, which nobody expects to be read as one.
+# Files about images, not expected to be read as images.
 _NOTES = frozenset(
     {".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html"}
     | {".htm", ".log", ".py", ".ipynb", ".sh", ".ini", ".toml", ".parquet", ".md5", ".sha256"}

@@ -3,7 +3,7 @@
 torch's DataLoader ends its workers when its iterator is garbage, or when the program exits. A
 traceback keeps the iterator, and the exit waits for workers that ignore the first SIGTERM, as they
 must (below), so a program that failed would never end. Here the workers are killed as soon as
-nobody wants their results: nothing that they hold is worth waiting for.
+their results are not wanted: nothing that they hold is worth waiting for.
 
 Each worker has a pipe of its own. It ends by itself when the other end is closed, also by a kill of
 the main process; and the main process reads the end of the pipe when a worker dies. Results travel
@@ -52,7 +52,7 @@ def worker_processes(
         RunError: a process cannot be started.
     """
     workers: list[_Worker[T, R]] = []
-    # The exit of the program does not wait for workers either, should nobody leave the context.
+    # The exit of the program does not wait for workers either, if the context is never left.
     end = Finalize(None, _kill, args=(workers,), exitpriority=10)
     try:
         for _ in range(num_workers):

@@ -176,7 +176,7 @@ def _of_transformers(fields: dict[str, Any], processor: Path) -> tuple[ModelCard
             raise ConfigError("id2label does not number the classes from 0")
     num_classes = len(names) if names else fields.get("num_labels", _DEFAULT_LABELS)
     if names and all(name == f"LABEL_{i}" for i, name in enumerate(names)):
-        names = None  # transformers' own, where nobody named them
+        names = None  # transformers' own, where the folder names none
     if not processor.exists():
         raise ConfigError(f"{PROCESSOR_FILE}, which says what the network sees, is not beside it")
     preprocessing = _parse(processor, _of_processor)

@@ -43,7 +43,7 @@ INERT = frozenset(
     }
     | {f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")}
 )
-"""What training scripts keep beside weights and nobody needs here; stands for nothing when read."""
+"""What training scripts keep beside weights and is not needed here; stands for nothing when read."""
 
 
 class Refused(Exception):

@@ -2,7 +2,7 @@
 
 Some come with every folder on some systems (`.DS_Store`, `Thumbs.db`), with a download (`.cache/`,
 `.gitattributes`) or from people (`README.md`, `LICENSE`). No reader looks at them, so they are no
-damage; any other file that does not belong may be a shard that somebody has renamed.
+damage; any other file that does not belong may be a renamed shard.
 """
 
 import os
