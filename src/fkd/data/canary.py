@@ -144,8 +144,8 @@ def describe_missing_canaries(store: LabelStore) -> str:
     if store.canaries:
         return ""
     return (
-        f"{store.path} has no canaries, so it cannot be checked that crops are cut here as its teacher "
-        "saw them; `fkd verify` with images and teacher labels some again"
+        f"{store.path} has no canaries, so it cannot be checked that crops are cut here as its "
+        "teacher saw them; `fkd verify` with images and teacher labels some again"
     )
 
 
