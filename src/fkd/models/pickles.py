@@ -43,7 +43,7 @@ INERT = frozenset(
     }
     | {f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")}
 )
-"""What training scripts keep beside weights and is not needed here; stands for nothing when read."""
+"""What training scripts keep beside weights; not needed here, and read as nothing."""
 
 
 class Refused(Exception):
