@@ -19,7 +19,8 @@ def main() -> int:
     results = _RESULTS / f"results-{given.scale:g}.jsonl"
     if given.anew:
         results.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "--numprocesses", given.processes]
+    command = [sys.executable, "-m", "pytest", "-p", "drill.plugin"]
+    command += ["--numprocesses", given.processes]
     command += ["--dist", "worksteal", "--drill-scale", str(given.scale)]
     command += ["--drill-results", str(results)]
     if given.select:

@@ -142,7 +142,7 @@ IMPOSSIBLE = {
     "lighting": ([[np.nan] * 3], [[np.inf] * 3], [[0.0]]),
     "blur": ([np.nan], [-1.0], [np.inf]),
     "rand_op": ([[14]], [[255]], [[6, 6]]),
-    "rand_magnitude": ([[np.nan]], [[2.0]], [[-9.0]], [[1.0, 1.0]]),
+    "rand_magnitude": ([[np.nan]], [[np.inf]], [[-np.inf]], [[2.0]], [[-9.0]], [[1.0, 1.0]]),
     "erase": ([[np.nan] * 4], [[0.0, 0.0, 2.0, 0.5]], [[0.0, 0.0]]),
 }
 
@@ -155,3 +155,12 @@ def test_parameters_that_nobody_draws_are_refused(name, values):
     apply_augment(crops.clone(), extra)
     with pytest.raises(FormatError, match="impossible parameters"):
         apply_augment(crops, extra | {name: np.array(values)})
+
+
+@pytest.mark.parametrize("op", range(14))
+@pytest.mark.parametrize("magnitude", [np.nan, np.inf, -np.inf])
+def test_no_operation_takes_a_magnitude_that_is_not_finite(op, magnitude):
+    """Some take none at all, and divide by an infinite reach."""
+    extra = {"rand_op": np.array([[op]]), "rand_magnitude": np.array([[magnitude]])}
+    with pytest.raises(FormatError, match="impossible parameters of rand_magnitude"):
+        apply_augment(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), extra)

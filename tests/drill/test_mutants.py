@@ -47,7 +47,7 @@ MUTANTS = [
         "store/durable.py",
         "        while rest:\n            rest = rest[files.call(os.write, descriptor, rest) :]",
         "        files.call(os.write, descriptor, rest)",
-        "store/test_kills.py",
+        "store/test_io_faults.py",
     ),
     Mutant(
         "a file that is there is written over",

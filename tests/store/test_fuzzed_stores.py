@@ -11,7 +11,7 @@ from drill import stores as fuzzer
 from drill.golden import KINDS, make_images, make_stores
 from fkd.store import convert_store
 
-SMALL, GOAL = 12, 1_000_000
+SMALL, GOAL = 12, 100_000
 
 
 @pytest.fixture(scope="module")

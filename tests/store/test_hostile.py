@@ -475,6 +475,21 @@ def test_boxes_outside_and_values_of_nan_are_found_by_verify(lab, tmp_path):
         assert name in problem.message
 
 
+def test_a_label_that_names_a_class_twice_is_not_handed_on(lab, tmp_path):
+    """Its other classes would get probabilities below 0."""
+    job = lab.Job(codec="ms:3", unreadable=False)
+    job.run(tmp_path / "store")
+
+    def change(content):
+        content.label.ids[1, 0, 2] = content.label.ids[1, 0, 0]
+        return content
+
+    forged = with_checksums(job, change)
+    forge_shard(tmp_path / "store", 0, lambda data: forged)
+    with pytest.raises(FormatError, match="a label names a class twice"):
+        LabelStore.open(tmp_path / "store").read(np.arange(4))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 5.0, -0.25, 1.01])
 def test_numbers_that_are_no_probabilities_are_not_handed_on(lab, tmp_path, value):
     job = lab.Job(value_dtype="f32", unreadable=False)

@@ -93,7 +93,9 @@ def contents(draw, config, keys):
         name: draw(arrays(np.dtype(e["dtype"]), (n, m, *e["shape"])))
         for name, e in config["extras"].items()
     }
-    ids = draw(arrays(np.int64, (n, m, k), elements=st.integers(0, c - 1))) if k else None
+    # No class twice in a label: some class, and those that follow it.
+    first = draw(arrays(np.int64, (n, m, 1), elements=st.integers(0, c - 1)))
+    ids = (first + np.arange(k)) % c if k else None
     images = ImageFacts(
         crc32=draw(arrays(np.uint32, n)),
         num_bytes=draw(arrays(np.uint64, n, elements=st.integers(0, 2**40))),

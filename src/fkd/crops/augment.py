@@ -214,13 +214,22 @@ def _require_replayable(extra: dict[str, np.ndarray]) -> None:
 def _require_operations(extra: dict[str, np.ndarray]) -> None:
     """Refuse operations of RandAugment beyond their ranges."""
     ops, magnitude = extra.get("rand_op"), extra.get("rand_magnitude")
-    sound = ops is not None and magnitude is not None and ops.shape == magnitude.shape
-    if sound:
-        _, base, reach, signed = (np.array(c)[ops] for c in zip(*_RAND_AUGMENT, strict=True))
-        steps = (magnitude - base) / np.where(reach == 0, np.inf, reach)  # 0: it takes none
-        sound = bool(((steps >= -1.0 * signed - _ROUNDING) & (steps <= 1.0 + _ROUNDING)).all())
+    sound = (
+        ops is not None
+        and magnitude is not None
+        and ops.shape == magnitude.shape
+        and bool(np.isfinite(magnitude).all())
+        and _are_within(ops, magnitude)
+    )
     if not sound:
         raise FormatError("crop records have impossible parameters of rand_magnitude")
+
+
+def _are_within(ops: np.ndarray, magnitude: np.ndarray) -> bool:
+    """Whether these finite magnitudes lie in the ranges of their operations."""
+    _, base, reach, signed = (np.array(c)[ops] for c in zip(*_RAND_AUGMENT, strict=True))
+    steps = (magnitude - base) / np.where(reach == 0, np.inf, reach)  # 0: it takes none
+    return bool(((steps >= -1.0 * signed - _ROUNDING) & (steps <= 1.0 + _ROUNDING)).all())
 
 
 def _apply_to_one(crop: Tensor, extra: dict[str, np.ndarray]) -> Tensor:

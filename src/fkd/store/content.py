@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fkd.crops.records import CropRecords
+from fkd.labels.codec_names import PerTeacher
 from fkd.labels.codecs import Codec, decode
 from fkd.labels.encoded import Encoded
 from fkd.store.canonical import MAX_KEY_BYTES
@@ -241,9 +242,16 @@ def _check_inside(box: np.ndarray, size: np.ndarray) -> None:
 
 
 def _check_ids(config: StoreConfig, label: Encoded) -> None:
-    if label.ids is not None:
-        known = ((label.ids >= 0) & (label.ids < config.num_classes)).all()
-        _require(bool(known), "a class id is out of range")
+    """Known classes, none twice in the label of a teacher: twice makes others negative."""
+    if label.ids is None:
+        return
+    known = ((label.ids >= 0) & (label.ids < config.num_classes)).all()
+    _require(bool(known), "a class id is out of range")
+    teachers = config.codec.count if isinstance(config.codec, PerTeacher) else 1
+    shape = (*label.ids.shape[:-1], teachers, label.ids.shape[-1] // teachers)
+    ordered = np.sort(label.ids.reshape(shape), axis=-1)
+    distinct = (ordered[..., 1:] != ordered[..., :-1]).all()
+    _require(bool(distinct), "a label names a class twice")
 
 
 def _check_values(config: StoreConfig, values: np.ndarray | None) -> None:
