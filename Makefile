@@ -1,5 +1,5 @@
 # make demo    label, verify and train on real images; two tables, under five minutes
-# make bench   how fast all of it is, against its peers; one table, about ten minutes
+# make bench   how fast all of it is, against its peers; one table, four minutes on two quiet cores
 # make test    the tests
 # make test-gpu  the tests that need a CUDA device
 # make drill   the tests of reliability at a share of their goals: SCALE=0.1 by default; hours at 1

@@ -40,7 +40,7 @@ class BenchConfig:
         rows: what is measured, separated by commas: read, bytes, loader, loss, step, epoch,
             labeling, startup, growth; by default all but growth.
         images: your own images for the loaders and the teacher; by default installed photographs.
-        scale: quick (about ten minutes on two fast cores), or full for longer runs of everything.
+        scale: quick (four minutes on two quiet cores), or full for longer runs of everything.
         repeats: of every comparison, at least 5; by default 5 to 9 (full: 11 to 21).
         json: file for the figures, with the machine they come from.
         plot: folder for a picture of the ratios; needs matplotlib (pip install 'fkd[bench]').
