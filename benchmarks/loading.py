@@ -71,12 +71,12 @@ def _one_process(inputs: Inputs) -> list[Row]:
         row("8", "torchvision", at_least(5.5)),
         row("4", "official", at_least(2.8)),
         row("4", "timm", None),
-        _share_of_labels(inputs, small, None),
-        _share_of_labels(inputs, min(_IMAGES, inputs.scale.photographs), at_most(1.0)),
+        _share_of_labels(inputs, small),
+        _share_of_labels(inputs, min(_IMAGES, inputs.scale.photographs)),
     ]
 
 
-def _share_of_labels(inputs: Inputs, num_images: int, goal: Goal | None) -> Row:
+def _share_of_labels(inputs: Inputs, num_images: int) -> Row:
     """Percent of the loader's time that reads labels, with batches of so many images."""
     store = LabelStore.open(inputs.photograph_labels.path)
     reads: list[float] = []
@@ -87,7 +87,7 @@ def _share_of_labels(inputs: Inputs, num_images: int, goal: Goal | None) -> Row:
         f"labels read and checked, share of the loader's time, m = {_M}, {num_images} images",
         [100.0 * cost / statistics.median(costs) for cost in reads],
         unit="%",
-        goal=goal,
+        goal=at_most(1.0),
     )
 
 
@@ -149,7 +149,7 @@ def our_stream(
     store: LabelStore | None = None,
     batch_size: int | None = None,
 ) -> Stream[Batch]:
-    """The loader of `fkd train` on the photographs, `batch_size` crops per batch."""
+    """The loader of `fkd train` on the photographs, by default `scale.batch_size` crops a batch."""
     source, store = inputs.source, store or inputs.photograph_labels
     join = join_store(source, store)
     batches = load_batches(
