@@ -111,6 +111,29 @@ def test_large_logits_do_not_overflow():
     torch.testing.assert_close(z.grad[0], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("name", CODECS)
+def test_two_backward_passes_over_one_graph_add_the_same_gradient_twice(name, temperature):
+    """The first one overwrites the probabilities of the forward pass."""
+    logits, targets = batch(name)
+    z = logits.clone().requires_grad_()
+    loss = soft_cross_entropy(z, targets, temperature).mean()
+    loss.backward(retain_graph=True)
+    once = z.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(z.grad, 2 * once, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("offset", [-1000.0, 1000.0])
+@pytest.mark.parametrize("name", CODECS)
+def test_an_offset_of_all_logits_changes_nothing(name, offset):
+    """float32 keeps three decimal places of such logits."""
+    logits, targets = batch(name)
+    shifted = soft_cross_entropy(logits + offset, targets)
+    expected, _ = dense_oracle((logits + offset) - offset, targets.dense())
+    torch.testing.assert_close(shifted.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_class_out_of_range_is_refused():
     for wrong in (C, -1):
         targets = SoftTargets.one_hot(torch.tensor([1, wrong]), C)

@@ -8,8 +8,8 @@ q_c = tail + sum_k weight_k [c = index_k] has total mass s and
     dL/dz_c  = (s * softmax(u)_c - q_c) / t
 
 so no (B, C) target is ever formed. On top of the logits it needs the memory of one (B, C), or two
-where t is not 1, instead of three: the log-probabilities in the forward pass, which are not kept,
-and the gradient in the backward pass. For times see docs/performance.md.
+where t is not 1, instead of three: softmax(u), which becomes the gradient in the backward pass. LSE
+follows from it, as log max softmax(u) = max u - LSE(u). For times see docs/performance.md.
 
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3 and Eq. 1.
 """
@@ -36,14 +36,16 @@ class _SoftCrossEntropy(torch.autograd.Function):
         tail: Tensor,
         temperature: float,
     ) -> Tensor:
-        log_probs = torch.log_softmax(_scale(logits, temperature), dim=1)
-        weight, tail = weight.to(log_probs.dtype), tail.to(log_probs.dtype)
-        kept = log_probs if index is None else log_probs.gather(1, index)
-        tail_term = tail * log_probs.sum(1)
+        scaled = _scale(logits, temperature)
+        probs = torch.softmax(scaled, dim=1)
+        log_sum_exp = scaled.amax(1) - probs.amax(1).log()
+        weight, tail = weight.to(probs.dtype), tail.to(probs.dtype)
+        kept = scaled if index is None else scaled.gather(1, index)
+        tail_term = tail * (scaled.sum(1) - scaled.shape[1] * log_sum_exp)
         tail_term.masked_fill_(tail == 0.0, 0.0)  # a logit may be -inf
-        ctx.temperature = temperature
+        ctx.temperature, ctx.probs = temperature, probs
         ctx.save_for_backward(logits, index, weight, tail)
-        return -((weight * kept).sum(1) + tail_term)
+        return -((kept - log_sum_exp[:, None]).mul_(weight).sum(1) + tail_term)
 
     @staticmethod
     @once_differentiable
@@ -51,7 +53,9 @@ class _SoftCrossEntropy(torch.autograd.Function):
         logits, index, weight, tail = ctx.saved_tensors
         scale = (grad_loss / ctx.temperature)[:, None]
         total_mass = weight.sum(1) + logits.shape[1] * tail
-        grad_logits = torch.softmax(_scale(logits, ctx.temperature), dim=1)
+        grad_logits, ctx.probs = ctx.probs, None
+        if grad_logits is None:  # overwritten by an earlier backward pass over a retained graph
+            grad_logits = torch.softmax(_scale(logits, ctx.temperature), dim=1)
         grad_logits.mul_(scale * total_mass[:, None]).sub_(scale * tail[:, None])
         if index is None:
             grad_logits.sub_(scale * weight)
