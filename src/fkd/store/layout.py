@@ -295,12 +295,12 @@ class Rows:
             if name in placed
         ]
 
-    def append_fixed(self, row: int, pieces: list[memoryview]) -> None:
-        """Append what a row has in the columns of fixed length, in order."""
-        data = self._data
+    def append_to(self, pieces: list[memoryview], row: int) -> list[bytes]:
+        """Append what a row has in the columns of fixed length, in order; returns `variable`."""
         for start, step, length in self._spans:
             first = start + row * step
-            pieces.append(data[first : first + length])
+            pieces.append(self._data[first : first + length])
+        return self.variable(row)
 
     def variable(self, row: int) -> list[bytes]:
         """The key of a row, and in compact stores its packed record."""
@@ -317,8 +317,8 @@ class Rows:
     def crc32(self, row: int) -> int:
         """The checksum that a row has now."""
         pieces: list[memoryview] = []
-        self.append_fixed(row, pieces)
-        return row_crc32(b"".join(pieces), self.variable(row))
+        variable = self.append_to(pieces, row)
+        return row_crc32(b"".join(pieces), variable)
 
 
 def row_crc32(fixed: bytes | memoryview, variable: Sequence[bytes]) -> int:

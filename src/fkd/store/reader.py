@@ -243,11 +243,11 @@ class LabelStore:
             MissingLabel: an image could not be read when the store was made, or has no label yet.
             IndexError: a row or crop number is out of range.
         """
-        wanted = self._in_range(rows)
+        wanted = self._in_range(rows).tolist()
         chosen = self._crops_in_range(crops, len(wanted))
-        numbers, local = np.divmod(wanted, self._parsed.images_per_shard)
-        shards = [self._shard(number) for number in numbers.tolist()]
-        read = read_crops(self._parsed, shards, local.tolist(), chosen, self._check_reads)
+        size = self._parsed.images_per_shard
+        shards, local = [self._shard(row // size) for row in wanted], [row % size for row in wanted]
+        read = read_crops(self._parsed, shards, local, chosen, self._check_reads)
         self._require_labels(wanted, read)
         try:
             check_read(self._parsed, read)
@@ -329,18 +329,18 @@ class LabelStore:
             shard = self._shard(number)
             shard.check(range(len(shard)))
 
-    def _require_labels(self, rows: np.ndarray, read: LabeledCrops) -> None:
+    def _require_labels(self, rows: Sequence[int], read: LabeledCrops) -> None:
         """Refuse unreadable images."""
-        if read.images.status.any():
+        if np.count_nonzero(read.images.status):
             unlabeled = np.flatnonzero(read.images.status != LABELED)
             raise MissingLabel(
                 f"{self.path} has no labels for {len(unlabeled)} of these images, because they "
-                f"could not be read; the first is {printable(self.keys(rows[unlabeled[0]])[0])}"
+                f"could not be read; the first is {printable(self.keys([rows[unlabeled[0]]])[0])}"
             )
 
     def _in_range(self, rows: Any) -> np.ndarray:
         wanted = np.asarray(rows, np.int64).reshape(-1)
-        if _beyond(wanted, self.num_images):
+        if not _within(wanted, self.num_images):
             raise IndexError(f"rows must lie in [0, {self.num_images}) for {self.path}")
         return wanted
 
@@ -350,7 +350,7 @@ class LabelStore:
         chosen = np.asarray(crops, np.int64)
         if chosen.ndim != 2 or len(chosen) != num_rows:
             raise IndexError(f"crops must have the shape ({num_rows}, m), not {chosen.shape}")
-        if _beyond(chosen, self.num_crops):
+        if not _within(chosen, self.num_crops):
             raise IndexError(f"crops must lie in [0, {self.num_crops}) for {self.path}")
         return chosen
 
@@ -374,10 +374,10 @@ class LabelStore:
         return self._mapped[number]
 
 
-def _beyond(numbers: np.ndarray, limit: int) -> bool:
-    """Whether some of these int64 lie outside [0, limit)."""
-    # As unsigned numbers, negative ones are too large: one comparison does for both ends.
-    return bool((numbers.view(np.uint64) >= limit).any())
+def _within(numbers: np.ndarray, limit: int) -> bool:
+    """Whether all of these int64 lie in [0, limit)."""
+    listed = numbers.ravel().tolist()  # sooner checked than an array, of the few of a batch
+    return not listed or (min(listed) >= 0 and max(listed) < limit)
 
 
 def _reopen(path: Path, check_reads: bool, config_id: str, root_hash: str | None) -> LabelStore:

@@ -293,7 +293,7 @@ def read_crops(
     """
     # Rows of shards with wide boxes have another layout: they are read apart, and rarely there.
     wide = [shard.wide_boxes for shard in shards]
-    if len(set(wide)) < 2:
+    if not (True in wide and False in wide):
         return LabeledCrops.from_columns(_read_alike(config, shards, rows, crops, check))
     groups = [[i for i, kind in enumerate(wide) if kind == each] for each in (False, True)]
     parts = [
@@ -319,8 +319,7 @@ def _read_alike(
     pieces: list[memoryview] = []
     variable = []
     for shard, row in zip(shards, rows, strict=True):
-        shard.rows.append_fixed(row, pieces)
-        variable.append(shard.rows.variable(row))
+        variable.append(shard.rows.append_to(pieces, row))
     fixed = b"".join(pieces)
     if check:
         _check_rows(shards, rows, memoryview(fixed), variable)
@@ -355,7 +354,8 @@ def _decode(
         if name.startswith("image."):
             arrays[name] = _native(name, table[name])
         elif name == "crop.flip":
-            arrays[name] = table[name][images, crops >> 3] >> (crops & 7).astype(np.uint8) & 1 != 0
+            bits = np.unpackbits(table[name], axis=1, bitorder="little")
+            arrays[name] = bits[images, crops].view(bool)
         elif name == "label.value":
             assert config.value_dtype is not None
             arrays[name] = dequantize(table[name][images, crops], config.value_dtype)
