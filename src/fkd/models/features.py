@@ -1,0 +1,71 @@
+"""The pooled features of a network: what its classifier, or its projection head, is applied to."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fkd.errors import ConfigError
+from fkd.models.architectures.embedders import Embedder
+
+Network = Callable[[Tensor], Tensor]
+
+
+class PooledFeatures(nn.Module):
+    """Images (B, 3, S, S) to pooled features (B, D) of a network, whose weights it shares.
+
+    Args:
+        model: a network of timm or torchvision, with a classifier or without one, or an `Embedder`.
+        name: what messages call it.
+
+    Raises:
+        ConfigError: it is not known what the features of such a network are.
+    """
+
+    def __init__(self, model: nn.Module, name: str = "the model") -> None:
+        super().__init__()
+        self.model = model
+        self._features = _features_of(model, name)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, D); maps that a head would still have to pool are pooled by their mean."""
+        features = self._features(images)
+        return features.mean((2, 3)) if features.ndim == 4 else features
+
+    @torch.no_grad()
+    def count(self, input_size: int) -> int:
+        """D, by a forward pass of one gray image."""
+        training = self.model.training
+        parameter = next(self.model.parameters())
+        image = torch.zeros(1, 3, input_size, input_size, device=parameter.device)
+        width = self.eval()(image.to(parameter.dtype)).shape[1]
+        self.train(training)
+        return int(width)
+
+
+def _features_of(model: Any, name: str) -> Network:
+    if isinstance(model, Embedder):
+        return model.backbone
+    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
+        return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
+    return _before_last_linear(model, name)
+
+
+def _before_last_linear(model: nn.Module, name: str) -> Network:
+    """What goes into the last linear layer: torchvision has no name for it."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ConfigError(f"{name} has no linear classifier whose input could be its features")
+    head = linear[-1]
+
+    def features(images: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        hook = head.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+        try:
+            model(images)
+        finally:
+            hook.remove()
+        return kept[-1]
+
+    return features
