@@ -11,7 +11,7 @@ from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import PerTeacher
-from fkd.labels.codecs import Codec, MarginalSmoothing, TopKLogits
+from fkd.labels.codecs import Codec, Logits, MarginalSmoothing, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig
 from fkd.store.config import Form
@@ -208,12 +208,22 @@ def require_one_of(choices: object, name: str, value: str) -> None:
 # Functions, not properties: the parser of the command line takes public properties for subcommands.
 
 
-def stored_codec(config: LabelConfig, num_classes: int) -> Codec:
+def stored_codec(config: LabelConfig, num_outputs: int, *, is_classifier: bool = True) -> Codec:
     """How labels are compressed: the codec, of each teacher if they are kept apart.
 
-    With few classes the default keeps all of them, and labels are exact.
+    With few classes the default keeps all of them, and labels are exact. Features are kept as they
+    are.
+
+    Raises:
+        ConfigError: another codec is asked for features.
     """
-    codec = config.codec or MarginalSmoothing(min(_KEPT, num_classes))
+    codec = config.codec or (
+        MarginalSmoothing(min(_KEPT, num_outputs)) if is_classifier else Logits()
+    )
+    if not is_classifier and not isinstance(codec, Logits):
+        raise ConfigError(
+            f"codec: features are no classes and have the codec logits, not {codec.name}"
+        )
     return PerTeacher(codec, len(config.teachers)) if config.separate else codec
 
 

@@ -42,7 +42,7 @@ def label_identity(
         ConfigError: the codec keeps more classes than there are or has no compact form.
     """
     form, names = config.form, teachers.class_names
-    codec = stored_codec(config, len(names))
+    codec = stored_codec(config, len(names), is_classifier=teachers.is_classifier)
     identity = _shared_members(source, names, codec, form, config.value_dtype) | {
         "num_crops": config.num_crops,
         "extras": {
@@ -61,6 +61,9 @@ def label_identity(
         },
         "teacher_augment": json.loads(json.dumps(asdict(config.teacher_augment))),  # no tuples
     }
+    if not teachers.is_classifier:
+        del identity["class_names"]
+        identity["outputs"] = "features"
     members = _teacher_members(teachers, batch_size, resolve_autocast(config))
     return identity | members | _part(source, config.max_images)
 

@@ -216,8 +216,10 @@ def _require_labeled_images(setup: LabelSetup, world: World, listener: Progress)
     world.gather(None)
 
 
-def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy:
-    """Measure the teacher before it labels anything."""
+def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy | None:
+    """Measure the teacher before it labels anything, if it knows classes."""
+    if not setup.teachers.is_classifier:
+        return None
     report = measure_accuracy(
         setup.source,
         setup.teachers,

@@ -225,7 +225,8 @@ def load_teachers_of(
     changes = list(differences(store.config.get("teachers"), identity, "teachers"))
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
-    return TeacherEnsemble(members, store.class_names).to(resolve_device(device))
+    names = store.class_names or None  # features have none
+    return TeacherEnsemble(members, names).to(resolve_device(device))
 
 
 def describe_decoder_change(store: LabelStore) -> str:

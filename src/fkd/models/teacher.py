@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from fkd.checks import require_one_of, require_positive, require_whole
 from fkd.crops.replay import InputSpec, Interpolation
 from fkd.errors import ConfigError, TeacherError
+from fkd.models.architectures.embedders import Embedder
 from fkd.models.checkpoints import weights_sha256
 from fkd.models.classes import match_classes, numbered_classes, read_class_names, refuse_duplicates
+from fkd.models.features import PooledFeatures
 from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
 from fkd.models.preprocessing import Preprocessing, require_colors
 from fkd.models.trial import try_network
-from fkd.models.zoo import load_model
+from fkd.models.zoo import LoadedModel, load_model
 from fkd.userfiles import settle_paths
 
 
@@ -35,6 +37,8 @@ class TeacherConfig:
     Attributes:
         name: a timm name, or "torchvision/" and torchvision's; pretrained unless there is a
             checkpoint. Or a model folder: of a run of fkd, of timm or of transformers.
+        output: logits of its classes, or features: the pooled embedding before its classifier,
+            which it may lack.
         checkpoint: a file of weights, or a model folder, which needs no name.
         weight: its share in an ensemble, relative to the others'.
         temperature: divides the logits before the softmax.
@@ -54,6 +58,7 @@ class TeacherConfig:
 
     name: str | None = None
     _: KW_ONLY
+    output: Literal["logits", "features"] = "logits"
     checkpoint: str | None = None
     weight: float = 1.0
     temperature: float = 1.0
@@ -70,6 +75,7 @@ class TeacherConfig:
             require_positive(f"teacher.{field}", getattr(self, field))
         require_whole(1, "teacher.input_size", self.input_size)
         require_one_of(Interpolation, "teacher.interpolation", self.interpolation)
+        require_one_of(Literal["logits", "features"], "teacher.output", self.output)
         require_colors("teacher.", self.mean, self.std)
         settle_paths(self, "checkpoint", "class_names")
 
@@ -89,7 +95,8 @@ class Teacher:
         model: the network, in evaluation mode.
         name: of the network.
         preprocessing: the input that it expects.
-        class_names: of the columns of its outputs.
+        class_names: of the columns of its outputs; of features, their numbers.
+        is_classifier: whether the columns are classes; if not, they are features.
         weight: its share in an ensemble.
         temperature: divides its logits before the softmax.
         num_folded: batch norms that were folded into convolutions.
@@ -105,6 +112,7 @@ class Teacher:
         class_names: Sequence[str],
         weight: float = 1.0,
         temperature: float = 1.0,
+        is_classifier: bool = True,
     ) -> None:
         """Takes over a model whose outputs are called `class_names`, and changes it for speed.
 
@@ -117,6 +125,7 @@ class Teacher:
         self.class_names = list(class_names)
         self.weight = weight
         self.temperature = temperature
+        self.is_classifier = is_classifier
         self._weights_sha256 = weights_sha256(model.state_dict())
         self._head = list(class_names)
         self._columns: Tensor | None = None  # outputs in the order of class_names; None for all
@@ -202,6 +211,7 @@ class Teacher:
             "interpolation": self.preprocessing.interpolation,
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
+            **({} if self.is_classifier else {"output": "features"}),
         }
 
     def _example(self) -> Tensor:
@@ -270,6 +280,11 @@ class TeacherEnsemble:
         refuse_duplicates(self.class_names, "the data set")
         self.teachers = [teacher.with_classes(self.class_names) for teacher in teachers]
         self.views: list[InputSpec] = list(dict.fromkeys(teacher.view for teacher in self.teachers))
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the columns of the outputs are classes; if not, they are features."""
+        return self.teachers[0].is_classifier
 
     def __repr__(self) -> str:
         names = " + ".join(teacher.name for teacher in self.teachers)
@@ -382,6 +397,8 @@ def _load_teacher(config: TeacherConfig) -> Teacher:
         mean=config.mean,
         std=config.std,
     )
+    if config.output == "features" or isinstance(loaded.model, Embedder):
+        return _embedding_teacher(config, loaded)
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     if config.class_names is not None:
         names = read_class_names(config.class_names)
@@ -397,4 +414,23 @@ def _load_teacher(config: TeacherConfig) -> Teacher:
         class_names=names,
         weight=config.weight,
         temperature=config.temperature,
+    )
+
+
+def _embedding_teacher(config: TeacherConfig, loaded: LoadedModel) -> Teacher:
+    """A teacher whose outputs are no classes: those of an embedder, or pooled features."""
+    network: nn.Module = loaded.model
+    if config.output == "features":
+        network = PooledFeatures(network, f"teacher {loaded.name}")
+        width = network.count(loaded.preprocessing.input_size)
+    else:
+        width = loaded.num_classes
+    return Teacher(
+        network,
+        name=loaded.name,
+        preprocessing=loaded.preprocessing,
+        class_names=[str(column) for column in range(width)],
+        weight=config.weight,
+        temperature=config.temperature,
+        is_classifier=False,
     )

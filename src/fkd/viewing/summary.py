@@ -74,7 +74,8 @@ def top_classes(store: LabelStore, row: int, k: int) -> list[TopClasses]:
     probabilities = _probabilities(store, store.keys([row])[0])
     k = min(k, probabilities.shape[1])
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    names = display_names(store.class_names)
+    # Of features: the numbers of the columns.
+    names = display_names(store.class_names) or [str(c) for c in range(store.num_classes)]
     return [
         TopClasses([names[c] for c in classes], p[classes].tolist())
         for classes, p in zip(order, probabilities, strict=True)
