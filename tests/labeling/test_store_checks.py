@@ -165,6 +165,8 @@ EXACT = Provenance(teachers=(), decoder=None, autocast=None)
 
 @dataclass
 class FakeStore:
+    is_of_classes = True
+
     codec: Codec
     num_classes: int = 7
     path: str = "labels"

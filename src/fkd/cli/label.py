@@ -157,7 +157,10 @@ def _print_start(start: RunStart, console: Console) -> None:
             )
     names = display_names(stored.class_names)
     more = ", ..." if len(names) > _NAMES_SHOWN else ""
-    console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
+    if names:
+        console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
+    else:
+        console.print(f"features  {stored.num_classes:,}, which are no classes")
     if start.accuracy is not None:
         console.print(f"accuracy  {start.accuracy}")
     if start.precision_impact is not None:

@@ -34,7 +34,7 @@ from fkd.labeling.labels import LabeledBatch, assemble_shard
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
 from fkd.labeling.setup import LabelSetup, build_setup
-from fkd.labeling.store_checks import SpotCheckReport, require_agreement, spot_check
+from fkd.labeling.store_checks import CheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
 from fkd.store import (
     LabeledCrops,
@@ -106,7 +106,7 @@ class LabelResult:
 
     store: LabelStore
     unreadable: list[str]
-    spot_checks: SpotCheckReport | None
+    spot_checks: CheckReport | None
     precision_impact: PrecisionImpact | None
     accuracy: TeacherAccuracy | None
     seconds: float
@@ -285,7 +285,7 @@ def _require_readable(reasons: Sequence[str], setup: LabelSetup) -> None:
     )
 
 
-def _check_labels(setup: LabelSetup) -> SpotCheckReport | None:
+def _check_labels(setup: LabelSetup) -> CheckReport | None:
     """Compute some labels again and compare them with those on disk; refuse to finish otherwise."""
     if setup.config.spot_checks == 0:
         return None

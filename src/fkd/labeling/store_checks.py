@@ -24,7 +24,12 @@ from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
 from fkd.labeling.labels import TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
-from fkd.labels.comparison import LabelComparison, compare
+from fkd.labels.comparison import (
+    EmbeddingComparison,
+    LabelComparison,
+    compare,
+    compare_embeddings,
+)
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.numerics import exact_numerics
@@ -36,6 +41,9 @@ from fkd.store.config import StoreConfig
 _MIN_AGREEMENT = 0.9
 # Means over labels of the divergence (nats) and of the lead of omitted classes (a probability).
 _TOLERANCE = {None: 1e-4, "bf16": 2e-2, "fp16": 2e-3}
+# Least mean cosine of embeddings, and what is enough where images are decoded otherwise.
+_LEAST_COSINE = {None: 0.9999, "bf16": 0.99, "fp16": 0.999}
+_LEAST_COSINE_OF_OTHER_PIXELS = 0.95
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,9 @@ class SpotCheckReport:
         return f"{self.labels}, lead of omitted classes {self.omitted_lead:.1e}"
 
 
+CheckReport = SpotCheckReport | EmbeddingComparison
+
+
 def spot_check(
     store: LabelStore,
     source: ImageSource,
@@ -71,7 +82,7 @@ def spot_check(
     seed: int = 0,
     *,
     parallelism: Parallelism | None = None,
-) -> SpotCheckReport:
+) -> CheckReport:
     """Decode, crop, flip and label some crops (or cells of label maps) again, and compare.
 
     Computes as exactly as the store was labeled.
@@ -93,7 +104,8 @@ def spot_check(
     rows, crops = sample_positions(seed, "spot check", num, store.num_images, store.num_crops)
     readable = store.images(rows).status == LABELED
     rows, crops = rows[readable], crops[readable]
-    report = SpotCheckReport(LabelComparison.empty(), 0.0)
+    nothing = SpotCheckReport(LabelComparison.empty(), 0.0)
+    report: CheckReport = nothing if store.is_of_classes else EmbeddingComparison.empty()
     if not len(rows):
         return report
     maps = None if store.grid is None else DenseTeacher(teachers.teachers[0])
@@ -138,7 +150,7 @@ class _SpotChecks:
         facts = ImageRow(self.source.key(row), self.source.name(row), size=size, records=records)
         return PreparedImage(check // self.parallelism.batch_size, facts, image)
 
-    def compare(self, batch: TeacherInput) -> SpotCheckReport:
+    def compare(self, batch: TeacherInput) -> CheckReport:
         """Compare the labels of a batch with the stored ones."""
         first = batch.shard * self.parallelism.batch_size
         checks = np.arange(first, first + len(batch.crops))
@@ -148,7 +160,7 @@ class _SpotChecks:
         return compare_outputs(self.store, outputs, self.stored[checks])
 
 
-def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) -> SpotCheckReport:
+def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) -> CheckReport:
     """Compare the stored labels of crops with outputs of the teacher for the same crops.
 
     Args:
@@ -157,6 +169,9 @@ def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) ->
         stored: labels of these crops (n, 1).
     """
     codec, num_classes = store.codec, store.num_classes
+    if not store.is_of_classes:
+        kept = torch.as_tensor(stored.label.values).flatten(0, 1)
+        return compare_embeddings(outputs, kept)
     label = codec.targets(stored.label, num_classes)
     anew = compare(codec.targets(codec.encode(outputs), num_classes), label)
     if stored.label.ids is None:
@@ -185,9 +200,7 @@ def _omitted_leads(probabilities: Tensor, ids: Tensor) -> Tensor:
     return (omitted - least).clamp(min=0.0)
 
 
-def require_agreement(
-    report: SpotCheckReport, store: LabelStore, *, same_decoder: bool = True
-) -> None:
+def require_agreement(report: CheckReport, store: LabelStore, *, same_decoder: bool = True) -> None:
     """Refuse labels that are not the teacher's.
 
     Args:
@@ -199,6 +212,9 @@ def require_agreement(
     Raises:
         StoreMismatch: too many differ, or by too much.
     """
+    if isinstance(report, EmbeddingComparison):
+        _require_same_directions(report, store, same_decoder)
+        return
     tolerance = _TOLERANCE[store.provenance.autocast]
     close = max(report.labels.mean_kl, report.omitted_lead) <= tolerance or not same_decoder
     if report.labels.top1_agreement < _MIN_AGREEMENT or not close:
@@ -206,6 +222,20 @@ def require_agreement(
             f"{store.path} does not hold this teacher's labels of these crops ({report}; at "
             f"least {_MIN_AGREEMENT:.0%} agreement, and at most {tolerance:g} of mean KL and of "
             "lead are expected); do not train from it, label again into a new folder"
+        )
+
+
+def _require_same_directions(
+    report: EmbeddingComparison, store: LabelStore, same_decoder: bool
+) -> None:
+    least = (
+        _LEAST_COSINE[store.provenance.autocast] if same_decoder else _LEAST_COSINE_OF_OTHER_PIXELS
+    )
+    if not report.mean_cosine >= least:  # a NaN is refused, too
+        raise StoreMismatch(
+            f"{store.path} does not hold this teacher's embeddings of these crops ({report}; a "
+            f"mean cosine of at least {least:g} is expected); do not train from it, label again "
+            "into a new folder"
         )
 
 

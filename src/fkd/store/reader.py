@@ -124,6 +124,11 @@ class LabelStore:
         return self._parsed.class_names
 
     @property
+    def is_of_classes(self) -> bool:
+        """Whether the columns of decoded labels are classes; if not, they are features."""
+        return bool(self._parsed.source.get("outputs", "classes") == "classes")
+
+    @property
     def codec(self) -> Codec:
         """How labels are compressed."""
         return self._parsed.codec
