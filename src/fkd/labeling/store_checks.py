@@ -32,8 +32,10 @@ from fkd.labels.comparison import (
 )
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import exact_numerics
-from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
+from fkd.models.single_teacher import Teacher
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LABELED, LabeledCrops, LabelStore
 from fkd.store.canonical import differences
 from fkd.store.config import StoreConfig

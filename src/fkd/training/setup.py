@@ -29,9 +29,10 @@ from fkd.evaluation.accuracy import LabeledImages
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.cards import ModelCard
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.names import parse_model_name
 from fkd.models.preprocessing import has_fixed_input_size
-from fkd.models.teacher import TeacherEnsemble, load_teachers
+from fkd.models.teacher import load_teachers
 from fkd.models.zoo import load_model
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.store import LabelStore, keys_digest
