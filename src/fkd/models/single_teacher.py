@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.trial import try_network
+
+TeacherOutput = Literal["logits", "features", "head"]
 
 
 class NotFinite(TeacherError):
@@ -40,7 +42,8 @@ class Teacher:
         name: of the network.
         preprocessing: the input that it expects.
         class_names: of the columns of its outputs; of features, their numbers.
-        is_classifier: whether the columns are classes; if not, they are features.
+        output: what the columns are: logits of classes, features, or what a projection head says.
+        license: of the weights; None if unknown.
         weight: its share in an ensemble.
         temperature: divides its logits before the softmax.
         num_folded: batch norms that were folded into convolutions.
@@ -56,7 +59,8 @@ class Teacher:
         class_names: Sequence[str],
         weight: float = 1.0,
         temperature: float = 1.0,
-        is_classifier: bool = True,
+        output: TeacherOutput = "logits",
+        license: str | None = None,
     ) -> None:
         """Takes over a model whose outputs are called `class_names`, and changes it for speed.
 
@@ -69,7 +73,8 @@ class Teacher:
         self.class_names = list(class_names)
         self.weight = weight
         self.temperature = temperature
-        self.is_classifier = is_classifier
+        self.output = output
+        self.license = license
         self._weights_sha256 = weights_sha256(model.state_dict())
         self._head = list(class_names)
         self._columns: Tensor | None = None  # outputs in the order of class_names; None for all
@@ -78,6 +83,11 @@ class Teacher:
         self.num_folded = fold_batch_norms(self.model, self._example())
         self.num_unfolded = count_batch_norms(self.model)
         self.model.to(memory_format=torch.channels_last)
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the columns are classes."""
+        return self.output == "logits"
 
     @property
     def view(self) -> InputSpec:
@@ -155,7 +165,8 @@ class Teacher:
             "interpolation": self.preprocessing.interpolation,
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
-            **({} if self.is_classifier else {"output": "features"}),
+            **({} if self.is_classifier else {"output": self.output}),
+            **({} if self.license is None else {"license": self.license}),
         }
 
     def _example(self) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -14,8 +13,9 @@ from fkd.models.architectures.embedders import Embedder
 from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.features import PooledFeatures
+from fkd.models.heads import load_head
 from fkd.models.preprocessing import require_colors
-from fkd.models.single_teacher import Teacher
+from fkd.models.single_teacher import Teacher, TeacherOutput
 from fkd.models.zoo import LoadedModel, load_model
 from fkd.userfiles import settle_paths
 
@@ -27,8 +27,9 @@ class TeacherConfig:
     Attributes:
         name: a timm name, or "torchvision/" and torchvision's; pretrained unless there is a
             checkpoint. Or a model folder: of a run of fkd, of timm or of transformers.
-        output: logits of its classes, or features: the pooled embedding before its classifier,
-            which it may lack.
+        output: logits of its classes, features (the pooled embedding before its classifier, which
+            it may lack), or head: what a projection head makes of these.
+        head: a file with that head, where the network has none by itself.
         checkpoint: a file of weights, or a model folder, which needs no name.
         weight: its share in an ensemble, relative to the others'.
         temperature: divides the logits before the softmax.
@@ -48,7 +49,8 @@ class TeacherConfig:
 
     name: str | None = None
     _: KW_ONLY
-    output: Literal["logits", "features"] = "logits"
+    output: TeacherOutput = "logits"
+    head: str | None = None
     checkpoint: str | None = None
     weight: float = 1.0
     temperature: float = 1.0
@@ -65,9 +67,19 @@ class TeacherConfig:
             require_positive(f"teacher.{field}", getattr(self, field))
         require_whole(1, "teacher.input_size", self.input_size)
         require_one_of(Interpolation, "teacher.interpolation", self.interpolation)
-        require_one_of(Literal["logits", "features"], "teacher.output", self.output)
+        require_one_of(TeacherOutput, "teacher.output", self.output)
+        if self.head is not None and self.output != "head":
+            raise ConfigError(
+                f"teacher.head: is not used with --teacher.output {self.output}; use "
+                "--teacher.output head, or leave it out"
+            )
+        if self.class_names is not None and self.output != "logits":
+            raise ConfigError(
+                f"teacher.class_names: with --teacher.output {self.output} the outputs are no "
+                "classes; leave it out"
+            )
         require_colors("teacher.", self.mean, self.std)
-        settle_paths(self, "checkpoint", "class_names")
+        settle_paths(self, "checkpoint", "class_names", "head")
 
 
 def load_teachers(
@@ -104,13 +116,24 @@ def _load_teacher(config: TeacherConfig) -> Teacher:
         config.name or None,
         pretrained=config.checkpoint is None,
         checkpoint=config.checkpoint,
+        headless=config.output == "features" or config.head is not None,
         input_size=config.input_size,
         interpolation=config.interpolation,
         mean=config.mean,
         std=config.std,
     )
-    if config.output == "features" or isinstance(loaded.model, Embedder):
+    if config.output != "logits" or isinstance(loaded.model, Embedder):
         return _embedding_teacher(config, loaded)
+    return _teacher(config, loaded, loaded.model, _class_names(config, loaded), "logits")
+
+
+def _class_names(config: TeacherConfig, loaded: LoadedModel) -> list[str]:
+    """What the outputs of a classifier are called."""
+    if loaded.num_classes == 0:
+        raise ConfigError(
+            f"teacher.output: {loaded.name} has no classifier and knows no classes; use its "
+            "features (--teacher.output features)"
+        )
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     if config.class_names is not None:
         names = read_class_names(config.class_names)
@@ -119,30 +142,42 @@ def _load_teacher(config: TeacherConfig) -> Teacher:
             f"teacher.class_names: {config.class_names} names {len(names)} classes, but "
             f"{loaded.name} has {loaded.num_classes} outputs; give one name per output"
         )
-    return Teacher(
-        loaded.model,
-        name=loaded.name,
-        preprocessing=loaded.preprocessing,
-        class_names=names,
-        weight=config.weight,
-        temperature=config.temperature,
-    )
+    return names
 
 
 def _embedding_teacher(config: TeacherConfig, loaded: LoadedModel) -> Teacher:
-    """A teacher whose outputs are no classes: those of an embedder, or pooled features."""
-    network: nn.Module = loaded.model
-    if config.output == "features":
-        network = PooledFeatures(network, f"teacher {loaded.name}")
-        width = network.count(loaded.preprocessing.input_size)
-    else:
-        width = loaded.num_classes
+    """A teacher whose outputs are no classes: pooled features, or what a head makes of them."""
+    if config.output != "features" and config.head is None:
+        if not isinstance(loaded.model, Embedder):
+            raise ConfigError(
+                f"teacher.output: {loaded.name} has no projection head; give a file with one "
+                "(--teacher.head), or use --teacher.output features"
+            )
+        names = numbered_classes(loaded.num_classes)
+        return _teacher(config, loaded, loaded.model, names, "head")
+    features = PooledFeatures(loaded.model, f"teacher {loaded.name}")
+    width = features.count(loaded.preprocessing.input_size)
+    if config.head is None:
+        return _teacher(config, loaded, features, numbered_classes(width), "features")
+    head = load_head(config.head, width, loaded.name)
+    names = numbered_classes(head.num_outputs)
+    return _teacher(config, loaded, nn.Sequential(features, head), names, "head")
+
+
+def _teacher(
+    config: TeacherConfig,
+    loaded: LoadedModel,
+    network: nn.Module,
+    class_names: list[str],
+    output: TeacherOutput,
+) -> Teacher:
     return Teacher(
         network,
         name=loaded.name,
         preprocessing=loaded.preprocessing,
-        class_names=[str(column) for column in range(width)],
+        class_names=class_names,
         weight=config.weight,
         temperature=config.temperature,
-        is_classifier=False,
+        output=output,
+        license=loaded.license,
     )
