@@ -54,6 +54,7 @@ def test_changed_stores_end_in_typed_errors(drill, tmp_path, part):
 CHANGES = {
     "input size": ("config", ("teachers", 0, "input_size"), [None, -1, 0, 10**8, "224", 1.5, ...]),
     "interpolation": ("config", ("teachers", 0, "interpolation"), [None, "x", 3, ...]),
+    "license": ("config", ("teachers", 0, "license"), [None, 3, [], "x", ...]),
     "teacher": ("config", ("teachers", 0), [None, [], "x", ...]),
     "teachers": ("config", ("teachers",), [None, {}, [], (2_000,), ...]),
     "decoder": ("config", ("decoder",), [None, [], "x", ...]),

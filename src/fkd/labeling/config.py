@@ -191,6 +191,10 @@ class LabelMapsConfig(LabelRunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_whole(1, "top_k", self.top_k)
+        if self.teacher.output != "logits":
+            raise ConfigError(
+                f"teacher.output: label maps hold classes, not {self.teacher.output}; leave it out"
+            )
         require_one_of(MapDtype, "value_dtype", self.value_dtype)
 
 

@@ -31,10 +31,12 @@ def load_head(path: str, num_features: int, owner: str) -> Head:
     Raises:
         ConfigError: the file cannot be read, holds no head, or one for other features.
     """
-    checkpoint = load_checkpoint(path)
-    state = rename_published(checkpoint.state)
-    inside = {n.removeprefix(_HEAD): v for n, v in state.items() if n.startswith(_HEAD)}
-    state = inside or state
+    try:
+        checkpoint = load_checkpoint(path)
+    except ConfigError as error:
+        reason = str(error).removeprefix("checkpoint: ")
+        raise ConfigError(f"teacher.head: {reason}") from error
+    state = _of_head(checkpoint.state)
     head, first = _build(state, num_features)
     if head is None:
         shown = ", ".join(list(state)[:_SHOWN])
@@ -55,6 +57,14 @@ def load_head(path: str, num_features: int, owner: str) -> Head:
         )
     head.load_state_dict(state, strict=False)
     return head
+
+
+def _of_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state that is of a head, under our names."""
+    if not any(name.startswith(("layers.", "projection.")) for name in state):
+        state = rename_published(state)
+    inside = {n.removeprefix(_HEAD): v for n, v in state.items() if n.startswith(_HEAD)}
+    return inside or dict(state)
 
 
 def _build(state: Mapping[str, Tensor], num_features: int) -> tuple[Head | None, Tensor]:
