@@ -55,6 +55,11 @@ CHANGES = {
     "input size": ("config", ("teachers", 0, "input_size"), [None, -1, 0, 10**8, "224", 1.5, ...]),
     "interpolation": ("config", ("teachers", 0, "interpolation"), [None, "x", 3, ...]),
     "license": ("config", ("teachers", 0, "license"), [None, 3, [], "x", ...]),
+    "standardization": (
+        "config",
+        ("teachers", 0, "standardization"),
+        [None, [], [0], [0, 0], [0, -1.0], ["a", 1], [0, 1], [10**400, 1], {}],
+    ),
     "teacher": ("config", ("teachers", 0), [None, [], "x", ...]),
     "teachers": ("config", ("teachers",), [None, {}, [], (2_000,), ...]),
     "decoder": ("config", ("decoder",), [None, [], "x", ...]),

@@ -27,6 +27,7 @@ CONFIG = {
             "input_size": 224,
             "interpolation": "bicubic",
             "license": "apache-2.0",
+            "standardization": [0.5, 2],
             "more": 1,
         }
     ],
@@ -45,6 +46,7 @@ def test_what_labeling_writes_is_read():
     (teacher,) = found.teachers
     assert (teacher.name, teacher.input_size, teacher.interpolation) == ("net", 224, "bicubic")
     assert teacher.license == "apache-2.0"
+    assert teacher.standardization == (0.5, 2.0)
     assert found.decoder == {"library": "pillow"}
     assert found.autocast == "bf16"
 
@@ -54,6 +56,7 @@ def test_absent_members_are_unknown():
     assert provenance({}).decoder is provenance({}).autocast is None
     (teacher,) = provenance({"teachers": [{}]}).teachers
     assert teacher.name is teacher.input_size is teacher.interpolation is teacher.license is None
+    assert teacher.standardization is None
     assert parse_libraries({}, "m").torch is None
 
 
@@ -68,6 +71,7 @@ SOUND = {
     ("teachers", 0, "input_size"): [],
     ("teachers", 0, "interpolation"): [],
     ("teachers", 0, "license"): ["x", ""],
+    ("teachers", 0, "standardization"): [],
     ("decoder",): [{}, {"x": None}],
     ("numerics",): [{}, {"x": None}],
     ("numerics", "autocast"): [None],

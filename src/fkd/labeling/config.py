@@ -145,6 +145,15 @@ class LabelConfig(LabelRunConfig):
                 f"autocast: {self.autocast} is not exact; add --numerics fast, or leave it out"
             )
         self._check_codec()
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        if self.classes == "dataset":
+            for teacher in all_teachers(self):
+                if teacher.output != "logits":
+                    raise ConfigError(
+                        f"classes: {teacher.output} of a teacher are no classes; leave out dataset"
+                    )
 
     def _check_codec(self) -> None:
         if self.codec is None:

@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,12 @@ from fkd.labeling.config import ceil_div
 from fkd.labeling.pipeline import PreparedImage, TeacherInput, run_stages
 from fkd.labeling.setup import LabelSetup
 from fkd.labels.codecs import top_k
-from fkd.labels.comparison import LabelComparison, compare
+from fkd.labels.comparison import (
+    EmbeddingComparison,
+    LabelComparison,
+    compare,
+    compare_embeddings,
+)
 from fkd.labels.targets import SoftTargets
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
@@ -29,15 +35,15 @@ class PrecisionImpact:
 
     Attributes:
         autocast: the half precision.
-        labels: all probabilities of fast numerics against exact ones as reference; of no crops if
-            no image could be read.
+        labels: all probabilities, or embeddings, of fast numerics against exact ones as reference;
+            of no crops if no image could be read.
         kept: K, classes that are compared as a set.
         same_kept: share of crops with the same K most probable classes.
         speed: crops per second by fast numerics, relative to exact numerics.
     """
 
     autocast: Autocast
-    labels: LabelComparison
+    labels: LabelComparison | EmbeddingComparison
     kept: int = 1
     same_kept: float = 1.0
     speed: float = 1.0
@@ -45,10 +51,10 @@ class PrecisionImpact:
     def __str__(self) -> str:
         if self.labels.num == 0:
             return f"fast ({self.autocast}): not measured, no sampled image can be read"
-        return (
-            f"fast ({self.autocast}) against exact: {self.labels}, same top-{self.kept} "
-            f"{self.same_kept:.1%}"
-        )
+        text = f"fast ({self.autocast}) against exact: {self.labels}"
+        if isinstance(self.labels, EmbeddingComparison):
+            return text
+        return f"{text}, same top-{self.kept} {self.same_kept:.1%}"
 
     @property
     def advice(self) -> str:
@@ -63,7 +69,7 @@ class PrecisionImpact:
 class _BatchImpact:
     """One batch of crops in both precisions; seconds of each."""
 
-    labels: LabelComparison
+    labels: LabelComparison | EmbeddingComparison
     num_same_kept: int
     exact_seconds: float
     fast_seconds: float
@@ -96,7 +102,8 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
             batches += [] if batch is None else [batch]
             if time.monotonic() > stop:
                 break
-    labels = sum((batch.labels for batch in batches), start=LabelComparison.empty())
+    kind = LabelComparison if setup.teachers.is_classifier else EmbeddingComparison
+    labels: Any = sum((batch.labels for batch in batches), start=kind.empty())
     if not batches:
         return PrecisionImpact(autocast, labels)
     steady = batches[1:] or batches  # the first batch warms up
@@ -116,14 +123,18 @@ def _compare_precisions(
     if not batch.crops:
         return None
     outputs, times = [], [time.perf_counter()]
+    answer = teachers.probabilities if teachers.is_classifier else teachers.logits
     for precision in (None, autocast):
-        output = teachers.probabilities(batch.views, autocast=precision)
+        output = answer(batch.views, autocast=precision)
         outputs.append(output[: len(batch.crops)].cpu())  # waits for a GPU
         times.append(time.perf_counter())
+    exact_seconds, fast_seconds = times[1] - times[0], times[2] - times[1]
+    if not teachers.is_classifier:
+        return _BatchImpact(compare_embeddings(*outputs), 0, exact_seconds, fast_seconds)
     exact, fast = (top_k(output, kept)[0].sort().values for output in outputs)
     return _BatchImpact(
         compare(*map(SoftTargets.full, outputs)),
         int((exact == fast).all(dim=1).sum()),
-        times[1] - times[0],
-        times[2] - times[1],
+        exact_seconds,
+        fast_seconds,
     )

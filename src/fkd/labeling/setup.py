@@ -19,6 +19,7 @@ from fkd.labeling.config import (
 from fkd.labeling.identity import label_identity, label_maps_identity
 from fkd.labeling.labels import LabeledBatch, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
+from fkd.labeling.standardize import standardize
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.ensemble import TeacherEnsemble
@@ -111,6 +112,7 @@ def build_setup(
         identity = label_maps_identity(config, source, teachers, maps.grid, parallelism.batch_size)
     else:
         maps = None
+        teachers = standardize(teachers, config, source, parallelism.batch_size)
         identity = label_identity(config, source, teachers, parallelism.batch_size)
     store_config = StoreConfig.parse(identity, "the config")
     return LabelSetup(

@@ -25,6 +25,7 @@ from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
 from fkd.labeling.labels import TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
+from fkd.labeling.standardize import recorded_in
 from fkd.labels.comparison import (
     EmbeddingComparison,
     LabelComparison,
@@ -47,6 +48,7 @@ _TOLERANCE = {None: 1e-4, "bf16": 2e-2, "fp16": 2e-3}
 # Least mean cosine of embeddings, and what is enough where images are decoded otherwise.
 _LEAST_COSINE = {None: 0.9999, "bf16": 0.99, "fp16": 0.999}
 _LEAST_COSINE_OF_OTHER_PIXELS = 0.95
+_NO_OUTPUTS = ("license", "standardization")  # of the members of a teacher's identity
 
 
 @dataclass(frozen=True)
@@ -260,14 +262,19 @@ def load_teachers_of(
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
     names = store.class_names or None  # features have none
-    return TeacherEnsemble(members, names).to(resolve_device(device))
+    ensemble = TeacherEnsemble(members, names).to(resolve_device(device))
+    recorded = recorded_in(store)
+    return ensemble.standardized(recorded) if recorded else ensemble
 
 
 def _outputs_of(identity: Any) -> Any:
-    """What the outputs of a teacher depend on; the words for a license may change in a library."""
+    """What the outputs of a teacher by itself depend on.
+
+    The words for a license may change in a library; standardizations are taken from the store.
+    """
     if not isinstance(identity, dict):
         return identity
-    return {name: value for name, value in identity.items() if name != "license"}
+    return {name: value for name, value in identity.items() if name not in _NO_OUTPUTS}
 
 
 def describe_decoder_change(store: LabelStore) -> str:

@@ -30,12 +30,14 @@ class TeacherFacts:
         input_size: side of its input, pixels.
         interpolation: "bilinear" or "bicubic", how its crops were resized.
         license: of its weights.
+        standardization: mean and length of its embeddings, beside those of other teachers.
     """
 
     name: str | None
     input_size: int | None
     interpolation: str | None
     license: str | None = None
+    standardization: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,17 @@ def _parse_teacher(fields: Fields) -> TeacherFacts:
             fields.choice("interpolation", INTERPOLATIONS) if "interpolation" in fields else None
         ),
         license=fields.text("license") if "license" in fields else None,
+        standardization=_parse_standardization(fields),
     )
+
+
+def _parse_standardization(fields: Fields) -> tuple[float, float] | None:
+    if "standardization" not in fields:
+        return None
+    mean, length = fields.pair("standardization")
+    if not length > 0:
+        raise fields.odd("standardization", "a mean, and a length above 0")
+    return mean, length
 
 
 def _parse_autocast(fields: Fields, file: str) -> str | None:
