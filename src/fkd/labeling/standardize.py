@@ -5,6 +5,7 @@ recorded in the store's config. A run that is resumed takes what is recorded, so
 those of one run, whatever the machine.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,8 +96,5 @@ def _standardization(embeddings: Tensor, name: str) -> Standardization:
     length = (embeddings - mean).square().sum(dim=1).mean().sqrt()
     if not float(length) > 0:
         raise ConfigError(f"teacher {name} gives the same number for every crop; check its weights")
-    return Standardization(_rounded(mean), _rounded(length))
-
-
-def _rounded(value: Tensor) -> float:
-    return float(f"{float(value):.{_DIGITS}g}")
+    decimals = _DIGITS - math.ceil(math.log10(float(length)))  # a mean of nearly 0 has no more
+    return Standardization(round(float(mean), decimals), round(float(length), decimals))
