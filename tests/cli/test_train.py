@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
+from safetensors.torch import save_file
 
 from fkd.cli import main
 
@@ -98,3 +100,13 @@ def test_eval_of_what_is_no_model_is_refused(arguments, message, image_folder, c
         main(["eval", *arguments, "--images.root", str(image_folder)])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_eval_of_a_network_without_classes_is_refused(image_folder, tmp_path, capsys):
+    name = "vit_tiny_patch16_dinov3_qkvb"
+    save_file(timm.create_model(name).state_dict(), tmp_path / "x.safetensors")
+    arguments = ["--checkpoint", str(tmp_path / "x.safetensors"), "--images.root"]
+    with pytest.raises(SystemExit) as caught:
+        main(["eval", name, *arguments, str(image_folder)])
+    assert caught.value.code == 2
+    assert f"model: {name} gives features and knows no classes" in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_the_license_of_the_teacher_is_in_the_store(make_config, spec, tmp_path)
 
 def test_other_words_for_a_license_are_no_other_teacher(make_config, spec, tmp_path, monkeypatch):
     store = label(make_config(tmp_path / "store", teacher=spec("features"), codec="logits")).store
-    monkeypatch.setattr(zoo, "_license", lambda name: "Apache License 2.0")
+    monkeypatch.setattr(zoo, "_license", lambda *arguments: "Apache License 2.0")
     assert load_teachers_of(store, [spec("features")])
 
 

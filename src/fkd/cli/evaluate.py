@@ -10,6 +10,7 @@ from fkd.cli.console import make_console, print_remark
 from fkd.data.sources import ImagesConfig, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
+from fkd.models.architectures.embedders import Embedder
 from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.devices import resolve_device
 from fkd.models.names import parse_model_name, torchvision_names
@@ -87,6 +88,8 @@ def _load(
         loaded = load_model(
             model, pretrained=checkpoint is None, checkpoint=checkpoint, input_size=input_size
         )
+    if loaded.num_classes == 0 or isinstance(loaded.model, Embedder):
+        raise ConfigError(f"model: {loaded.name} gives features and knows no classes to measure")
     if class_names is None:
         return loaded
     names = read_class_names(class_names)

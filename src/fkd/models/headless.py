@@ -37,7 +37,8 @@ def remove_classifier(model: nn.Module, name: str = "the model") -> None:
 
 def classifier_parameters(model: nn.Module) -> frozenset[str]:
     """The names in the state dict that `remove_classifier` would remove; none if it could not."""
-    headless = copy.deepcopy(model)
+    tensors = (*model.parameters(), *model.buffers())
+    headless = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # which it shares
     try:
         remove_classifier(headless)
     except ConfigError:

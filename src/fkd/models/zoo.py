@@ -101,16 +101,13 @@ def load_model(
     Raises:
         ConfigError: there is no such network, its weights cannot be obtained, or they do not fit.
     """
-    if name is not None and is_model_folder(name):
-        if checkpoint is not None:
-            raise ConfigError(
-                f"{name} is a model folder; give it alone, or a name and a checkpoint"
-            )
-        name, checkpoint, pretrained = None, name, False
-    if pretrained and checkpoint is not None:
-        raise ConfigError("give either pretrained or a checkpoint, not both")
     if new_head and num_classes is None:
         raise ConfigError("new_head needs num_classes, the number of its classes")
+    if name is not None and is_model_folder(name):
+        checkpoint = _only_folder(name, checkpoint)
+        name, pretrained = None, False
+    if pretrained and checkpoint is not None:
+        raise ConfigError("give either pretrained or a checkpoint, not both")
     stored = None if checkpoint is None else load_checkpoint(checkpoint)
     parsed, card = _identify(name, stored)
     preprocessing = default_preprocessing(parsed) if card is None else card.preprocessing
@@ -122,14 +119,10 @@ def load_model(
         arguments["img_size"] = preprocessing.input_size
     head = _Head(num_classes, new_head, headless)
     built = _build(parsed, stored, pretrained, head, arguments)
-    is_named = pretrained or (stored is not None and parsed.tag != "")
+    is_published = pretrained or (stored is not None and parsed.tag != "")
+    known = _license(parsed, card, is_published)
     return LoadedModel(
-        built.model,
-        str(parsed),
-        built.num_classes,
-        preprocessing,
-        built.class_names,
-        card.license if card is not None else _license(parsed) if is_named else None,
+        built.model, str(parsed), built.num_classes, preprocessing, built.class_names, known
     )
 
 
@@ -144,6 +137,13 @@ def is_model_folder(name: str) -> bool:
         return home_path(name).is_dir()
     except OSError:  # too long, a loop of links: no name either, which is what is said then
         return False
+
+
+def _only_folder(name: str, checkpoint: str | None) -> str:
+    """A folder that was given as a name, and is the checkpoint."""
+    if checkpoint is not None:
+        raise ConfigError(f"{name} is a model folder; give it alone, or a name and a checkpoint")
+    return name
 
 
 class _Head(NamedTuple):
@@ -180,9 +180,11 @@ def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, M
     return parsed, stored.card
 
 
-def _license(name: ModelName) -> str | None:
-    """The license of the published weights of that name and tag; None if its library has none."""
-    if name.library != "timm":
+def _license(name: ModelName, card: ModelCard | None, is_published: bool) -> str | None:
+    """The license of the weights; a file under a plain name may hold anybody's, so None."""
+    if card is not None:
+        return card.license
+    if name.library != "timm" or not is_published:
         return None
     config = timm.get_pretrained_cfg(name.library_name)
     return None if config is None else config.license
