@@ -11,6 +11,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from fkd.errors import ConfigError
+from fkd.models import zoo
 from fkd.models.features import PooledFeatures
 from fkd.models.headless import classifier_parameters, remove_classifier
 from fkd.models.teacher import TeacherConfig, load_teachers
@@ -129,6 +130,13 @@ def test_without_classes_a_teacher_asks_for_features(options, save):
     teachers = load_teachers([TeacherConfig(HEADLESS, checkpoint=path, output="features")])
     assert not teachers.is_classifier
     assert len(teachers.class_names) == 64
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3.lvd1689m", f"{HEADLESS}.web"])
+def test_nothing_is_downloaded_that_knows_no_classes(name, monkeypatch):
+    monkeypatch.setattr(zoo, "_download", None)
+    with pytest.raises(ConfigError, match=f"{name} has no classifier"):
+        load_teachers([TeacherConfig(name)])
 
 
 def test_a_wrong_file_is_refused_without_a_head_too(save):

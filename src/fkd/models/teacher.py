@@ -16,7 +16,7 @@ from fkd.models.features import PooledFeatures
 from fkd.models.heads import load_head
 from fkd.models.preprocessing import require_colors
 from fkd.models.single_teacher import Teacher, TeacherOutput
-from fkd.models.zoo import LoadedModel, load_model
+from fkd.models.zoo import LoadedModel, is_published_headless, load_model
 from fkd.userfiles import settle_paths
 
 
@@ -112,6 +112,9 @@ def load_teachers(
 
 
 def _load_teacher(config: TeacherConfig) -> Teacher:
+    published = config.name if config.checkpoint is None else None
+    if config.output == "logits" and published and is_published_headless(published):
+        raise _no_classes(published)  # before anything is downloaded
     loaded = load_model(
         config.name or None,
         pretrained=config.checkpoint is None,
@@ -130,10 +133,7 @@ def _load_teacher(config: TeacherConfig) -> Teacher:
 def _class_names(config: TeacherConfig, loaded: LoadedModel) -> list[str]:
     """What the outputs of a classifier are called."""
     if loaded.num_classes == 0:
-        raise ConfigError(
-            f"teacher.output: {loaded.name} has no classifier and knows no classes; use its "
-            "features (--teacher.output features)"
-        )
+        raise _no_classes(loaded.name)
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     if config.class_names is not None:
         names = read_class_names(config.class_names)
@@ -143,6 +143,13 @@ def _class_names(config: TeacherConfig, loaded: LoadedModel) -> list[str]:
             f"{loaded.name} has {loaded.num_classes} outputs; give one name per output"
         )
     return names
+
+
+def _no_classes(name: str) -> ConfigError:
+    return ConfigError(
+        f"teacher.output: {name} has no classifier and knows no classes; use its features "
+        "(--teacher.output features)"
+    )
 
 
 def _embedding_teacher(config: TeacherConfig, loaded: LoadedModel) -> Teacher:

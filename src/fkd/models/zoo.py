@@ -146,6 +146,23 @@ def _only_folder(name: str, checkpoint: str | None) -> str:
     return name
 
 
+def is_published_headless(name: str) -> bool:
+    """Whether the published weights of a network have no classifier, as timm says it.
+
+    Of a model folder nothing is published.
+
+    Raises:
+        ConfigError: there is no network of that name.
+    """
+    if is_model_folder(name):
+        return False
+    parsed = parse_model_name(name)
+    if parsed.library != "timm":
+        return False
+    config = timm.get_pretrained_cfg(parsed.library_name)
+    return config is not None and config.num_classes == 0
+
+
 class _Head(NamedTuple):
     """What is wanted of the head, as the arguments of `load_model` say it."""
 
