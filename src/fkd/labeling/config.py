@@ -12,13 +12,13 @@ from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.codecs import Codec, Logits, MarginalSmoothing, TopKLogits
+from fkd.labels.quantization import ValueDtype
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig
-from fkd.store.config import Form
+from fkd.store.config import Form, require_value_dtype
 from fkd.userfiles import settle_paths
 
 ClassChoice = Literal["teacher", "dataset"]
-ValueDtype = Literal["u16", "f16", "f32"]
 MapDtype = Literal["f16", "f32"]
 Numerics = Literal["exact", "fast"]
 
@@ -99,7 +99,8 @@ class LabelConfig(LabelRunConfig):
             there are only C classes.
         separate: keep the label of every teacher instead of their mean; weights are chosen when a
             student is trained.
-        value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits.
+        value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits. i8
+            is for codec logits: half the bytes of f16, with a scale per crop.
         form: plain keeps every number in columns; compact packs the labels of an image into few
             bits and draws boxes again instead of storing them (`fkd convert` goes both ways).
         numerics: exact computes in full float32; fast in half precision, which changes labels. By
@@ -159,10 +160,8 @@ class LabelConfig(LabelRunConfig):
         if isinstance(self.codec, PerTeacher):
             raise ConfigError(f"codec: write --codec {self.codec.codec.name} --separate")
         self._check_separate()
-        if self.codec.stores == "logits" and self.value_dtype == "u16":
-            raise ConfigError(
-                "value_dtype: u16 holds probabilities only; use f16 or f32 for logits"
-            )
+        if self.value_dtype is not None:
+            require_value_dtype(self.codec, self.value_dtype)
 
     def _check_separate(self) -> None:
         of_logits = self.codec is not None and self.codec.encodes == "logits"

@@ -12,6 +12,7 @@ from fkd.errors import TeacherError
 from fkd.labeling.pipeline import ImageRow, TeacherInput
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.encoded import Encoded
+from fkd.labels.quantization import LARGEST_VALUE
 from fkd.models.dense import DenseTeacher
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import NotFinite, TeacherEnsemble
@@ -19,7 +20,6 @@ from fkd.store import LABELED, UNREADABLE, ImageFacts, LabeledCrops
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
 
-_LARGEST_F16 = 65504.0
 _ABOVE_ONE = 1e-5  # a softmax in float32 may exceed 1 by rounding
 
 
@@ -100,9 +100,7 @@ class TeacherLabeler:
     def _check(self, outputs: Tensor, batch: TeacherInput) -> None:
         low, high = (0.0, 1.0 + _ABOVE_ONE)
         if self.config.codec.encodes == "logits":
-            high = (
-                _LARGEST_F16 if self.config.value_dtype == "f16" else torch.finfo(torch.float32).max
-            )
+            high = LARGEST_VALUE[self.config.value_dtype or "f32"]
             low = -high
         # Written so that a NaN fails too.
         sound = ((outputs >= low) & (outputs <= high)).flatten(1).all(dim=1)
