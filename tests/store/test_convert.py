@@ -228,10 +228,9 @@ def test_values_become_whole_numbers_with_a_scale_and_stay_so(lab, tmp_path, for
 
 
 def test_features_are_compared_by_their_cosine(lab, tmp_path):
-    job = lab.Job(codec="logits", value_dtype="f32", num_classes=64)
-    del job.config["class_names"]
-    job.config["outputs"] = "features"
-    job.run(tmp_path / "a")
+    lab.Job(codec="logits", value_dtype="f32", num_classes=64, outputs="features").run(
+        tmp_path / "a"
+    )
     done = convert_store(tmp_path / "a", tmp_path / "b", form="plain", value_dtype="i8")
     assert done.comparison.num == 18 * 3
     assert done.comparison.least_cosine > 0.999

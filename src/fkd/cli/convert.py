@@ -70,7 +70,7 @@ class _Reporter(Progress):
 def _print_result(done: Conversion, form: Form, console: Console) -> None:
     before, after = done.before, done.after
     geometry = after.config.get("geometry")
-    dtype = after.config.get("value_dtype")
+    dtype = after.value_dtype
     boxes = "" if geometry is None else f", boxes {geometry}"
     console.print(
         f"converted {after.path}: {after.num_images:,} images x {after.num_crops} crops, "

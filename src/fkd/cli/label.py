@@ -160,7 +160,9 @@ def _print_start(start: RunStart, console: Console) -> None:
     if names:
         console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
     else:
-        console.print(f"features  {stored.num_classes:,}, which are no classes")
+        whole = stored.provenance.projection
+        origin = f", projected from {whole.num_features:,}" if whole else ""
+        console.print(f"features  {stored.num_classes:,}{origin}, which are no classes")
     if start.accuracy is not None:
         console.print(f"accuracy  {start.accuracy}")
     if start.precision_impact is not None:

@@ -12,6 +12,7 @@ from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.codecs import Codec, Logits, MarginalSmoothing, TopKLogits
+from fkd.labels.projection import Projection
 from fkd.labels.quantization import ValueDtype
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig
@@ -84,6 +85,29 @@ class LabelRunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProjectionConfig:
+    """Features in fewer dimensions, by a fixed random projection that keeps inner products on
+    average.
+
+    Attributes:
+        dims: dimensions that are stored, e.g. 128 or 256; by default all, without a projection.
+        seed: of the projection.
+    """
+
+    dims: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole(1, "projection.dims", self.dims)
+        require_whole(None, "projection.seed", self.seed)
+        if self.dims is None and self.seed != 0:
+            raise ConfigError("projection.seed: means nothing without --projection.dims")
+
+
+NO_PROJECTION = ProjectionConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelConfig(LabelRunConfig):
     """Label images: run a teacher over random crops of every image and store its soft labels.
 
@@ -101,6 +125,7 @@ class LabelConfig(LabelRunConfig):
             student is trained.
         value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits. i8
             is for codec logits: half the bytes of f16, with a scale per crop.
+        projection: of the features of a teacher without classes, before they are stored.
         form: plain keeps every number in columns; compact packs the labels of an image into few
             bits and draws boxes again instead of storing them (`fkd convert` goes both ways).
         numerics: exact computes in full float32; fast in half precision, which changes labels. By
@@ -124,6 +149,7 @@ class LabelConfig(LabelRunConfig):
     codec: Codec | None = None
     separate: bool = False
     value_dtype: ValueDtype | None = None
+    projection: ProjectionConfig = NO_PROJECTION
     form: Form = "plain"
     numerics: Numerics = "exact"
     autocast: Autocast | None = None
@@ -224,6 +250,30 @@ def stored_codec(config: LabelConfig, num_outputs: int, *, is_classifier: bool =
             f"codec: features are no classes and have the codec logits, not {codec.name}"
         )
     return PerTeacher(codec, len(config.teachers)) if config.separate else codec
+
+
+def stored_projection(
+    config: LabelConfig, num_outputs: int, *, is_classifier: bool
+) -> Projection | None:
+    """The projection of the teacher's features; None where they are stored as they are.
+
+    Raises:
+        ConfigError: the outputs are classes, or fewer than the projection has.
+    """
+    dims, seed = config.projection.dims, config.projection.seed
+    if dims is None:
+        return None
+    if is_classifier:
+        raise ConfigError(
+            "projection.dims: classes are not projected; it is for the features of a teacher "
+            "(--teacher.output features)"
+        )
+    if dims > num_outputs:
+        raise ConfigError(
+            f"projection.dims: {dims} is above the {num_outputs} features of the teacher; give "
+            "fewer, or leave it out"
+        )
+    return Projection(num_outputs, dims, seed)
 
 
 def stored_top_k(config: LabelMapsConfig, num_classes: int) -> int:

@@ -87,14 +87,16 @@ class TeacherLabeler:
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
         """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; those
-        of every teacher (n, T, C) if it keeps them apart; for label maps the logits of the cells of
-        one image after the other."""
+        of every teacher (n, T, C) if it keeps them apart; features as the store projects them; for
+        label maps the logits of the cells of one image after the other."""
         if self.maps is not None:
             return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
         if isinstance(self.config.codec, PerTeacher):
             return self.teachers.each(list(views), autocast=self.autocast)
         if self.config.codec.encodes == "logits":
-            return self.teachers.logits(list(views), autocast=self.autocast)
+            logits = self.teachers.logits(list(views), autocast=self.autocast)
+            projection = self.config.provenance.projection
+            return logits if projection is None else projection(logits)
         return self.teachers.probabilities(list(views), autocast=self.autocast)
 
     def _check(self, outputs: Tensor, batch: TeacherInput) -> None:
