@@ -334,9 +334,8 @@ def test_a_config_that_cannot_work_names_the_field(lab, tmp_path, change, messag
 
 
 def test_a_finished_store_is_sound_for_every_codec(lab, tmp_path):
-    for codec, dtype in [("full", "f16"), ("hard", "u16"), ("mr:3", "f32"), ("logits", "f16")] + [
-        ("logits", "i8")
-    ]:
+    stored = {"full": "f16", "hard": "u16", "mr:3": "f32", "logits": "f16"}
+    for codec, dtype in [*stored.items(), ("logits", "i8")]:
         path = tmp_path / f"{codec} {dtype}"
         lab.Job(codec=codec, value_dtype=dtype).run(path)
         assert verify_store(path) == []

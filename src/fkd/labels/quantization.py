@@ -81,9 +81,8 @@ def dequantize_rows(stored: np.ndarray, scale: np.ndarray) -> np.ndarray:
 @cache
 def _largest_scale() -> np.float32:
     """The largest scale whose product with 127 is finite."""
-    bits = np.array(LARGEST_VALUE["f32"] / _STEPS).astype(np.float32).view(np.int32)
-    largest: np.float32 = (bits & ~_UNUSED).view(np.float32)[()]
-    return largest
+    bits = np.array([LARGEST_VALUE["f32"] / _STEPS], np.float32).view(np.int32)
+    return np.float32((bits & ~_UNUSED).view(np.float32)[0])
 
 
 @cache
