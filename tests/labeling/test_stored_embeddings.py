@@ -106,3 +106,17 @@ def test_the_plan_of_packed_features_is_near(config, value_dtype):
     label(config)
     real = sum(path.stat().st_size for path in Path(config.out).rglob("*") if path.is_file())
     assert planned.num_bytes == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("setting", [{"min_accuracy": 0.5}, {"classes": "dataset"}])
+def test_settings_of_classes_are_refused(config, setting):
+    with pytest.raises(ConfigError, match=rf"{next(iter(setting))}: .*no classes; leave"):
+        label(replace(config, **setting))
+    assert not Path(config.out).exists()
+
+
+def test_the_impact_of_fast_numerics_is_a_cosine(config):
+    impact = label(replace(config, numerics="fast")).precision_impact
+    assert impact.labels.mean_cosine > 0.999
+    assert "embeddings compared: cosine 1.000" in str(impact)
+    assert "top-" not in str(impact)

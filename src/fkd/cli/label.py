@@ -220,7 +220,7 @@ def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> No
     about = "about " if config.form == "compact" else ""
     console.print(
         f"images    {cost.num_images:,} x {config.num_crops} crops = {cost.num_crops:,} crops of "
-        f"{cost.num_classes:,} classes, {cost.codec}"
+        f"{cost.num_classes:,} {'classes' if cost.is_of_classes else 'dimensions'}, {cost.codec}"
     )
     console.print(f"epochs    {_describe_epochs(config.num_crops)}")
     console.print(

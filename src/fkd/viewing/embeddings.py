@@ -135,7 +135,7 @@ def nearest_crops(
         k: how many; fewer where the sample has fewer.
     """
     others = np.flatnonzero(sample.rows != row)
-    flat = sample.directions[others].reshape(len(others) * len(sample.crops), -1)
+    flat = sample.directions[others].reshape(-1, embeddings.shape[-1])
     cosines = _directions(embeddings, _lengths(embeddings)) @ flat.T
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     return [
