@@ -106,7 +106,9 @@ def uses(store: Path, out: Path, images: FolderSource) -> dict[str, Callable[[],
         for epoch in range(2):
             dataset.set_epoch(epoch)
             for index in range(len(dataset)):
-                require_probabilities(dataset[index][1].dense())
+                targets = dataset[index][1]
+                if labels.is_of_classes:
+                    require_probabilities(targets.dense())
 
     return {
         "read": lambda: read_all(LabelStore.open(store)),
