@@ -115,12 +115,12 @@ class LabelStore:
 
     @property
     def num_classes(self) -> int:
-        """C: classes of a decoded label."""
+        """C: classes of a decoded label; of features, their dimensions."""
         return self._parsed.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The C classes in the order of their ids."""
+        """The C classes in the order of their ids; none of features."""
         return self._parsed.class_names
 
     @property
