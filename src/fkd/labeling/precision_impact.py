@@ -5,7 +5,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -35,9 +34,9 @@ class PrecisionImpact:
 
     Attributes:
         autocast: the half precision.
-        labels: all probabilities, or embeddings, of fast numerics against exact ones as reference;
-            of no crops if no image could be read.
-        kept: K, classes that are compared as a set.
+        labels: all probabilities of fast numerics against exact ones as reference, or of a teacher
+            without classes its embeddings; of no crops if no image could be read.
+        kept: K, classes that are compared as a set; 0 of embeddings.
         same_kept: share of crops with the same K most probable classes.
         speed: crops per second by fast numerics, relative to exact numerics.
     """
@@ -51,10 +50,8 @@ class PrecisionImpact:
     def __str__(self) -> str:
         if self.labels.num == 0:
             return f"fast ({self.autocast}): not measured, no sampled image can be read"
-        text = f"fast ({self.autocast}) against exact: {self.labels}"
-        if isinstance(self.labels, EmbeddingComparison):
-            return text
-        return f"{text}, same top-{self.kept} {self.same_kept:.1%}"
+        same = f", same top-{self.kept} {self.same_kept:.1%}" if self.kept else ""
+        return f"fast ({self.autocast}) against exact: {self.labels}{same}"
 
     @property
     def advice(self) -> str:
@@ -82,7 +79,9 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
         TeacherError: the teacher's output is not finite in one of them.
     """
     places = np.unique(np.linspace(0, len(setup.source) - 1, _MAX_IMAGES).astype(int)).tolist()
-    kept = min(setup.store_config.num_ids or _DEFAULT_KEPT, setup.store_config.num_classes)
+    of_classes, stored = setup.teachers.is_classifier, setup.store_config
+    kept = min(stored.num_ids or _DEFAULT_KEPT, stored.num_classes) if of_classes else 0
+    nothing = LabelComparison.empty() if of_classes else EmbeddingComparison.empty()
     crops_per_image = ceil_div(_MAX_CROPS, len(places))
 
     def prepare(position: int) -> PreparedImage:
@@ -102,8 +101,7 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
             batches += [] if batch is None else [batch]
             if time.monotonic() > stop:
                 break
-    kind = LabelComparison if setup.teachers.is_classifier else EmbeddingComparison
-    labels: Any = sum((batch.labels for batch in batches), start=kind.empty())
+    labels = sum((batch.labels for batch in batches), start=nothing)
     if not batches:
         return PrecisionImpact(autocast, labels)
     steady = batches[1:] or batches  # the first batch warms up
@@ -123,18 +121,14 @@ def _compare_precisions(
     if not batch.crops:
         return None
     outputs, times = [], [time.perf_counter()]
-    answer = teachers.probabilities if teachers.is_classifier else teachers.logits
+    ask = teachers.probabilities if teachers.is_classifier else teachers.logits
     for precision in (None, autocast):
-        output = answer(batch.views, autocast=precision)
+        output = ask(batch.views, autocast=precision)
         outputs.append(output[: len(batch.crops)].cpu())  # waits for a GPU
         times.append(time.perf_counter())
-    exact_seconds, fast_seconds = times[1] - times[0], times[2] - times[1]
+    seconds = (times[1] - times[0], times[2] - times[1])
     if not teachers.is_classifier:
-        return _BatchImpact(compare_embeddings(*outputs), 0, exact_seconds, fast_seconds)
+        return _BatchImpact(compare_embeddings(*outputs), len(batch.crops), *seconds)
     exact, fast = (top_k(output, kept)[0].sort().values for output in outputs)
-    return _BatchImpact(
-        compare(*map(SoftTargets.full, outputs)),
-        int((exact == fast).all(dim=1).sum()),
-        exact_seconds,
-        fast_seconds,
-    )
+    same_kept = int((exact == fast).all(dim=1).sum())
+    return _BatchImpact(compare(*map(SoftTargets.full, outputs)), same_kept, *seconds)
