@@ -11,6 +11,9 @@ A method is one choice of crops, targets and loss; read the files side by side (
     fkd         crops of the label store  the label store
     mealv2-fkd  crops of the label store  the label store; a discriminator
     relabel     fresh random crops        label maps of the whole images, pooled
+    s2bnn       fresh random crops        embeddings of an online self-supervised teacher
+    s2bnn-both  fresh, two of an image    the same, and the other crop against a queue
+    moco        fresh, two of an image    the other crop against a queue
 """
 
 from fkd.errors import ConfigError
@@ -21,6 +24,7 @@ from fkd.methods.kd import KD
 from fkd.methods.mealv2 import MealV2, MealV2Config, MealV2FKD
 from fkd.methods.method import CropSourceKind, Method, MethodInputs
 from fkd.methods.relabel import ReLabel, ReLabelConfig
+from fkd.methods.s2bnn import S2BNN, MoCo, S2BNNBoth, S2BNNConfig
 from fkd.methods.vanilla import Vanilla
 
 METHODS: dict[str, type[Method]] = {
@@ -32,6 +36,9 @@ METHODS: dict[str, type[Method]] = {
     "mealv2": MealV2,
     "mealv2-fkd": MealV2FKD,
     "relabel": ReLabel,
+    "s2bnn": S2BNN,
+    "s2bnn-both": S2BNNBoth,
+    "moco": MoCo,
 }
 
 __all__ = [
@@ -42,6 +49,7 @@ __all__ = [
     "Method",
     "MethodInputs",
     "ReLabelConfig",
+    "S2BNNConfig",
     "find_method",
 ]
 

@@ -1,5 +1,6 @@
 """What all methods have in common: what they are built from, and what they return."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -27,6 +28,7 @@ class MethodInputs:
     Attributes:
         num_classes: C.
         student: how the student wants its crops.
+        normalize: uint8 crops to the student's input.
         teacher: the online teacher, for methods that need one.
         temperature: of the softmax.
         soft_weight: lambda of Eq. 1, the weight of the soft label against the true class.
@@ -36,6 +38,7 @@ class MethodInputs:
 
     num_classes: int
     student: InputSpec
+    normalize: Callable[[Tensor], Tensor]
     teacher: TeacherEnsemble | None
     temperature: float
     soft_weight: float
@@ -54,6 +57,7 @@ class Method(Protocol):
         uses: which of the settings of several methods it uses; others are refused.
         options: the setting of this method alone, passed as `MethodInputs.options`; None for none.
         needs_mixing: whether it is this method only with mixed crops.
+        needs_pairs: whether every access to an image must give two crops.
         needs_classes: whether every image must have a true class.
         formats: how crops are cut for it, the student's first.
         auxiliary_model: a network of its own that is trained beside the student.
@@ -66,6 +70,7 @@ class Method(Protocol):
     uses: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[str | None] = None
     needs_mixing: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = False
     needs_classes: bool = False
     formats: tuple[InputSpec, ...]
     auxiliary_model: nn.Module | None = None
@@ -87,6 +92,15 @@ class Method(Protocol):
     def auxiliary_loss(self, outputs: Outputs, targets: Any) -> Tensor | None:
         """What is added to the loss: a scalar computed by `auxiliary_model`; None without one."""
         return None
+
+    def after_step(self, counted: Sequence[bool]) -> None:
+        """Called after every optimizer step; most methods have nothing to do then.
+
+        Args:
+            counted: of each batch whose `targets` were asked since the last step, whether it is
+                part of the step; if not, it only kept a process busy.
+        """
+        return
 
 
 class PairedTargets(NamedTuple):

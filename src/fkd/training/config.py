@@ -1,6 +1,7 @@
 """The settings of a training run."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,7 +24,7 @@ from fkd.data.decoders import DecoderChoice
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.engine.optim import OptimizerConfig
-from fkd.engine.schedule import ScheduleConfig, plan_passes
+from fkd.engine.schedule import Pass, ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
 from fkd.methods import (
     METHODS,
@@ -32,8 +33,10 @@ from fkd.methods import (
     MealV2Config,
     Method,
     ReLabelConfig,
+    S2BNNConfig,
     find_method,
 )
+from fkd.methods.s2bnn import OF_CONTRAST
 from fkd.models.preprocessing import require_colors
 from fkd.models.teacher import TeacherConfig
 from fkd.userfiles import settle_paths
@@ -132,6 +135,7 @@ class TrainConfig:
         deit: DeiT distillation.
         mealv2: MEAL V2.
         relabel: ReLabel.
+        s2bnn: S2-BNN and MoCo V2.
         teacher: the online teacher.
         teachers: several online teachers, averaged with their weights.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
@@ -198,6 +202,7 @@ class TrainConfig:
     deit: DeitConfig = field(default_factory=DeitConfig)
     mealv2: MealV2Config = field(default_factory=MealV2Config)
     relabel: ReLabelConfig = field(default_factory=ReLabelConfig)
+    s2bnn: S2BNNConfig = field(default_factory=S2BNNConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     classes: Literal["teacher", "dataset"] = "teacher"
@@ -226,7 +231,8 @@ class TrainConfig:
         self._check_unused(method)
         self._check_mixing(method)
         self._check_numbers()
-        plan_passes(self.epochs, crops_per_image(self), self.schedule)  # checks these three
+        passes = plan_passes(self.epochs, crops_per_image(self), self.schedule)  # checks these
+        self._check_pairs(method, passes)
 
     def _check_crop_source(self, method: type[Method]) -> None:
         if crop_source_kind(self) == "stored" and self.store is None:
@@ -280,6 +286,21 @@ class TrainConfig:
         if self.mixing.within_image and crops_per_image(self) == 1:
             raise ConfigError(
                 "mixing.within_image mixes crops of the same image: use crops_per_image above 1"
+            )
+
+    def _check_pairs(self, method: type[Method], passes: Sequence[Pass]) -> None:
+        if not method.needs_pairs:
+            user = f"method {self.method}"
+            refuse_unused(self.s2bnn, OF_CONTRAST, prefix="s2bnn.", user=user)
+            return
+        if self.mixing.enabled:
+            raise ConfigError(f"mixing: method {self.method} compares whole crops; leave it out")
+        odd = [of_pass for of_pass in passes if of_pass.crops_per_image != 2]
+        if odd:
+            raise ConfigError(
+                f"method {self.method} needs two crops of an image in every pass, but the one at "
+                f"epoch {odd[0].epoch} has {odd[0].crops_per_image}; use --crops_per_image 2 "
+                "--schedule.single_crop_ending false, an even number of epochs, and no warm-up"
             )
 
     def _check_numbers(self) -> None:

@@ -285,6 +285,7 @@ def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble
         MethodInputs(
             num_classes=card.num_classes,
             student=student,
+            normalize=card.preprocessing.normalize,
             teacher=teacher,
             temperature=config.temperature,
             soft_weight=config.soft_weight,
