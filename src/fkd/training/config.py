@@ -108,7 +108,7 @@ class TrainConfig:
         val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch; by default 4 of stored crops (all
             where a store has fewer), as in the paper, and 1 of fresh ones, as in the papers of the
-            methods that draw them.
+            methods that draw them; 2 where crops are compared in pairs.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
         batch_size: crops per optimizer step, over all processes and accumulated parts; by default a
             sixteenth of the number of images, rounded down to a power of two from 32 to the paper's
@@ -324,7 +324,8 @@ def crop_source_kind(config: TrainConfig) -> CropSourceKind:
 
 def crops_per_image(config: TrainConfig) -> int:
     """m; where it is not given, that of a store with enough crops."""
-    default = _CROPS_PER_IMAGE[crop_source_kind(config)]
+    needs_pairs = find_method(config.method).needs_pairs
+    default = 2 if needs_pairs else _CROPS_PER_IMAGE[crop_source_kind(config)]
     return default if config.crops_per_image is None else config.crops_per_image
 
 
