@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from fkd.errors import ConfigError
 from fkd.models.features import PooledFeatures
-from fkd.models.heads import attach_head, split_state
+from fkd.models.students import attach_head, split_state
 from fkd.models.zoo import load_model
 
 NETWORKS = [
