@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from fkd.errors import ConfigError
 from fkd.models.features import PooledFeatures
-from fkd.models.heads import attach_head, split_state
+from fkd.models.students import attach_head, split_state
 from fkd.models.zoo import load_model
 
 NETWORKS = [
@@ -55,7 +55,7 @@ def test_a_network_without_a_head_starts_a_supervised_student(name, tmp_path):
     network, _ = split_state(build(name))
     path = str(tmp_path / "w.safetensors")
     save_file({n: v.contiguous() for n, v in network.items()}, path)
-    with pytest.raises(ConfigError, match="is of a network without a head.*set new_head"):
+    with pytest.raises(ConfigError, match=r"is of a network without a head.*set new_head"):
         load_model(name, num_classes=5, checkpoint=path)
     student = load_model(name, num_classes=5, checkpoint=path, new_head=True)
     state = student.model.state_dict()
