@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -16,11 +15,11 @@ from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
 from fkd.labeling.config import LabelConfig
 from fkd.labeling.run import label
-from fkd.labels.embedding_losses import contrastive_loss, dims_loss
-from fkd.methods import S2BNNConfig, find_method
+from fkd.labels.embedding_losses import contrastive_loss
+from fkd.methods import ContrastConfig, SslConfig, find_method
 from fkd.methods.momentum import MomentumQueue
 from fkd.methods.s2bnn import swap_pairs
-from fkd.models.heads import attach_head
+from fkd.models.students import attach_head
 from fkd.models.teacher import load_teachers
 from fkd.store import LabelStore
 
@@ -42,8 +41,11 @@ def batch() -> Batch:
     return Batch(crops, torch.full((8,), -1), None, crops_per_image=2)
 
 
-def build(name, inputs, *, width=DIM, **options):
-    return find_method(name)(inputs(num_classes=width, options=S2BNNConfig(**options)))
+def build(name, inputs, *, width=DIM, queue_length=20, **options):
+    contrast = ContrastConfig(queue_length=queue_length)
+    return find_method(name)(
+        inputs(num_classes=width, options=SslConfig(**options), contrast=contrast)
+    )
 
 
 def student_of(width=DIM) -> nn.Module:
@@ -59,18 +61,16 @@ def unit(n, seed, dim=DIM):
 def test_distillation_is_the_loss_over_dimensions_on_the_same_crops(embedder, batch, method_inputs):
     said = embedder.logits([batch.crops[1]])
     method = build("s2bnn", lambda **v: method_inputs(teacher=embedder, **v), temperature=0.3)
-    student = torch.randn(8, said.shape[1])
-    expected = [
-        -sum(
-            math.exp(t / 0.3)
-            / sum(math.exp(x / 0.3) for x in target)
-            * (s / 0.3 - math.log(sum(math.exp(x / 0.3) for x in row)))
-            for s, t in zip(row, target, strict=True)
-        )
-        for row, target in zip(student.double().tolist(), said.double().tolist(), strict=True)
-    ]
+    student = torch.randn(8, said.shape[1], generator=torch.Generator().manual_seed(0))
+    rows, targets = (F.normalize(x.double(), dim=1) / 0.3 for x in (student, said))
+    total = 0.0
+    for row, target in zip(rows.tolist(), targets.tolist(), strict=True):
+        log_sum = math.log(sum(math.exp(x) for x in row))
+        weights = [math.exp(x) for x in target]
+        terms = (w * (log_sum - x) for w, x in zip(weights, row, strict=True))
+        total += sum(terms) / sum(weights)
     loss = method.loss(student, method.targets(batch))
-    torch.testing.assert_close(float(loss), sum(expected) / 8, rtol=1e-5, atol=0)
+    torch.testing.assert_close(float(loss), total / 8, rtol=1e-5, atol=0)
 
 
 def test_contrast_is_the_cross_entropy_of_the_other_crop_against_the_queue():
@@ -171,11 +171,22 @@ def replace_teachers(embedder):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", 0.0), ("queue_length", 0), ("momentum", 1.0), ("momentum", -0.1)],
+    [
+        ("temperature", 0.0),
+        ("queue_length", 0),
+        ("momentum", 1.0),
+        ("momentum", -0.1),
+        ("dim", 0),
+    ],
 )
 def test_impossible_settings_are_refused(field, value):
-    with pytest.raises(ConfigError, match=rf"s2bnn\.{field}"):
-        S2BNNConfig(**{field: value})
+    with pytest.raises(ConfigError, match=rf"contrast\.{field}"):
+        ContrastConfig(**{field: value})
+
+
+def test_a_bank_is_refused_without_a_store(embedder, method_inputs):
+    with pytest.raises(ConfigError, match="bank is drawn from a store"):
+        build("s2bnn", lambda **v: method_inputs(teacher=embedder, **v), loss="bank")
 
 
 def test_stored_embeddings_give_the_loss_of_the_live_teacher(
@@ -193,13 +204,16 @@ def test_stored_embeddings_give_the_loss_of_the_live_teacher(
         )
     )
     store = LabelStore.open(tmp_path / "store")
-    method = build("s2bnn", lambda **v: method_inputs(teacher=embedder, **v))
+    online = build("s2bnn", lambda **v: method_inputs(teacher=embedder, **v))
+    offline = build("fkd-ssl", method_inputs)
     crops = StoredCropSource(image_source, store, crops_per_image=2)
-    chosen = np.array([3, 14, 0, 8])
-    batch = CropCutter(image_source, crops, method.formats).cut(chosen.tolist(), 0, 2)
-    rows = store.read(chosen, crops.crop_numbers(chosen, 0, 2)).label.values
-    stored = torch.as_tensor(np.asarray(rows, np.float32)).flatten(0, 1)
-    student = torch.randn(8, store.num_classes, generator=torch.Generator().manual_seed(0))
-    online = method.loss(student, method.targets(batch))
-    offline = dims_loss(student, stored, 0.2).mean()
-    torch.testing.assert_close(offline, online, rtol=1e-3, atol=0)
+    batch = CropCutter(image_source, crops, online.formats).cut([3, 14, 0, 8], 0, 2)
+    draw = torch.Generator().manual_seed(0)
+    losses, gradients = [], []
+    student = torch.randn(8, store.num_classes, generator=draw, requires_grad=True)
+    for method in (online, offline):
+        loss = method.loss(student, method.targets(batch))
+        losses.append(loss)
+        gradients.append(torch.autograd.grad(loss, student)[0])
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=0)
+    assert (gradients[1] - gradients[0]).norm() < 1e-3 * gradients[0].norm()

@@ -24,7 +24,7 @@ from fkd.methods.kd import KD
 from fkd.methods.mealv2 import MealV2, MealV2Config, MealV2FKD
 from fkd.methods.method import CropSourceKind, Method, MethodInputs
 from fkd.methods.relabel import ReLabel, ReLabelConfig
-from fkd.methods.s2bnn import S2BNN, MoCo, S2BNNBoth, S2BNNConfig
+from fkd.methods.s2bnn import S2BNN, ContrastConfig, MoCo, S2BNNBoth
 from fkd.methods.vanilla import Vanilla
 
 METHODS: dict[str, type[Method]] = {
@@ -43,13 +43,13 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "METHODS",
+    "ContrastConfig",
     "CropSourceKind",
     "DeitConfig",
     "MealV2Config",
     "Method",
     "MethodInputs",
     "ReLabelConfig",
-    "S2BNNConfig",
     "find_method",
 ]
 

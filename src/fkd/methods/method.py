@@ -34,6 +34,7 @@ class MethodInputs:
         soft_weight: lambda of Eq. 1, the weight of the soft label against the true class.
         label_smoothing: of the true class.
         options: of this method alone, such as a `DeitConfig`; None where it has none.
+        contrast: of contrastive learning, a `ContrastConfig`.
     """
 
     num_classes: int
@@ -44,6 +45,7 @@ class MethodInputs:
     soft_weight: float
     label_smoothing: float
     options: Any
+    contrast: Any = None
 
 
 class Method(Protocol):

@@ -1,6 +1,6 @@
 """S2-BNN: a student learns the embeddings of a frozen self-supervised teacher, or its own.
 
-    s2bnn        L_KD           guided distribution calibration: `dims_loss` against the teacher
+    s2bnn        L_KD           guided distribution calibration against an online teacher
     s2bnn-both   L_KD + L_NCE   and contrastive learning beside it
     moco         L_NCE          contrastive learning alone: MoCo V2
 
@@ -9,7 +9,8 @@
 
 Teacher and student see the same crops. A student's embedding q is compared with the key k that a
 slowly moving copy of it gives for the other crop of the same image, and with a queue of keys of
-other images. FKD-SSL is `s2bnn` with stored embeddings in the place of the teacher.
+other images. FKD-SSL is `s2bnn` with stored embeddings in the place of the teacher, and has the
+same loss function.
 
 Source: Shen et al., "S2-BNN: Bridging the Gap Between Self-Supervised Real and 1-bit Neural
 Networks via Guided Distribution Calibration", CVPR 2021; Chen et al., "Improved Baselines with
@@ -18,6 +19,7 @@ Differs: each of the two crops is a query once, with the other one as its key; t
 always the first. So an epoch, which counts crops, has one query of every image in both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -28,45 +30,34 @@ from fkd.checks import require_in, require_positive, require_whole
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import Batch
 from fkd.errors import ConfigError
-from fkd.labels.embedding_losses import contrastive_loss, dims_loss
+from fkd.labels.embedding_losses import contrastive_loss
+from fkd.methods.embeddings import EmbeddingLoss, EmbeddingTargets
 from fkd.methods.method import CropSourceKind, Method, MethodInputs, Outputs, class_logits
 from fkd.methods.momentum import MomentumQueue
 from fkd.methods.online import OnlineTeacher
 
-OF_CONTRAST = frozenset({"queue_length", "momentum"})
-"""Settings of S2-BNN that only the methods with pairs of crops use."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class S2BNNConfig:
-    """S2-BNN and MoCo V2.
+class ContrastConfig:
+    """Contrastive learning with a queue, of s2bnn-both and moco.
 
     Attributes:
-        temperature: tau, of all softmaxes; 0.2 in the papers, 0.1 for a teacher like SwAV.
-        queue_length: keys of earlier steps that a crop is compared with; of s2bnn-both and moco.
-        momentum: share of itself that the copy of the student keeps at a step; of the same.
+        temperature: tau of L_NCE.
+        queue_length: keys of earlier steps that a crop is compared with.
+        momentum: share of itself that the copy of the student keeps at a step.
+        dim: width of the embeddings of moco, which has no teacher to match.
     """
 
     temperature: float = 0.2
     queue_length: int = 65536
     momentum: float = 0.999
+    dim: int = 128
 
     def __post_init__(self) -> None:
-        require_positive("s2bnn.temperature", self.temperature)
-        require_whole(1, "s2bnn.queue_length", self.queue_length)
-        require_in("[0, 1)", "s2bnn.momentum", self.momentum)
-
-
-class S2BNNTargets(NamedTuple):
-    """What B crops are compared with.
-
-    Attributes:
-        teacher: its embeddings, float32 (B, D); None without a teacher.
-        keys: unit vectors (B, D), of the other crop of the same image; None without pairs.
-    """
-
-    teacher: Tensor | None
-    keys: Tensor | None
+        require_positive("contrast.temperature", self.temperature)
+        for name in ("queue_length", "dim"):
+            require_whole(1, f"contrast.{name}", getattr(self, name))
+        require_in("[0, 1)", "contrast.momentum", self.momentum)
 
 
 class S2BNN(Method):
@@ -75,80 +66,109 @@ class S2BNN(Method):
     summary: ClassVar[str] = "S2-BNN: embeddings of an online self-supervised teacher"
     crop_source: ClassVar[CropSourceKind] = "fresh"
     needs_teacher: ClassVar[bool] = True
-    options: ClassVar[str | None] = "s2bnn"
+    options: ClassVar[str | None] = "ssl"
+    learns_embeddings: ClassVar[bool] = True
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self._inputs = inputs
-        self._options: S2BNNConfig = inputs.options
-        self._teacher = None
-        self.formats: tuple[InputSpec, ...] = (inputs.student,)
-        if self.needs_teacher:
-            _require_embeddings(inputs)
-            self._teacher = OnlineTeacher(inputs)
-            self.formats = self._teacher.formats
+        _require_embeddings(inputs)
+        self._teacher = OnlineTeacher(inputs)
+        self.formats: tuple[InputSpec, ...] = self._teacher.formats
+        self._loss = EmbeddingLoss(inputs.options)
 
-    def targets(self, batch: Batch) -> S2BNNTargets:
-        """The teacher's embeddings of the same crops."""
-        teacher = None if self._teacher is None else self._teacher.answer(batch.crops).logits
-        return S2BNNTargets(teacher, None)
+    def prepare_student(self, student: nn.Module) -> None:
+        """The loss must know what its head gives."""
+        self._loss.prepare(student)
 
-    def loss(self, outputs: Outputs, targets: S2BNNTargets) -> Tensor:
+    def targets(self, batch: Batch) -> EmbeddingTargets:
+        """The teacher's embeddings of the same crops, mixed ones included."""
+        return EmbeddingTargets(self._teacher.answer(batch.crops).logits)
+
+    def loss(self, outputs: Outputs, targets: EmbeddingTargets) -> Tensor:
         """L_KD."""
-        assert targets.teacher is not None
-        embeddings = class_logits(outputs)
-        return dims_loss(embeddings, targets.teacher, self._options.temperature).mean()
+        return self._loss(class_logits(outputs), targets)
 
 
-class S2BNNBoth(S2BNN):
-    """Guided distribution calibration and contrastive learning, with equal weights."""
+class MoCo(Method):
+    """Contrastive learning alone; its targets are the keys (B, D) of the other crops."""
 
-    summary: ClassVar[str] = "S2-BNN, and contrastive learning with a queue beside it"
+    summary: ClassVar[str] = "MoCo V2: two crops of an image against a queue, without a teacher"
+    crop_source: ClassVar[CropSourceKind] = "fresh"
+    uses: ClassVar[frozenset[str]] = frozenset({"contrast"})
     needs_pairs: ClassVar[bool] = True
+    learns_embeddings: ClassVar[bool] = True
     auxiliary_model: MomentumQueue | None = None
+
+    def __init__(self, inputs: MethodInputs) -> None:
+        self.formats: tuple[InputSpec, ...] = (inputs.student,)
+        self._inputs = inputs
+        self._student: nn.Module | None = None
 
     def prepare_student(self, student: nn.Module) -> None:
         """Copies it."""
-        options = self._options
+        settings = self._inputs.contrast
         self._student = student
         self.auxiliary_model = MomentumQueue(
-            student, self._inputs.num_classes, options.queue_length, options.momentum
+            student, self._inputs.num_classes, settings.queue_length, settings.momentum
         )
 
-    def targets(self, batch: Batch) -> S2BNNTargets:
-        """The teacher's embeddings, and the keys of the other crops."""
+    def targets(self, batch: Batch) -> Tensor:
+        """For each crop the key of the other crop of its image."""
         assert self.auxiliary_model is not None
-        keys = self.auxiliary_model(self._inputs.normalize(batch.crops[0]))
-        return super().targets(batch)._replace(keys=swap_pairs(keys))
+        return swap_pairs(self.auxiliary_model(self._inputs.normalize(batch.crops[0])))
 
-    def loss(self, outputs: Outputs, targets: S2BNNTargets) -> Tensor:
-        """L_KD + L_NCE."""
-        return super().loss(outputs, targets) + self._contrastive_loss(outputs, targets)
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """L_NCE."""
+        assert self.auxiliary_model is not None
+        queries, queue = F.normalize(class_logits(outputs).float()), self.auxiliary_model.queue
+        return contrastive_loss(queries, targets, queue, self._inputs.contrast.temperature).mean()
 
-    def after_step(self, counted: list[bool]) -> None:
+    def after_step(self, counted: Sequence[bool]) -> None:
         """The copy follows the student, the queue gets the keys of the step."""
         assert self.auxiliary_model is not None
+        assert self._student is not None
         self.auxiliary_model.step(self._student, counted)
 
-    def _contrastive_loss(self, outputs: Outputs, targets: S2BNNTargets) -> Tensor:
-        assert self.auxiliary_model is not None
-        assert targets.keys is not None
-        queries, queue = (
-            F.normalize(class_logits(outputs).float(), dim=1),
-            self.auxiliary_model.queue,
-        )
-        temperature = self._options.temperature
-        return contrastive_loss(queries, targets.keys, queue, temperature).mean()
+
+class BothTargets(NamedTuple):
+    """What B crops are compared with: the teacher's embeddings, and keys (B, D)."""
+
+    teacher: EmbeddingTargets
+    keys: Tensor
 
 
-class MoCo(S2BNNBoth):
-    """Contrastive learning alone."""
+class S2BNNBoth(Method):
+    """Guided distribution calibration and contrastive learning, with equal weights."""
 
-    summary: ClassVar[str] = "MoCo V2: two crops of an image against a queue, without a teacher"
-    needs_teacher: ClassVar[bool] = False
+    summary: ClassVar[str] = "S2-BNN, and contrastive learning with a queue beside it"
+    crop_source: ClassVar[CropSourceKind] = "fresh"
+    needs_teacher: ClassVar[bool] = True
+    options: ClassVar[str | None] = "ssl"
+    uses: ClassVar[frozenset[str]] = frozenset({"contrast"})
+    needs_pairs: ClassVar[bool] = True
+    learns_embeddings: ClassVar[bool] = True
 
-    def loss(self, outputs: Outputs, targets: S2BNNTargets) -> Tensor:
-        """L_NCE."""
-        return self._contrastive_loss(outputs, targets)
+    def __init__(self, inputs: MethodInputs) -> None:
+        self._distillation, self._contrast = S2BNN(inputs), MoCo(inputs)
+        self.formats: tuple[InputSpec, ...] = self._distillation.formats
+
+    def prepare_student(self, student: nn.Module) -> None:
+        """As both parts do."""
+        self._distillation.prepare_student(student)
+        self._contrast.prepare_student(student)
+        self.auxiliary_model = self._contrast.auxiliary_model
+
+    def targets(self, batch: Batch) -> BothTargets:
+        """Those of both parts."""
+        return BothTargets(self._distillation.targets(batch), self._contrast.targets(batch))
+
+    def loss(self, outputs: Outputs, targets: BothTargets) -> Tensor:
+        """L_KD + L_NCE."""
+        distillation = self._distillation.loss(outputs, targets.teacher)
+        return distillation + self._contrast.loss(outputs, targets.keys)
+
+    def after_step(self, counted: Sequence[bool]) -> None:
+        """As in contrastive learning alone."""
+        self._contrast.after_step(counted)
 
 
 def swap_pairs(rows: Tensor) -> Tensor:
@@ -157,15 +177,20 @@ def swap_pairs(rows: Tensor) -> Tensor:
 
 
 def _require_embeddings(inputs: MethodInputs) -> None:
+    """Refuse teachers and losses that an online method of embeddings cannot use."""
     assert inputs.teacher is not None
     teachers = inputs.teacher.teachers
     if len(teachers) > 1:
         raise ConfigError(
             f"teachers: embeddings of {len(teachers)} teachers have no common meaning; name one"
         )
-    if not inputs.teacher.is_classifier:
-        return
-    raise ConfigError(
-        f"teacher.name: {teachers[0].name} gives class scores, and S2-BNN needs embeddings; add "
-        "--teacher.output features, or name a network like moco_v2_resnet50"
-    )
+    if inputs.teacher.is_classifier:
+        raise ConfigError(
+            f"teacher.name: {teachers[0].name} gives class scores, and S2-BNN needs embeddings; "
+            "add --teacher.output features, or name a network like moco_v2_resnet50"
+        )
+    if inputs.options.loss == "bank":
+        raise ConfigError(
+            "ssl.loss bank: its bank is drawn from a store, and there is none beside an online "
+            "teacher; use dims or cosine"
+        )

@@ -28,15 +28,14 @@ from fkd.engine.schedule import Pass, ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
 from fkd.methods import (
     METHODS,
+    ContrastConfig,
     CropSourceKind,
     DeitConfig,
     MealV2Config,
     Method,
     ReLabelConfig,
-    S2BNNConfig,
     find_method,
 )
-from fkd.methods.s2bnn import OF_CONTRAST
 from fkd.models.preprocessing import require_colors
 from fkd.models.teacher import TeacherConfig
 from fkd.userfiles import settle_paths
@@ -135,7 +134,7 @@ class TrainConfig:
         deit: DeiT distillation.
         mealv2: MEAL V2.
         relabel: ReLabel.
-        s2bnn: S2-BNN and MoCo V2.
+        contrast: contrastive learning.
         teacher: the online teacher.
         teachers: several online teachers, averaged with their weights.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
@@ -202,7 +201,7 @@ class TrainConfig:
     deit: DeitConfig = field(default_factory=DeitConfig)
     mealv2: MealV2Config = field(default_factory=MealV2Config)
     relabel: ReLabelConfig = field(default_factory=ReLabelConfig)
-    s2bnn: S2BNNConfig = field(default_factory=S2BNNConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     classes: Literal["teacher", "dataset"] = "teacher"
@@ -290,9 +289,11 @@ class TrainConfig:
 
     def _check_pairs(self, method: type[Method], passes: Sequence[Pass]) -> None:
         if not method.needs_pairs:
-            user = f"method {self.method}"
-            refuse_unused(self.s2bnn, OF_CONTRAST, prefix="s2bnn.", user=user)
             return
+        if method.needs_teacher:
+            refuse_unused(
+                self.contrast, {"dim"}, prefix="contrast.", user="a student with a teacher"
+            )
         if self.mixing.enabled:
             raise ConfigError(f"mixing: method {self.method} compares whole crops; leave it out")
         odd = [of_pass for of_pass in passes if of_pass.crops_per_image != 2]

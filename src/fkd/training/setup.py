@@ -291,6 +291,7 @@ def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble
             soft_weight=config.soft_weight,
             label_smoothing=config.label_smoothing,
             options=None if kind.options is None else getattr(config, kind.options),
+            contrast=config.contrast,
         )
     )
 
