@@ -4,7 +4,8 @@
     mlp         unit vectors, as MoCo V2 and S2-BNN have them
     prototypes  cosines with learned prototypes, as SwAV has them
 
-When training ends, network and head go separate ways: `split_state`.
+When training ends, network and head go separate ways: the folder of a run holds the weights of the
+network as those of any other, and those of the head in `HEAD_FILE` beside them.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,12 @@ from torch import Tensor, nn
 from fkd.errors import ConfigError
 from fkd.models.architectures.embedders import Embedder, MlpHead, NoHead, PrototypeHead
 from fkd.models.features import PooledFeatures
+from fkd.models.state_dicts import unwrap
+from fkd.models.weight_files import read_weight_file
+from fkd.userfiles import home_path
 
 HeadKind = Literal["none", "mlp", "prototypes"]
+HEAD_FILE = "head.safetensors"
 _BACKBONE, _HEAD = "backbone.model.", "head."
 
 
@@ -93,6 +98,31 @@ def split_state(student: Embedder) -> tuple[dict[str, Tensor], dict[str, Tensor]
     state = student.state_dict()
     network = _below(_BACKBONE, state)
     return {name: value for name, value in network.items() if value.numel()}, _below(_HEAD, state)
+
+
+def load_head(student: Embedder, checkpoint: str) -> None:
+    """Give a student the head that lies beside the weights of its network, if one does.
+
+    Args:
+        student: its head has random weights.
+        checkpoint: of its network; a run folder, or anything else, which has no head.
+
+    Raises:
+        ConfigError: the head is of another kind or size, or cannot be read.
+    """
+    folder = home_path(checkpoint)
+    file = (folder if folder.is_dir() else folder.parent) / HEAD_FILE
+    if isinstance(student.head, NoHead) or not file.is_file():
+        return
+    state = unwrap(read_weight_file(file), f"student.checkpoint: {file}")
+    expected = student.head.state_dict()
+    if {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in expected.items()}:
+        raise ConfigError(
+            f"student.checkpoint: the head in {file} is of another kind or size than the one to "
+            "train; use the same student.head settings and embeddings of the same width, or "
+            "--student.new_head true to start another"
+        )
+    student.head.load_state_dict(state)
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
