@@ -9,7 +9,7 @@ from fkd.crops.replay import InputSpec
 from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
-from fkd.models.teacher import TeacherEnsemble
+from fkd.models.ensemble import TeacherEnsemble
 
 CropSourceKind = Literal["stored", "fresh"]
 OF_EQUATION_1 = frozenset({"temperature", "soft_weight", "label_smoothing"})

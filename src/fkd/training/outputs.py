@@ -9,7 +9,7 @@ from fkd.data.banks import draw_bank
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
 from fkd.methods import METHODS, find_method
-from fkd.models.teacher import TeacherEnsemble
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.store import LabelStore
 from fkd.training.config import TrainConfig
 

@@ -29,7 +29,8 @@ from fkd.evaluation.neighbors import require_halves
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.cards import ModelCard
-from fkd.models.teacher import TeacherEnsemble, load_teachers
+from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.teacher import load_teachers
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.store import LabelStore, keys_digest
 from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
