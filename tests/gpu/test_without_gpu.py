@@ -20,8 +20,9 @@ from fkd.labels.codec_names import parse_codec
 from fkd.labels.targets import SoftTargets
 from fkd.methods import METHODS, DeitConfig, MealV2Config, MethodInputs, ReLabelConfig
 from fkd.models.dense import DenseTeacher
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.preprocessing import Preprocessing
-from fkd.models.teacher import Teacher, TeacherEnsemble
+from fkd.models.single_teacher import Teacher
 from fkd.models.trial import try_network
 
 CLASSES, SIDE, COUNT = 7, 32, 6

@@ -27,8 +27,8 @@ from fkd.labeling.config import (
 from fkd.labels.codec_names import check_codec
 from fkd.labels.codecs import Codec, TopKLogits
 from fkd.models.devices import describe_device
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble
 from fkd.store import form_members, keys_digest
 
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")

@@ -14,8 +14,8 @@ from fkd.labeling.setup import LabelSetup
 from fkd.labels.codecs import top_k
 from fkd.labels.comparison import LabelComparison, compare
 from fkd.labels.targets import SoftTargets
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble
 
 _MAX_IMAGES = 32
 _MAX_CROPS = 256

@@ -14,11 +14,14 @@ A method is one choice of crops, targets and loss; read the files side by side (
     s2bnn       fresh random crops        embeddings of an online self-supervised teacher
     s2bnn-both  fresh, two of an image    the same, and the other crop against a queue
     moco        fresh, two of an image    the other crop against a queue
+    fkd-ssl     crops of the label store  embeddings of the label store
 """
 
 from fkd.errors import ConfigError
 from fkd.methods.deit import Deit, DeitConfig
+from fkd.methods.embeddings import SslConfig
 from fkd.methods.fkd import FKD
+from fkd.methods.fkd_ssl import FkdSsl
 from fkd.methods.funmatch import FunMatch
 from fkd.methods.kd import KD
 from fkd.methods.mealv2 import MealV2, MealV2Config, MealV2FKD
@@ -39,6 +42,7 @@ METHODS: dict[str, type[Method]] = {
     "s2bnn": S2BNN,
     "s2bnn-both": S2BNNBoth,
     "moco": MoCo,
+    "fkd-ssl": FkdSsl,
 }
 
 __all__ = [
@@ -50,6 +54,7 @@ __all__ = [
     "Method",
     "MethodInputs",
     "ReLabelConfig",
+    "SslConfig",
     "find_method",
 ]
 
