@@ -1,5 +1,6 @@
 """Whole runs of S2-BNN online: they go on exactly, with any number of processes, in two steps."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
 from fkd.methods import ContrastConfig
+from fkd.models.architectures import reactnet
 from fkd.models.teacher import TeacherConfig
-from fkd.training.config import StudentConfig, TrainConfig
+from fkd.training.config import StudentConfig, TrainConfig, crops_per_image
 from fkd.training.run import train
 from tests.training.processes import train_together
 
@@ -126,10 +128,10 @@ def test_parts_of_a_step_add_up_to_the_whole(config_of):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_binary_network_is_trained_in_two_steps(config_of, method):
-    small = {"epochs": 2, "batch_size": 30}
+def test_a_binary_network_is_trained_in_two_steps(config_of, monkeypatch, method):
+    monkeypatch.setattr(reactnet, "_WIDTHS", tuple(width // 8 for width in reactnet._WIDTHS))
     student = StudentConfig(name="reactnet_a_step1", input_size=32, head="mlp")
-    first = config_of(method, student=student, **small)
+    first = config_of(method, student=student, optimizer=OptimizerConfig(name="adam", lr=0.001))
     train(first)
     second = replace(
         first,
@@ -140,11 +142,13 @@ def test_a_binary_network_is_trained_in_two_steps(config_of, method):
     train(second)
     # So small a rate moves nothing: what is left is where the second step started.
     for file in ("model.safetensors", "head.safetensors"):
-        began = load_file(Path(first.out) / file)
-        ended = load_file(Path(second.out) / file)
+        began, ended = (load_file(Path(run.out) / file) for run in (first, second))
+        assert began.keys() == ended.keys()
         for name, value in ended.items():
             if "running" not in name and "num_batches" not in name:
                 torch.testing.assert_close(value, began[name], atol=1e-9, rtol=1e-5)
+    card = json.loads((Path(second.out) / "student.json").read_text())
+    assert card["name"] == "reactnet_a"
 
 
 REFUSED = [
@@ -163,7 +167,8 @@ def test_contrast_without_pairs_of_crops_is_refused(config_of, method, options, 
 
 
 def test_pairs_are_the_default_of_contrast(config_of):
-    assert config_of("moco", crops_per_image=None).crops_per_image is None  # not refused
+    config = config_of("moco", crops_per_image=None)
+    assert crops_per_image(config) == 2
 
 
 def test_settings_of_a_queue_are_refused_where_there_is_none(config_of):

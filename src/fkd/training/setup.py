@@ -183,7 +183,7 @@ def _load_teacher(
         return None
     classes: Sequence[str] | None = None
     if store is not None:
-        classes = store.class_names
+        classes = store.class_names if store.is_of_classes else None
     elif config.classes == "dataset":
         classes = require_class_names(images)
     return load_teachers(all_teachers(config), class_names=classes, device=device)
