@@ -20,7 +20,7 @@ from fkd.methods import ContrastConfig, SslConfig, find_method
 from fkd.methods.momentum import MomentumQueue
 from fkd.methods.s2bnn import swap_pairs
 from fkd.models.students import attach_head
-from fkd.models.teacher import load_teachers
+from fkd.models.teacher import TeacherEnsemble, load_teachers
 from fkd.store import LabelStore
 
 DIM = 12
@@ -159,13 +159,15 @@ def test_keys_do_not_tell_by_batch_norm_which_crops_belong_together():
 def test_teachers_of_classes_or_several_are_refused(name, teacher, embedder, method_inputs):
     with pytest.raises(ConfigError, match=r"gives class scores.*--teacher\.output features"):
         build(name, lambda **v: method_inputs(teacher=teacher, **v))
-    embedder = replace_teachers(embedder)
+    two = TeacherEnsemble([*embedder.teachers, *embedder.teachers])
     with pytest.raises(ConfigError, match="embeddings of 2 teachers have no common meaning"):
-        build(name, lambda **v: method_inputs(teacher=embedder, **v))
+        build(name, lambda **v: method_inputs(teacher=two, **v))
 
 
-def replace_teachers(embedder):
-    return type(embedder)([*embedder.teachers, *embedder.teachers])
+def test_a_temperature_of_the_teacher_alone_is_refused(teacher_config, method_inputs):
+    warm = load_teachers([replace(teacher_config, output="features", temperature=2.0)])
+    with pytest.raises(ConfigError, match=r"teacher\.temperature: 2\.0 has no effect"):
+        build("s2bnn", lambda **v: method_inputs(teacher=warm, **v))
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from fkd.crops.augment import AugmentConfig
+from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.data.mixing import MixingConfig
 from fkd.engine.logging import Progress
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
+from fkd.labeling.config import LabelConfig
+from fkd.labeling.run import label
 from fkd.methods import ContrastConfig
 from fkd.models.architectures import reactnet
 from fkd.models.teacher import TeacherConfig
@@ -29,11 +31,8 @@ METHODS = ("s2bnn", "s2bnn-both", "moco")
 def config_of(plain_run, tmp_path):
     """A run of a method: 15 images, two crops of each in a pass, 7 crops of images a step."""
     torch.manual_seed(0)
-    weights = tmp_path / "teacher.safetensors"
-    save_file(timm.create_model("test_resnet", num_classes=7).state_dict(), weights)
-    teacher = TeacherConfig(
-        "test_resnet", checkpoint=str(weights), input_size=48, output="features"
-    )
+    weights = _weights_of("test_resnet", tmp_path)
+    teacher = TeacherConfig("test_resnet", checkpoint=weights, input_size=48, output="features")
 
     def make(method: str, **options) -> TrainConfig:
         run = replace(
@@ -174,3 +173,40 @@ def test_pairs_are_the_default_of_contrast(config_of):
 def test_settings_of_a_queue_are_refused_where_there_is_none(config_of):
     with pytest.raises(ConfigError, match=r"contrast: method s2bnn does not use it"):
         config_of("s2bnn", contrast=ContrastConfig(momentum=0.5))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_classes_are_refused_where_there_are_none(config_of, method):
+    with pytest.raises(ConfigError, match=r"classes: method .*gives embeddings, does not use it"):
+        config_of(method, classes="dataset")
+
+
+def test_the_crops_of_a_store_can_be_used_with_a_live_teacher(config_of, tmp_path):
+    """Also where the store is of a teacher with other embeddings."""
+    config = config_of("s2bnn-both")
+    other = TeacherConfig(
+        "test_vit", checkpoint=_weights_of("test_vit", tmp_path), output="features"
+    )
+    labels = LabelConfig(
+        images=config.images,
+        out=str(tmp_path / "store"),
+        teacher=other,
+        num_crops=4,
+        device="cpu",
+    )
+    label(labels)
+    stored = replace(
+        config,
+        store=labels.out,
+        crop_source="stored",
+        teacher_augment=NO_AUGMENT,
+        crops_per_image=2,
+        epochs=2,
+    )
+    assert train(stored).num_steps == 3
+
+
+def _weights_of(name, folder):
+    path = folder / f"{name}.safetensors"
+    save_file(timm.create_model(name, num_classes=7).state_dict(), path)
+    return str(path)

@@ -173,7 +173,7 @@ class S2BNNBoth(Method):
 
 def swap_pairs(rows: Tensor) -> Tensor:
     """Rows (B, D) of crops, two of each image after another: each gets that of its partner."""
-    return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return rows.reshape(-1, 2, *rows.shape[1:]).flip(1).reshape(rows.shape)
 
 
 def _require_embeddings(inputs: MethodInputs) -> None:
@@ -188,6 +188,11 @@ def _require_embeddings(inputs: MethodInputs) -> None:
         raise ConfigError(
             f"teacher.name: {teachers[0].name} gives class scores, and S2-BNN needs embeddings; "
             "add --teacher.output features, or name a network like moco_v2_resnet50"
+        )
+    if teachers[0].temperature != 1.0:
+        raise ConfigError(
+            f"teacher.temperature: {teachers[0].temperature} has no effect on embeddings; use "
+            "ssl.temperature, which is of teacher and student"
         )
     if inputs.options.loss == "bank":
         raise ConfigError(

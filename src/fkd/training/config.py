@@ -292,6 +292,9 @@ class TrainConfig:
             of_heads = {"head", "head_hidden", "head_dim"}
             user = f"method {self.method}, whose student gives classes,"
             refuse_unused(self.student, of_heads, prefix="student.", user=user)
+        else:
+            user = f"method {self.method}, whose student gives embeddings,"
+            refuse_unused(self, {"classes"}, prefix="", user=user)
         crops = crop_source_kind(self)
         unused = {"crops", "teacher_augment"} if crops == "stored" else {"order"}
         refuse_unused(self, unused, prefix="", user=f"a run with {crops} crops")

@@ -66,9 +66,9 @@ def find_outputs(
         ConfigError: the student is to learn classes, and nothing has any.
     """
     if find_method(config.method).learns_embeddings:
-        if store is not None:
-            return StudentOutputs(store.num_classes, [], True)
-        width = config.contrast.dim if teacher is None else len(teacher.class_names)
+        if teacher is not None:
+            return StudentOutputs(len(teacher.class_names), [], True)
+        width = config.contrast.dim if store is None else store.num_classes
         return StudentOutputs(width, [], True)
     if store is not None:
         names = list(store.class_names)
