@@ -131,12 +131,13 @@ def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> Te
         model = timm.create_model(TEACHER, num_classes=len(_CLASSES))
         safetensors.torch.save_file(model.state_dict(), weights)
         names.write_text(json.dumps(_CLASSES))
+    embeds = _gives_embeddings(wanted)
     return TeacherConfig(
         TEACHER,
+        output="features" if embeds else "logits",
         checkpoint=str(weights),
-        class_names=str(names),
+        class_names=None if embeds else str(names),
         input_size=side,
-        output="features" if _gives_embeddings(wanted) else "logits",
         weight=wanted.weight,
         temperature=wanted.temperature,
     )
