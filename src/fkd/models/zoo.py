@@ -32,6 +32,8 @@ from fkd.models.published import rename_published
 from fkd.models.state_dicts import select
 from fkd.userfiles import home_path
 
+# Networks that are trained in two steps, and their first step, which has the same parameters.
+_FIRST_STEPS = {"reactnet_a": "reactnet_a_step1"}
 _TORCHVISION_CLASSES = 1000  # torchvision's weights for classification are all of ImageNet-1k
 
 
@@ -176,7 +178,12 @@ def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, M
             )
         return parse_model_name(name), stored.card
     parsed = parse_model_name(stored.card.name)
-    if name is not None and parse_model_name(name).architecture != parsed.architecture:
+    if name is None:
+        return parsed, stored.card
+    wanted = parse_model_name(name)
+    if _FIRST_STEPS.get(wanted.architecture) == parsed.architecture:
+        return wanted, stored.card
+    if wanted.architecture != parsed.architecture:
         raise ConfigError(f"{stored.path} is of {parsed}, not {name}; leave the name out")
     return parsed, stored.card
 

@@ -183,7 +183,7 @@ def _load_teacher(
         return None
     classes: Sequence[str] | None = None
     if store is not None:
-        classes = store.class_names
+        classes = store.class_names if store.is_of_classes else None
     elif config.classes == "dataset":
         classes = require_class_names(images)
     return load_teachers(all_teachers(config), class_names=classes, device=device)
@@ -263,11 +263,13 @@ def _build_method(
         MethodInputs(
             num_classes=num_outputs,
             student=student,
+            normalize=card.preprocessing.normalize,
             teacher=teacher,
             temperature=config.temperature,
             soft_weight=config.soft_weight,
             label_smoothing=config.label_smoothing,
             options=None if kind.options is None else getattr(config, kind.options),
+            contrast=config.contrast,
             bank=bank,
         )
     )
