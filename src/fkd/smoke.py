@@ -144,9 +144,9 @@ def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> Te
 
 
 def _gives_embeddings(teacher: TeacherConfig) -> bool:
-    """Whether its outputs are no classes: features, or those of an embedder."""
+    """Whether its outputs are no classes: features, those of a head, or of an embedder."""
     embedders = {name.partition(".")[0] for name in default_cfgs}
-    return teacher.output == "features" or (teacher.name or "").partition(".")[0] in embedders
+    return teacher.output != "logits" or (teacher.name or "").partition(".")[0] in embedders
 
 
 def _write_images(folder: Path) -> ImagesConfig:
