@@ -82,6 +82,26 @@ def config(tmp_path, image_folder, feature_store) -> TrainConfig:
     )
 
 
+@pytest.fixture
+def method_of():
+    def build(config: SslConfig, width=6, bank=None):
+        return find_method("fkd-ssl")(
+            MethodInputs(
+                num_classes=width,
+                student=InputSpec(SIDE, "bilinear"),
+                normalize=torch.Tensor.float,
+                teacher=None,
+                temperature=1.0,
+                soft_weight=1.0,
+                label_smoothing=0.0,
+                options=config,
+                bank=bank,
+            )
+        )
+
+    return build
+
+
 class Stop(Exception):
     """Ends a run like a kill: nothing gets a chance to be saved."""
 
@@ -348,7 +368,7 @@ def test_what_does_not_fit_a_student_of_embeddings_is_one_sentence(config, label
 @pytest.mark.parametrize("loss", ["dims", "cosine", "bank"])
 @pytest.mark.parametrize("head", ["none", "mlp", "prototypes"])
 def test_stored_rows_give_the_loss_of_the_teacher_itself(
-    image_folder, feature_store, teacher, loss, head
+    image_folder, feature_store, teacher, method_of, loss, head
 ):
     """Half floats against the same teacher that looks at the same crops."""
     store = LabelStore.open(feature_store)
@@ -364,18 +384,7 @@ def test_stored_rows_give_the_loss_of_the_teacher_itself(
     )
     config = SslConfig(loss=loss)
     bank = draw_bank(store, torch.arange(15).numpy(), 32, seed=0) if loss == "bank" else None
-    method = find_method("fkd-ssl")(
-        MethodInputs(
-            num_classes=width,
-            student=InputSpec(SIDE, "bilinear"),
-            teacher=None,
-            temperature=1.0,
-            soft_weight=1.0,
-            label_smoothing=0.0,
-            options=config,
-            bank=bank,
-        )
-    )
+    method = method_of(config, width, bank)
     method.prepare_student(student)
     with torch.no_grad():
         outputs = student.eval()(card.preprocessing.normalize(crops))
@@ -387,6 +396,13 @@ def test_stored_rows_give_the_loss_of_the_teacher_itself(
     assert isinstance(stored, Embeddings)
     torch.testing.assert_close(loss_of(stored), loss_of(Embeddings(live)), rtol=1e-3, atol=0.0)
     assert not torch.equal(stored.values, live)  # or nothing was compared
+
+
+def test_a_bank_needs_a_store_of_embeddings(config, teacher):
+    online = replace(config, method="s2bnn", store=None, teacher=teacher)
+    with pytest.raises(ConfigError, match=r"ssl\.loss bank: its bank is drawn from a store"):
+        train(replace(online, ssl=SslConfig(loss="bank")))
+    assert not Path(config.out).exists()
 
 
 def test_a_mixed_crop_is_trained_against_both_embeddings(method_of):
@@ -403,21 +419,3 @@ def test_a_mixed_crop_is_trained_against_both_embeddings(method_of):
     mixed = 0.7 * q + 0.3 * q[partner]
     expected = -(mixed * torch.log_softmax(unit[1], 1)).sum(1).mean()
     torch.testing.assert_close(method.loss(student, method.targets(batch)), expected)
-
-
-@pytest.fixture
-def method_of():
-    def build(config: SslConfig):
-        return find_method("fkd-ssl")(
-            MethodInputs(
-                num_classes=6,
-                student=InputSpec(8, "bilinear"),
-                teacher=None,
-                temperature=1.0,
-                soft_weight=1.0,
-                label_smoothing=0.0,
-                options=config,
-            )
-        )
-
-    return build

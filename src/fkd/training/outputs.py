@@ -96,6 +96,7 @@ def open_bank(config: TrainConfig, store: LabelStore | None, rows: np.ndarray) -
         store: of embeddings.
         rows: of the images that it trains on.
     """
-    if store is None or find_method(config.method).options != "ssl" or config.ssl.loss != "bank":
-        return None
+    method = find_method(config.method)
+    if store is None or config.ssl.loss != "bank" or method.crop_source != "stored":
+        return None  # a method with another teacher refuses the loss itself
     return draw_bank(store, rows, config.ssl.bank_size, config.seed)
