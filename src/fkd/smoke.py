@@ -131,12 +131,13 @@ def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> Te
         model = timm.create_model(TEACHER, num_classes=len(_CLASSES))
         safetensors.torch.save_file(model.state_dict(), weights)
         names.write_text(json.dumps(_CLASSES))
+    of_classes = not _gives_embeddings(wanted)
     return TeacherConfig(
         TEACHER,
         checkpoint=str(weights),
-        class_names=str(names),
+        class_names=str(names) if of_classes else None,
         input_size=side,
-        output="features" if _gives_embeddings(wanted) else "logits",
+        output="logits" if of_classes else "features",
         weight=wanted.weight,
         temperature=wanted.temperature,
     )
@@ -145,7 +146,7 @@ def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> Te
 def _gives_embeddings(teacher: TeacherConfig) -> bool:
     """Whether its outputs are no classes: features, or those of an embedder."""
     embedders = {name.partition(".")[0] for name in default_cfgs}
-    return teacher.output == "features" or (teacher.name or "").partition(".")[0] in embedders
+    return teacher.output != "logits" or (teacher.name or "").partition(".")[0] in embedders
 
 
 def _write_images(folder: Path) -> ImagesConfig:
