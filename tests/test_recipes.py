@@ -54,6 +54,9 @@ PUBLISHED = (
         "table9-reactnet-s2bnn-step1": 61.5,  # after the second step
         "table9-reactnet-s2bnn": 61.5,
         "table9-resnet50-s2bnn": 68.7,
+        "table9-reactnet-fkd-ssl-step1": 61.7,  # after the second step
+        "table9-reactnet-fkd-ssl": 61.7,
+        "table9-resnet50-fkd-ssl": 68.8,
         "table8-fbnetc100-fkd": 77.13,
         "table8-efficientnetv2-b0-fkd": 79.94,
         "text-resnet50-fkd-cutmix": 80.9,
@@ -74,6 +77,7 @@ PUBLISHED = (
 
 BEYOND_THE_PAPER = {
     "extra-resnet50-fkd-teacher-weights",
+    "extra-resnet50-dinov3",
     "extra-reactnet-s2bnn-both-step1",
     "extra-reactnet-s2bnn-both",
     "extra-reactnet-moco-step1",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fkd.engine.optim import OptimizerConfig, build_optimizer
 from fkd.errors import ConfigError
 from fkd.models.features import PooledFeatures
 from fkd.models.students import attach_head, split_state
@@ -112,3 +113,14 @@ def test_what_does_not_fit_is_said_in_one_sentence():
     model = load_model("moco_v2_resnet50").model
     with pytest.raises(ConfigError, match="moco_v2_resnet50 has a head of its own"):
         attach_head(model, "mlp", 8, input_size=32, name="moco_v2_resnet50")
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_resnet", "reactnet_a"])
+def test_weight_decay_spares_what_it_spares_in_the_network_itself(name):
+    """Position embeddings, say; the names have a prefix in a student of embeddings."""
+    network = load_model(name, headless=True).model
+    plain = build_optimizer(OptimizerConfig(name="adamw"), network)
+    student = build(name, kind="none", outputs=network.num_features, size=224)
+    groups = build_optimizer(OptimizerConfig(name="adamw"), student).param_groups
+    sizes = [[sum(p.numel() for p in group["params"]) for group in plain.param_groups]]
+    assert sizes == [[sum(p.numel() for p in group["params"]) for group in groups]]

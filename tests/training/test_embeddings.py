@@ -1,6 +1,9 @@
 """Students of embeddings: whole runs from a store of features to a network that others can use."""
 
 import json
+import os
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +32,7 @@ from fkd.store import LabelStore
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
 from fkd.training.students import build_student
-from tests.training.processes import train_together
+from tests.training.processes import fork, train_together
 
 SIDE = 32
 
@@ -124,6 +127,17 @@ def run_folder_weights(config):
     return {name: load_file(Path(config.out) / name) for name in names}
 
 
+def assert_same_bits(config, reference):
+    expected = run_folder_weights(reference)
+    for file, weights in run_folder_weights(config).items():
+        assert all(torch.equal(value, expected[file][name]) for name, value in weights.items())
+    timeless = [
+        [{k: v for k, v in line.items() if "second" not in k} for line in lines_of(of_one)]
+        for of_one in (config, reference)
+    ]
+    assert timeless[0] == timeless[1]
+
+
 def test_a_run_leaves_a_network_and_its_head(config):
     result = train(config)
     out = Path(config.out)
@@ -176,23 +190,31 @@ def test_stopped_and_started_again_a_run_ends_in_the_same_bits(config, ssl, head
         with pytest.raises(Stop):
             train(config, StopAt(step))
     train(config)
-    expected = run_folder_weights(reference)
-    for file, weights in run_folder_weights(config).items():
-        assert all(torch.equal(value, expected[file][name]) for name, value in weights.items())
-    timeless = [
-        [{k: v for k, v in line.items() if "second" not in k} for line in lines_of(of_one)]
-        for of_one in (config, reference)
-    ]
-    assert timeless[0] == timeless[1]
+    assert_same_bits(config, reference)
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(config):
+    config = replace(config, ssl=SslConfig(loss="bank"), log_every=1, checkpoint_seconds=0)
+    reference = replace(config, out=config.out + "-reference")
+    train(reference)
+    process, log = fork(config), Path(config.out) / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert not (Path(config.out) / "model.safetensors").exists()
+    train(config)
+    assert_same_bits(config, reference)
 
 
 @pytest.mark.parametrize("loss", ["dims", "cosine", "bank"])
-@pytest.mark.parametrize("name", ["test_vit", "torchvision/vit_b_16"][:1])
-def test_several_processes_train_like_one(config, loss, name):
+def test_several_processes_train_like_one(config, loss):
     """No batch norm and no mixing, whose results depend on which process computes what."""
     config = replace(
         config,
-        student=StudentConfig(name=name, input_size=SIDE),
+        student=StudentConfig(name="test_vit", input_size=SIDE),
         ssl=SslConfig(loss=loss),
         mixing=MixingConfig(),
         optimizer=OptimizerConfig(lr=0.05),

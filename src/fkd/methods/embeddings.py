@@ -20,9 +20,9 @@ class SslConfig:
     """How a student's embeddings are compared with a teacher's.
 
     Attributes:
-        loss: dims (softmax over the dimensions, as in S2-BNN; for embeddings whose dimensions mean
-            something by themselves), cosine, or bank (softmax over the cosines with some of the
-            teacher's embeddings of other crops, so that the same crops are neighbors).
+        loss: dims (softmax over the dimensions, as in S2-BNN; for heads like MoCo's or SwAV's),
+            cosine, or bank (softmax over the cosines with some of the teacher's embeddings of other
+            crops, so that the same crops are neighbors); the last two are for any features.
         temperature: of both softmaxes of dims (0.2 in S2-BNN, 0.1 suits prototypes), and of the
             student's of bank.
         teacher_temperature: of the teacher's softmax of bank.

@@ -9,7 +9,7 @@ network as those of any other, and those of the head in `HEAD_FILE` beside them.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -40,6 +40,11 @@ class Backbone(PooledFeatures):
     def __init__(self, model: nn.Module, name: str, input_size: int) -> None:
         super().__init__(model, name)
         self.num_features = self.count(input_size)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the network exempts from weight decay, as timm asks."""
+        exempt: Any = getattr(self.model, "no_weight_decay", set)
+        return {f"model.{name}" for name in exempt()}
 
 
 def attach_head(

@@ -120,6 +120,11 @@ class Embedder(nn.Module):
         """The head, as timm asks for it."""
         return self.head
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that its backbone exempts from weight decay, as timm asks."""
+        exempt: Any = getattr(self.backbone, "no_weight_decay", set)
+        return {f"backbone.{name}" for name in exempt()}
+
 
 class WideResNet50(ResNet):  # type: ignore[misc,unused-ignore]
     """ResNet-50 without a classifier, all of whose layers are `widen` times as wide.
