@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 import yaml
 from safetensors.torch import save_file
 
@@ -36,6 +37,46 @@ def test_train_then_eval(options, tmp_path, image_folder, capsys):
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert f"accuracy  top-1 {last['val_top1']:.2f} %, top-5 100.00 %" in said
     assert "test_vit, 4 classes, 32 pixels, bilinear" in said
+
+
+@pytest.fixture
+def embedding_run(options, tmp_path, image_folder, capsys):
+    """Features are labeled, and a student is trained on them; its folder, and what was said."""
+    torch.manual_seed(0)
+    weights, store = tmp_path / "teacher.safetensors", str(tmp_path / "features")
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), weights)
+    teacher = ("name", "test_resnet"), ("output", "features"), ("input_size", "32")
+    given = [word for name, value in teacher for word in (f"--teacher.{name}", value)]
+    images = ["--images.root", str(image_folder)]
+    given += ["--teacher.checkpoint", str(weights), "--num_crops", "4", "--device", "cpu"]
+    main(["label", *images, *given, "--out", store])
+    own = ["--method", "fkd-ssl", "--store", store, "--ssl.loss", "bank", "--student.head", "mlp"]
+    main([*options, *own, "--val.root", str(image_folder)])
+    return tmp_path / "run", capsys.readouterr().out
+
+
+def test_a_student_of_embeddings_is_told_by_its_neighbors_and_has_no_accuracy(
+    embedding_run, image_folder, capsys
+):
+    run, said = embedding_run
+    assert "train     test_vit by fkd-ssl: crops and embeddings from a store of features" in said
+    assert "val k-NN" in said
+    assert "of nearest neighbors among the features" in said
+    assert "top-1" not in said
+    for name in (str(run), "moco_v2_resnet50"):
+        checkpoint = [] if name == str(run) else ["--checkpoint", _moco_file(run)]
+        with pytest.raises(SystemExit) as caught:
+            main(["eval", name, "--images.root", str(image_folder), *checkpoint])
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert "gives embeddings and no classes" in error
+        assert f"`fkd probe {name}`" in error
+
+
+def _moco_file(run) -> str:
+    path = run / "moco.safetensors"
+    save_file(timm.create_model("moco_v2_resnet50").state_dict(), path)
+    return str(path)
 
 
 def test_a_run_can_be_repeated_from_its_own_config(options, tmp_path):

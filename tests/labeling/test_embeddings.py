@@ -9,6 +9,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from fkd.crops.augment import AugmentConfig
+from fkd.crops.replay import sample_crops
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labeling.config import LabelMapsConfig
@@ -151,3 +153,32 @@ def test_label_maps_hold_classes(output):
     teacher = TeacherConfig("test_resnet", output=output)
     with pytest.raises(ConfigError, match=rf"label maps hold classes, not {output}"):
         LabelMapsConfig(images=ImagesConfig(root="x"), teacher=teacher, out="y")
+
+
+@pytest.mark.parametrize("form", ["plain", "compact"])
+def test_records_of_the_preset_are_stored_and_the_same_after_a_stop(
+    config, files_of, image_source, tmp_path, form
+):
+    config = replace(config, teacher_augment=AugmentConfig(preset="s2bnn"), form=form)
+    store = label(config).store
+    assert "preset" not in store.config["teacher_augment"]
+    for row, size in enumerate(store.images(np.arange(len(store))).size.tolist()):
+        drawn = sample_crops(
+            config.crops,
+            image_source.key(row),
+            tuple(size),
+            np.arange(5),
+            AugmentConfig(preset="s2bnn"),
+        )
+        stored = store.read(np.array([row])).records[0]
+        assert stored.extra.keys() == {"jitter", "jitter_order", "gray", "blur"}
+        for name, values in drawn.extra.items():
+            np.testing.assert_array_equal(stored.extra[name], values)
+    report = spot_check(store, image_source, load_teachers_of(store, [config.teacher]))
+    assert report.least_cosine > 0.9999
+    again = replace(config, out=str(tmp_path / "again"))
+    label(again)
+    for file in ("manifest.json", "commits/00001.json", "shards/00001.safetensors"):
+        (tmp_path / "again" / file).unlink()
+    label(again)
+    assert files_of(again.out) == files_of(config.out)

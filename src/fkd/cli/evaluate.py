@@ -47,6 +47,11 @@ def evaluate(
     """
     where = resolve_device(device)
     loaded = _load(model, checkpoint, class_names, input_size)
+    if loaded.num_classes == 0 or isinstance(loaded.model, Embedder):
+        raise ConfigError(
+            f"{model} gives embeddings and no classes, so it has no accuracy of its own; measure "
+            f"what its features are worth by `fkd probe {model}`"
+        )
     try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     chosen = LabeledImages.match(open_source(images), names)

@@ -32,6 +32,8 @@ from fkd.models.published import rename_published
 from fkd.models.state_dicts import select
 from fkd.userfiles import home_path
 
+# Networks that are trained in two steps, and their first step, which has the same parameters.
+_FIRST_STEPS = {"reactnet_a": "reactnet_a_step1"}
 _TORCHVISION_CLASSES = 1000  # torchvision's weights for classification are all of ImageNet-1k
 
 
@@ -91,7 +93,7 @@ def load_model(
         new_head: start a new head where the checkpoint's has other than `num_classes` classes, or
             has none.
         headless: without a head, which the weights may have or lack, for the features alone;
-            `num_classes` is left out then.
+            `num_classes` is left out then. So is one whose model folder says that it has none.
         input_size: pixels; by default that of the weights.
         interpolation: how crops are resized; by default that of the weights.
         mean: of red, green, blue, where white is 1; by default that of the weights.
@@ -117,7 +119,8 @@ def load_model(
     arguments = {**({} if card is None else card.kwargs), **kwargs}
     if (input_size is not None or card is not None) and has_fixed_input_size(parsed):
         arguments["img_size"] = preprocessing.input_size
-    head = _Head(num_classes, new_head, headless)
+    lacks_head = num_classes is None and card is not None and card.num_classes == 0
+    head = _Head(num_classes, new_head, headless or lacks_head)
     built = _build(parsed, stored, pretrained, head, arguments)
     is_published = pretrained or (stored is not None and parsed.tag != "")
     known = _license(parsed, card, is_published)
@@ -192,7 +195,12 @@ def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, M
             )
         return parse_model_name(name), stored.card
     parsed = parse_model_name(stored.card.name)
-    if name is not None and parse_model_name(name).architecture != parsed.architecture:
+    if name is None:
+        return parsed, stored.card
+    wanted = parse_model_name(name)
+    if _FIRST_STEPS.get(wanted.architecture) == parsed.architecture:
+        return wanted, stored.card
+    if wanted.architecture != parsed.architecture:
         raise ConfigError(f"{stored.path} is of {parsed}, not {name}; leave the name out")
     return parsed, stored.card
 
