@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     PROBE = 5
     STEP = 6
     STUDENT_AUGMENT = 7
+    BANK = 8
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:

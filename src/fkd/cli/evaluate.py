@@ -8,6 +8,7 @@ from fkd.cli.console import make_console, print_remark
 from fkd.data.sources import ImagesConfig, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
+from fkd.models.architectures.embedders import Embedder
 from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.devices import resolve_device
 from fkd.models.lookup import find_model
@@ -41,6 +42,11 @@ def evaluate(
     """
     where = resolve_device(device)
     loaded = _load(model, checkpoint, class_names, input_size)
+    if loaded.num_classes == 0 or isinstance(loaded.model, Embedder):
+        raise ConfigError(
+            f"{model} gives embeddings and no classes, so it has no accuracy of its own; measure "
+            f"what its features are worth by `fkd probe {model}`"
+        )
     try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     chosen = LabeledImages.match(open_source(images), names)

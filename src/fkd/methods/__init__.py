@@ -11,11 +11,14 @@ A method is one choice of crops, targets and loss; read the files side by side (
     fkd         crops of the label store  the label store
     mealv2-fkd  crops of the label store  the label store; a discriminator
     relabel     fresh random crops        label maps of the whole images, pooled
+    fkd-ssl     crops of the label store  embeddings of the label store
 """
 
 from fkd.errors import ConfigError
 from fkd.methods.deit import Deit, DeitConfig
+from fkd.methods.embeddings import SslConfig
 from fkd.methods.fkd import FKD
+from fkd.methods.fkd_ssl import FkdSsl
 from fkd.methods.funmatch import FunMatch
 from fkd.methods.kd import KD
 from fkd.methods.mealv2 import MealV2, MealV2Config, MealV2FKD
@@ -32,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "mealv2": MealV2,
     "mealv2-fkd": MealV2FKD,
     "relabel": ReLabel,
+    "fkd-ssl": FkdSsl,
 }
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "Method",
     "MethodInputs",
     "ReLabelConfig",
+    "SslConfig",
     "find_method",
 ]
 

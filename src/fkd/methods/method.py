@@ -25,9 +25,10 @@ class MethodInputs:
     """What a method is built from; the settings have their defaults in `TrainConfig`.
 
     Attributes:
-        num_classes: C.
+        num_classes: C; of methods that learn embeddings D, their width.
         student: how the student wants its crops.
         teacher: the online teacher, for methods that need one.
+        bank: embeddings of other crops, float32 (N, D), for a loss that compares with them.
         temperature: of the softmax.
         soft_weight: lambda of Eq. 1, the weight of the soft label against the true class.
         label_smoothing: of the true class.
@@ -41,6 +42,7 @@ class MethodInputs:
     soft_weight: float
     label_smoothing: float
     options: Any
+    bank: Tensor | None = None
 
 
 class Method(Protocol):
@@ -55,6 +57,7 @@ class Method(Protocol):
         options: the setting of this method alone, passed as `MethodInputs.options`; None for none.
         needs_mixing: whether it is this method only with mixed crops.
         needs_classes: whether every image must have a true class.
+        learns_embeddings: whether the student gives embeddings, by a head, and not classes.
         formats: how crops are cut for it, the student's first.
         auxiliary_model: a network of its own that is trained beside the student.
     """
@@ -67,6 +70,7 @@ class Method(Protocol):
     options: ClassVar[str | None] = None
     needs_mixing: ClassVar[bool] = False
     needs_classes: bool = False
+    learns_embeddings: ClassVar[bool] = False
     formats: tuple[InputSpec, ...]
     auxiliary_model: nn.Module | None = None
 
@@ -119,7 +123,7 @@ class PairedMethod(Method):
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """The stored labels, mixed like the crops."""
-        assert batch.targets is not None
+        assert isinstance(batch.targets, SoftTargets)
         return batch.label_mixed(batch.targets)
 
     def targets(self, batch: Batch) -> PairedTargets:

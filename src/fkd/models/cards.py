@@ -46,7 +46,7 @@ class ModelCard:
     Attributes:
         name: the architecture, as `build_model` takes it; empty where a folder only has the name
             that transformers gives it.
-        num_classes: outputs of the head.
+        num_classes: outputs of the head; 0 where the weights have none.
         preprocessing: the input that the weights expect.
         kwargs: further arguments with which the network was built.
     """
@@ -224,7 +224,7 @@ def _side(size: Any) -> int:
 
 
 def _class_count(num_classes: Any) -> int:
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
         raise ConfigError(f"the model card has no usable num_classes ({num_classes!r})")
     return num_classes
 

@@ -26,11 +26,13 @@ class PooledFeatures(nn.Module):
     def __init__(self, model: nn.Module, name: str = "the model") -> None:
         super().__init__()
         self.model = model
-        self._features = _features_of(model, name)
+        self._name = name
+        _features_of(model, name)  # refuses what has none
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, D); maps that a head would still have to pool are pooled by their mean."""
-        features = self._features(images)
+        # Looked up at every call: a copy of this module must use the network of its own.
+        features = _features_of(self.model, self._name)(images)
         return features.mean((2, 3)) if features.ndim == 4 else features
 
     @torch.no_grad()

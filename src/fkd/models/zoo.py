@@ -3,6 +3,7 @@
 Nothing is downloaded unless `pretrained=True` and the weights are not installed as a package.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ class LoadedModel:
     Attributes:
         model: in training mode, on the CPU.
         name: as `build_model` takes it.
-        num_classes: outputs of the head.
+        num_classes: outputs of the head; 0 without one.
         preprocessing: the input that it expects.
         class_names: what its outputs are called, or None if nothing says so.
     """
@@ -75,7 +76,8 @@ def load_model(
     Args:
         name: a timm name, or "torchvision/" and torchvision's; a tag after a dot picks the weights.
             Or a model folder, which is then the checkpoint. May be left out for one.
-        num_classes: outputs of the head; by default those of the weights.
+        num_classes: outputs of the head; by default those of the weights. With 0 there is no head,
+            and that of the weights is left out.
         pretrained: load the weights of that name. With another number of classes the head is new.
         checkpoint: a file of weights or a model folder (see `fkd.models.checkpoints`).
         new_head: start a new head where the checkpoint's has other than `num_classes` classes.
@@ -163,8 +165,10 @@ def _create(name: ModelName, num_classes: int | None, kwargs: dict[str, Any]) ->
         kwargs = {"num_classes": num_classes, **kwargs}
     try:
         if name.library == "torchvision":
-            model = torchvision.models.get_model(name.architecture, weights=None, **kwargs)
-            return _Built(model, num_classes or _TORCHVISION_CLASSES)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Initializing zero-element")  # without classes
+                model = torchvision.models.get_model(name.architecture, weights=None, **kwargs)
+            return _Built(model, _TORCHVISION_CLASSES if num_classes is None else num_classes)
         model = timm.create_model(name.library_name, pretrained=False, **kwargs)
         return _Built(model, _timm_classes(model))
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -179,6 +183,8 @@ def _restore(
     kwargs: dict[str, Any],
 ) -> _Built:
     """The network with the weights of a checkpoint."""
+    if num_classes is None and stored.card is not None and stored.card.num_classes == 0:
+        num_classes = 0
     built = _create(name, num_classes, kwargs)
     needed = [n for n in built.model.state_dict() if not n.endswith("num_batches_tracked")]
     stored = replace(stored, state=select(stored.state, needed))

@@ -11,6 +11,7 @@ from fkd.checks import (
     refuse_unused,
     require_at_least,
     require_in,
+    require_one_of,
     require_positive,
     require_whole,
 )
@@ -32,9 +33,11 @@ from fkd.methods import (
     MealV2Config,
     Method,
     ReLabelConfig,
+    SslConfig,
     find_method,
 )
 from fkd.models.preprocessing import require_colors
+from fkd.models.students import HeadKind
 from fkd.models.teacher import TeacherConfig
 from fkd.userfiles import settle_paths
 
@@ -59,7 +62,14 @@ class StudentConfig:
         name: a timm model, or "torchvision/NAME".
         pretrained: start from the published weights of that name.
         checkpoint: start from the weights in this file or run folder.
-        new_head: start a new head where the checkpoint has other classes.
+        new_head: start a new head where the checkpoint has other classes, or none; of a student of
+            embeddings, also where the checkpoint is a run that left one.
+        head: of a student of embeddings: none (its features must have the width of the embeddings),
+            mlp (one hidden layer, then a unit vector), or prototypes (a projection, then cosines
+            with learned prototypes; for teachers like SwAV, whose embeddings are such cosines).
+        head_hidden: width of the hidden layer of mlp and prototypes; by default that of the
+            features.
+        head_dim: width of what is compared with prototypes; by default 128.
         input_size: side of its crops, pixels; by default that of the published weights.
         interpolation: how its crops are resized; the paper's students use bilinear.
         normalization: mean and deviation of its colors: those of its own weights, or ImageNet's
@@ -74,6 +84,9 @@ class StudentConfig:
     pretrained: bool = False
     checkpoint: str | None = None
     new_head: bool = False
+    head: HeadKind = "mlp"
+    head_hidden: int | None = None
+    head_dim: int | None = None
     input_size: int | None = None
     interpolation: Interpolation = "bilinear"
     normalization: Literal["own", "imagenet"] = "own"
@@ -85,7 +98,11 @@ class StudentConfig:
     def __post_init__(self) -> None:
         for name in ("drop_rate", "drop_path_rate"):
             require_in("[0, 1)", f"student.{name}", getattr(self, name))
-        require_whole(1, "student.input_size", self.input_size)
+        for name in ("input_size", "head_hidden", "head_dim"):
+            require_whole(1, f"student.{name}", getattr(self, name))
+        require_one_of(HeadKind, "student.head", self.head)
+        unused = {"none": {"head_hidden", "head_dim"}, "mlp": {"head_dim"}, "prototypes": set()}
+        refuse_unused(self, unused[self.head], prefix="student.", user=f"head {self.head}")
         require_colors("student.", self.mean, self.std)
         settle_paths(self, "checkpoint")
 
@@ -101,7 +118,8 @@ class TrainConfig:
         method: what the student is trained against; see the list above.
         store: the label store; needed by methods with stored crops, and by relabel, whose store
             holds label maps.
-        val: images in class folders to measure accuracy on after every pass.
+        val: images in class folders to measure accuracy on after every pass; of a student of
+            embeddings, that of its nearest neighbors among them.
         val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch; by default 4 of stored crops (all
             where a store has fewer), as in the paper, and 1 of fresh ones, as in the papers of the
@@ -132,6 +150,7 @@ class TrainConfig:
         deit: DeiT distillation.
         mealv2: MEAL V2.
         relabel: ReLabel.
+        ssl: how a student's embeddings are compared with those of a store.
         teacher: the online teacher.
         teachers: several online teachers, averaged with their weights.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
@@ -198,6 +217,7 @@ class TrainConfig:
     deit: DeitConfig = field(default_factory=DeitConfig)
     mealv2: MealV2Config = field(default_factory=MealV2Config)
     relabel: ReLabelConfig = field(default_factory=ReLabelConfig)
+    ssl: SslConfig = field(default_factory=SslConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     classes: Literal["teacher", "dataset"] = "teacher"
@@ -263,6 +283,10 @@ class TrainConfig:
                 f"{setting}: method {self.method} does not use it; leave it out, or use one of "
                 f"{users}"
             )
+        if not method.learns_embeddings:
+            of_heads = {"head", "head_hidden", "head_dim"}
+            user = f"method {self.method}, whose student gives classes,"
+            refuse_unused(self.student, of_heads, prefix="student.", user=user)
         crops = crop_source_kind(self)
         unused = {"crops", "teacher_augment"} if crops == "stored" else {"order"}
         refuse_unused(self, unused, prefix="", user=f"a run with {crops} crops")

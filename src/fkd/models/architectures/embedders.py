@@ -28,18 +28,20 @@ _PROTOTYPES = 3000
 
 
 class MlpHead(nn.Module):
-    """Features to unit vectors through one hidden layer as wide as the features.
+    """Features to unit vectors through one hidden layer.
 
     Args:
         num_features: d.
         dim: of the unit vectors.
+        hidden: width of the hidden layer; by default d.
     """
 
-    def __init__(self, num_features: int, dim: int = _DIM) -> None:
+    def __init__(self, num_features: int, dim: int = _DIM, hidden: int | None = None) -> None:
         super().__init__()
         self.num_outputs = dim
+        width = hidden or num_features
         self.layers = nn.Sequential(
-            nn.Linear(num_features, num_features), nn.ReLU(), nn.Linear(num_features, dim)
+            nn.Linear(num_features, width), nn.ReLU(), nn.Linear(width, dim)
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -79,6 +81,18 @@ class PrototypeHead(nn.Module):
         return F.linear(z, F.normalize(self.prototypes.weight, dim=1))
 
 
+class NoHead(nn.Identity):
+    """Features as they are.
+
+    Args:
+        num_features: d.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_outputs = num_features
+
+
 class Embedder(nn.Module):
     """A backbone whose pooled features go through a head.
 
@@ -90,7 +104,7 @@ class Embedder(nn.Module):
         num_classes: width of the output, by the name that timm has for it.
     """
 
-    def __init__(self, backbone: nn.Module, head: MlpHead | PrototypeHead) -> None:
+    def __init__(self, backbone: nn.Module, head: MlpHead | PrototypeHead | NoHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
