@@ -1,22 +1,17 @@
 """Students of embeddings: whole runs from a store of features to a network that others can use."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
-from fkd.errors import ConfigError
 from fkd.labeling.config import LabelConfig
 from fkd.labeling.run import label
-from fkd.methods import SslConfig
 from fkd.models.teacher import TeacherConfig
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train

@@ -213,6 +213,11 @@ def load_or_compute(
     return torch.cat([part.features for part in found.values() if part is not None])
 
 
+def compute_features(request: FeatureRequest, **options: Any) -> Tensor:
+    """The features of `load_or_compute`, computed and not kept; takes the same options."""
+    return load_or_compute(request, None, **options)
+
+
 @torch.inference_mode()
 def _compute(
     request: FeatureRequest,

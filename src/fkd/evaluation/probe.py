@@ -27,7 +27,7 @@ from fkd.evaluation.probes import (
 from fkd.evaluation.protocols import LabeledRequest, Machine, ProtocolConfig, train_classifier
 from fkd.models.devices import resolve_device
 from fkd.models.features import PooledFeatures
-from fkd.models.lookup import find_model
+from fkd.models.lookup import find_backbone
 from fkd.models.trial import try_network
 from fkd.userfiles import settle_paths
 
@@ -179,7 +179,7 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
     for source in (train.source, val.source):
         for remark in remarks_of(source):
             told.remark(remark)
-    loaded = find_model(config.model, config.checkpoint, input_size=config.input_size)
+    loaded = find_backbone(config.model, config.checkpoint, input_size=config.input_size)
     network = PooledFeatures(loaded.model, f"model {loaded.name}")
     try_network(network, loaded.preprocessing, f"model {loaded.name}")
     machine = Machine(device=device, batch_size=config.batch_size, num_workers=config.num_workers)

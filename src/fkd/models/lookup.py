@@ -10,6 +10,7 @@ from fkd.models.names import parse_model_name, torchvision_names
 from fkd.models.zoo import LoadedModel, load_model
 from fkd.userfiles import home_path
 
+_EMBEDDERS = "embedders"  # the module of networks whose head is no classifier, as timm calls it
 _ALIKE = 0.8  # of two names; resnet5 and resnet50 are, run and gernet_s are not
 
 
@@ -34,6 +35,22 @@ def find_model(model: str, checkpoint: str | None = None, **options: Any) -> Loa
         return load_model(checkpoint=str(folder), **options)
     _require_name(model)
     return load_model(model, pretrained=checkpoint is None, checkpoint=checkpoint, **options)
+
+
+def find_backbone(model: str, checkpoint: str | None = None, **options: Any) -> LoadedModel:
+    """The same without a classifier, which the weights may have or lack; an embedder as it is.
+
+    Args:
+        model: as for `find_model`.
+        checkpoint: likewise.
+        options: as for `load_model`, but for `num_classes`.
+
+    Raises:
+        ConfigError: as `find_model`.
+    """
+    is_embedder = timm.models.is_model_in_modules(model.partition(".")[0], {_EMBEDDERS})
+    num_classes = None if is_embedder else 0
+    return find_model(model, checkpoint, num_classes=num_classes, **options)
 
 
 def _require_name(model: str) -> None:
