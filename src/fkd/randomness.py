@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     STEP = 6
     STUDENT_AUGMENT = 7
     BANK = 8
+    PROJECTION = 16
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:

@@ -171,6 +171,7 @@ class FakeStore:
     num_classes: int = 7
     path: str = "labels"
     provenance: Provenance = EXACT
+    value_dtype: str | None = None
 
 
 @pytest.mark.parametrize("codec", ["hard", "mr:2", "ms:2", "smoothing", "logits:2", "hard*2"])

@@ -296,7 +296,9 @@ MAP = {"form": "map", "grid": [1, 3], "codec": "top:2", "value_dtype": "f16", "e
         ({"codec": "hard"}, "value_dtype, which means nothing for hard labels"),
         ({"codec": "logits"}, "u16 holds probabilities"),
         ({"value_dtype": "f64"}, "f64"),
-        ({"value_dtype": "i8"}, "i8 is not supported by this version of fkd; upgrade"),
+        ({"value_dtype": "i8"}, "i8 is for codec logits"),
+        ({"value_dtype": "i8", "codec": "logits:3"}, "i8 is for codec logits"),
+        (MAP | {"value_dtype": "i8"}, "i8 is for codec logits"),
         ({"levels": 360}, "levels, which means nothing"),
         ({"geometry": "stored"}, "geometry, which means nothing in a plain store"),
         ({"grid": [1, 3]}, "grid, which means nothing in a plain store"),
@@ -332,8 +334,9 @@ def test_a_config_that_cannot_work_names_the_field(lab, tmp_path, change, messag
 
 
 def test_a_finished_store_is_sound_for_every_codec(lab, tmp_path):
-    for codec, dtype in [("full", "f16"), ("hard", "u16"), ("mr:3", "f32"), ("logits", "f16")]:
-        path = tmp_path / codec
+    stored = {"full": "f16", "hard": "u16", "mr:3": "f32", "logits": "f16"}
+    for codec, dtype in [*stored.items(), ("logits", "i8")]:
+        path = tmp_path / f"{codec} {dtype}"
         lab.Job(codec=codec, value_dtype=dtype).run(path)
         assert verify_store(path) == []
 

@@ -160,7 +160,9 @@ def _print_start(start: RunStart, console: Console) -> None:
     if names:
         console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
     else:
-        console.print(f"features  {stored.num_classes:,}, which are no classes")
+        whole = stored.provenance.projection
+        origin = f", projected from {whole.num_features:,}" if whole else ""
+        console.print(f"features  {stored.num_classes:,}{origin}, which are no classes")
     if start.accuracy is not None:
         console.print(f"accuracy  {start.accuracy}")
     if start.precision_impact is not None:
@@ -218,7 +220,7 @@ def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> No
     about = "about " if config.form == "compact" else ""
     console.print(
         f"images    {cost.num_images:,} x {config.num_crops} crops = {cost.num_crops:,} crops of "
-        f"{cost.num_classes:,} classes, {cost.codec}"
+        f"{cost.num_classes:,} {'classes' if cost.is_of_classes else 'dimensions'}, {cost.codec}"
     )
     console.print(f"epochs    {_describe_epochs(config.num_crops)}")
     console.print(

@@ -21,6 +21,7 @@ from fkd.labeling.config import (
     resolve_autocast,
     resolve_images_per_shard,
     stored_codec,
+    stored_projection,
     stored_top_k,
 )
 from fkd.labels.codec_names import check_codec
@@ -29,6 +30,7 @@ from fkd.models.devices import describe_device
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
 from fkd.store import form_members, keys_digest
+from fkd.store.provenance import projection_members
 
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -39,9 +41,13 @@ def label_identity(
     """The identity of a store of random crops.
 
     Raises:
-        ConfigError: the codec keeps more classes than there are or has no compact form.
+        ConfigError: the codec keeps more classes than there are or has no compact form, or there
+            is nothing to project.
     """
     form, names = config.form, teachers.class_names
+    projection = stored_projection(config, len(names), is_classifier=teachers.is_classifier)
+    if projection is not None:
+        names = names[: projection.dims]  # they are not stored, how many there are counts
     codec = stored_codec(config, len(names), is_classifier=teachers.is_classifier)
     identity = _shared_members(source, names, codec, form, config.value_dtype) | {
         "num_crops": config.num_crops,
@@ -64,6 +70,8 @@ def label_identity(
     if not teachers.is_classifier:
         del identity["class_names"]
         identity["outputs"] = "features"
+    if projection is not None:
+        identity["projection"] = projection_members(projection)
     members = _teacher_members(teachers, batch_size, resolve_autocast(config))
     return identity | members | _part(source, config.max_images)
 

@@ -9,7 +9,7 @@ import torch
 from fkd.crops.replay import sample_crops, whole_image
 from fkd.data.sources import ImageSource, load, open_source
 from fkd.data.subset import spread
-from fkd.errors import ImageError
+from fkd.errors import ConfigError, ImageError
 from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
@@ -99,7 +99,13 @@ def build_setup(
     source = spread(open_source(config.images), config.max_images)
     device = resolve_device(config.device, local_rank)
     class_names = source.class_names if config.classes == "dataset" else None
+    if class_names is not None and any(t.output != "logits" for t in all_teachers(config)):
+        raise ConfigError("classes: features are no classes; leave out --classes dataset")
     teachers = load_teachers(all_teachers(config), class_names=class_names, device=device)
+    if config.min_accuracy is not None and not teachers.is_classifier:
+        raise ConfigError(
+            "min_accuracy: the teacher gives features, which are no classes; leave it out"
+        )
     parallelism = Parallelism(
         resolve_batch_size(config.batch_size, device),
         passes if device.type == "cpu" else _GPU_PASSES,

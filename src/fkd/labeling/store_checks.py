@@ -30,6 +30,7 @@ from fkd.labels.comparison import (
     compare,
     compare_embeddings,
 )
+from fkd.labels.quantization import SCALED, dequantize_rows, quantize_rows
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.numerics import exact_numerics
@@ -169,6 +170,7 @@ def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) ->
         stored: labels of these crops (n, 1).
     """
     codec, num_classes = store.codec, store.num_classes
+    outputs = _as_stored(store, outputs)
     if not store.is_of_classes:
         kept = torch.as_tensor(stored.label.values).flatten(0, 1)
         return compare_embeddings(outputs, kept)
@@ -184,6 +186,13 @@ def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) ->
         replace(same_classes, top1_agreement=anew.top1_agreement),
         float(_omitted_leads(probabilities, ids).mean()),
     )
+
+
+def _as_stored(store: LabelStore, outputs: Tensor) -> Tensor:
+    """Outputs as whole numbers with a scale, where the store holds such: they are coarse."""
+    if store.value_dtype != SCALED:
+        return outputs
+    return torch.from_numpy(dequantize_rows(*quantize_rows(outputs.numpy())))
 
 
 def _prefer(outputs: Tensor, ids: Tensor) -> Tensor:

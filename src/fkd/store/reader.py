@@ -134,6 +134,11 @@ class LabelStore:
         return self._parsed.codec
 
     @property
+    def value_dtype(self) -> str | None:
+        """How values are stored; None where there are none, or only square roots."""
+        return self._parsed.value_dtype
+
+    @property
     def provenance(self) -> Provenance:
         """How the labels were made."""
         return self._parsed.provenance
@@ -160,7 +165,7 @@ class LabelStore:
         return bool(self._find([os.fsencode(key)])[0] >= 0)
 
     def __repr__(self) -> str:
-        dtype = self._parsed.value_dtype
+        dtype = self.value_dtype
         return (
             f"LabelStore({str(self.path)!r}: {self.num_images:,} images x {self.num_crops} crops, "
             f"{self.codec.name}{f' {dtype}' if dtype else ''}, teacher {self._teachers()}, "
