@@ -59,4 +59,3 @@ def test_the_commands_work_one_after_the_other(folder, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     exec(compile(code, "self-supervised.md", "exec"), {})
     assert re.fullmatch(r"\d+\.\d+ \d+\.\d+\n", capsys.readouterr().out)
-

@@ -17,18 +17,25 @@ from fkd.data.batches import Batch
 from fkd.data.mixing import Mix, mix_crops
 from fkd.engine.recorder import count_crops
 from fkd.labels.codec_names import parse_codec
+from fkd.labels.embeddings import Embeddings
 from fkd.labels.targets import SoftTargets
-from fkd.methods import METHODS, DeitConfig, MealV2Config, MethodInputs, ReLabelConfig
+from fkd.methods import METHODS, DeitConfig, MealV2Config, MethodInputs, ReLabelConfig, SslConfig
 from fkd.models.dense import DenseTeacher
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.preprocessing import Preprocessing
-from fkd.models.teacher import Teacher, TeacherEnsemble
+from fkd.models.single_teacher import Teacher
 from fkd.models.trial import try_network
 
 CLASSES, SIDE, COUNT = 7, 32, 6
 LOOKS = Preprocessing(
     input_size=SIDE, interpolation="bilinear", mean=(0.5,) * 3, std=(0.2,) * 3, crop_pct=1.0
 )
-OPTIONS = {"deit": DeitConfig(), "mealv2": MealV2Config(), "relabel": ReLabelConfig()}
+OPTIONS = {
+    "deit": DeitConfig(),
+    "mealv2": MealV2Config(),
+    "relabel": ReLabelConfig(),
+    "ssl": SslConfig(),
+}
 
 
 def network(name="test_resnet", seed=0):
@@ -130,6 +137,10 @@ def mix(kind):
     return Mix(partner=partner, share=0.6, box=box, size=(SIDE, SIDE))
 
 
+def stored_embeddings():
+    return Embeddings(torch.linspace(-1, 1, COUNT * CLASSES).reshape(COUNT, CLASSES))
+
+
 def stored_targets(kept=3):
     ids = torch.arange(COUNT * kept).reshape(COUNT, kept) % CLASSES
     weight = torch.full((COUNT, kept), 0.2)
@@ -167,7 +178,8 @@ class TestTraining:
 
     def step(self, method, model, crops, mixing):
         views = tuple(crops(COUNT, spec.size, "cpu") for spec in method.formats)
-        targets = stored_targets() if not method.needs_teacher else None
+        targets = stored_embeddings() if method.learns_embeddings else stored_targets()
+        targets = None if method.needs_teacher else targets
         batch = Batch(views, torch.zeros(COUNT, dtype=torch.int64), targets).to("cuda")
         if mixing is not None:
             batch = batch.mixed(mix(mixing))

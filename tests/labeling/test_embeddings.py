@@ -7,6 +7,8 @@ import pytest
 import timm
 import torch
 
+from fkd.crops.augment import AugmentConfig
+from fkd.crops.replay import sample_crops
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labeling.run import label
 from fkd.labeling.store_checks import load_teachers_of, require_agreement, spot_check
@@ -74,3 +76,32 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(config, files_of, tmp_path):
     assert files_of(again.out) == files_of(config.out)
     values = LabelStore.open(again.out).read(np.arange(2)).label.values
     assert torch.as_tensor(values).isfinite().all()
+
+
+@pytest.mark.parametrize("form", ["plain", "compact"])
+def test_records_of_the_preset_are_stored_and_the_same_after_a_stop(
+    config, files_of, image_source, tmp_path, form
+):
+    config = replace(config, teacher_augment=AugmentConfig(preset="s2bnn"), form=form)
+    store = label(config).store
+    assert "preset" not in store.config["teacher_augment"]
+    for row, size in enumerate(store.images(np.arange(len(store))).size.tolist()):
+        drawn = sample_crops(
+            config.crops,
+            image_source.key(row),
+            tuple(size),
+            np.arange(5),
+            AugmentConfig(preset="s2bnn"),
+        )
+        stored = store.read(np.array([row])).records[0]
+        assert stored.extra.keys() == {"jitter", "jitter_order", "gray", "blur"}
+        for name, values in drawn.extra.items():
+            np.testing.assert_array_equal(stored.extra[name], values)
+    report = spot_check(store, image_source, load_teachers_of(store, [config.teacher]))
+    assert report.least_cosine > 0.9999
+    again = replace(config, out=str(tmp_path / "again"))
+    label(again)
+    for file in ("manifest.json", "commits/00001.json", "shards/00001.safetensors"):
+        (tmp_path / "again" / file).unlink()
+    label(again)
+    assert files_of(again.out) == files_of(config.out)

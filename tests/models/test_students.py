@@ -24,7 +24,7 @@ CROPS = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 
 
 def build(name="test_resnet", kind="mlp", outputs=24, size=32, **options):
-    network = load_model(name, num_classes=0)
+    network = load_model(name, headless=True)
     return attach_head(network.model, kind, outputs, input_size=size, name=name, **options)
 
 
@@ -43,7 +43,7 @@ def test_the_network_alone_gives_the_features_that_were_trained(name, size, tmp_
     network, head = split_state(student)
     assert head
     save_file({n: v.contiguous() for n, v in network.items()}, tmp_path / "w.safetensors")
-    again = load_model(name, num_classes=0, checkpoint=str(tmp_path / "w.safetensors"))
+    again = load_model(name, headless=True, checkpoint=str(tmp_path / "w.safetensors"))
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         expected = student.eval().backbone(images)
@@ -55,7 +55,7 @@ def test_a_network_without_a_head_starts_a_supervised_student(name, tmp_path):
     network, _ = split_state(build(name))
     path = str(tmp_path / "w.safetensors")
     save_file({n: v.contiguous() for n, v in network.items()}, path)
-    with pytest.raises(ConfigError, match=r"is of a network without a head.*set new_head"):
+    with pytest.raises(ConfigError, match=r"has no head.*set new_head"):
         load_model(name, num_classes=5, checkpoint=path)
     student = load_model(name, num_classes=5, checkpoint=path, new_head=True)
     state = student.model.state_dict()
@@ -66,7 +66,7 @@ def test_a_network_without_a_head_starts_a_supervised_student(name, tmp_path):
 def test_a_student_of_embeddings_starts_from_a_classifier(name, tmp_path):
     classifier = load_model(name, num_classes=5).model.state_dict()
     save_file(classifier, tmp_path / "w.safetensors")
-    network = load_model(name, num_classes=0, checkpoint=str(tmp_path / "w.safetensors"))
+    network = load_model(name, headless=True, checkpoint=str(tmp_path / "w.safetensors"))
     for n, value in network.model.state_dict().items():
         assert value.numel() == 0 or torch.equal(value, classifier[n])
 

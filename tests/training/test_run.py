@@ -5,9 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
-import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from fkd.methods import MealV2Config
 from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
+from tests.training.processes import exit_codes, fork, fork_together, train_together
 
 ALIVE = {"method": "mealv2-fkd", "seed": 7}
 """Of the discriminators for so few classes many have no gradient from the start: dead ReLUs."""
@@ -274,41 +273,6 @@ def test_a_signal_lets_the_step_finish_and_saves_it(config, number, outcome):
     train(config, stop)
     assert stop.began == 5
     assert_same_run(config, reference)
-
-
-def fork(config, rank=0, world_size=1, port=0) -> int:
-    """Run `train` in a forked process, as torchrun would start it; its process id."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        train(config)
-        code = 0
-    except SystemExit as exit:
-        code = exit.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def fork_together(config, world_size) -> list[int]:
-    """Processes of one run that share every batch."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [fork(config, rank, world_size, port) for rank in range(world_size)]
-
-
-def exit_codes(processes) -> list[int]:
-    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
-
-
-def train_together(config, world_size):
-    assert exit_codes(fork_together(config, world_size)) == [0] * world_size
 
 
 def wait_for_lines(config, number):

@@ -149,6 +149,8 @@ def _print_start(start: RunStart, console: Console) -> None:
             f"teacher   {teacher['name']}, {teacher['input_size']} pixels, "
             f"{teacher['interpolation']}, weights {teacher['weights_sha256'][:12]}"
         )
+        if "license" in teacher:
+            console.print(f"license   {teacher['license']}, of the weights of {teacher['name']}")
     for loaded in setup.teachers.teachers:
         if loaded.num_unfolded and not loaded.num_folded:
             console.print(

@@ -10,15 +10,14 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from fkd.data.subset import SubsetSource
 from fkd.errors import ConfigError
-from fkd.evaluation.accuracy import LabeledImages
-from fkd.evaluation.features import FeatureRequest, compute_features
+from fkd.evaluation.accuracy import LabeledImages, is_distributed, load_share
 from fkd.evaluation.probes import Features, knn_accuracy
 from fkd.models.features import PooledFeatures
 from fkd.models.preprocessing import Preprocessing
 
 _NEIGHBORS = 20
+_BATCH_SIZE = 128
 
 
 def require_halves(images: LabeledImages) -> None:
@@ -49,37 +48,41 @@ def measure_neighbors(
     Raises:
         ImageError: an image cannot be read.
     """
-    network = PooledFeatures(model)
-    values = _gather_features(
-        network, images, preprocessing, device=device, num_workers=num_workers
-    )
-    labeled = Features(values, torch.from_numpy(images.labels))
+    network = PooledFeatures(model).eval()
+    own = _own_features(network, images, preprocessing, device, num_workers)
+    labeled = Features(_gather(own, len(images.chosen)), torch.from_numpy(images.labels))
     # Images lie class by class: every second one makes halves with the same classes.
     even, odd = (labeled[torch.arange(first, len(labeled), 2)] for first in (0, 1))
     right = sum(
         knn_accuracy(known, asked, k=min(_NEIGHBORS, len(known))) * len(asked)
         for known, asked in ((even, odd), (odd, even))
     )
-    model.eval()
     return right / len(labeled)
 
 
-def _gather_features(
-    network: PooledFeatures, images: LabeledImages, preprocessing: Preprocessing, **options: Any
-) -> Tensor:
-    """Features (n, D) of all labeled images, on the CPU, the same in all processes."""
-    rank, world_size = 0, 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if len(images.chosen) < world_size:
-        rank, world_size = 0, 1  # few enough for every process to compute all
-    share = SubsetSource(images.source, images.chosen[rank::world_size].tolist())
-    own = compute_features(FeatureRequest(network, preprocessing, share), **options)
-    if world_size == 1:
-        return own
-    parts: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(parts, own)
-    values = own.new_empty(len(images.chosen), own.shape[1])
-    for number, part in enumerate(parts):
-        values[number::world_size] = part
+@torch.inference_mode()
+def _own_features(
+    network: PooledFeatures,
+    images: LabeledImages,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    num_workers: int,
+) -> list[Tensor]:
+    """Features (B, D) of the batches of this process's share, on the CPU."""
+    return [
+        network(preprocessing.normalize(crops.to(device, non_blocking=True))).float().cpu()
+        for crops, _ in load_share(images, preprocessing, _BATCH_SIZE, num_workers)
+    ]
+
+
+def _gather(own: list[Tensor], num_images: int) -> Tensor:
+    """Features (n, D) of all images in their order, from the shares of all processes."""
+    if not is_distributed():
+        return torch.cat(own)
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, own)
+    values = torch.empty(num_images, shares[0][0].shape[1])
+    for rank, share in enumerate(shares):
+        if share:  # there may be more processes than images
+            values[rank :: len(shares)] = torch.cat(share)
     return values

@@ -14,8 +14,8 @@ from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError, ImageError, TeacherError
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
 from fkd.models.classes import match_classes
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble
 
 _DEVIATIONS = 2  # standard deviations of a sample's accuracy that may be chance
 _CAUSES = (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fkd.crops.augment import AugmentConfig
 from fkd.crops.sampling import GENERATOR
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
@@ -27,8 +28,8 @@ from fkd.labeling.config import (
 from fkd.labels.codec_names import check_codec
 from fkd.labels.codecs import Codec, TopKLogits
 from fkd.models.devices import describe_device
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble
 from fkd.store import form_members, keys_digest
 from fkd.store.provenance import projection_members
 
@@ -65,7 +66,7 @@ def label_identity(
             "flip_prob": float(config.crops.flip_prob),
             "seed": config.crops.seed,
         },
-        "teacher_augment": json.loads(json.dumps(asdict(config.teacher_augment))),  # no tuples
+        "teacher_augment": _augment_member(config.teacher_augment),
     }
     if not teachers.is_classifier:
         del identity["class_names"]
@@ -74,6 +75,13 @@ def label_identity(
         identity["projection"] = projection_members(projection)
     members = _teacher_members(teachers, batch_size, resolve_autocast(config))
     return identity | members | _part(source, config.max_images)
+
+
+def _augment_member(augment: AugmentConfig) -> dict[str, Any]:
+    """Its values in terms of JSON, which has no tuples; a preset has turned into them."""
+    member: dict[str, Any] = json.loads(json.dumps(asdict(augment)))
+    del member["preset"]
+    return member
 
 
 def label_maps_identity(

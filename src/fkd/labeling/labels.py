@@ -14,8 +14,9 @@ from fkd.labels.codec_names import PerTeacher
 from fkd.labels.encoded import Encoded
 from fkd.labels.quantization import LARGEST_VALUE
 from fkd.models.dense import DenseTeacher
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import NotFinite, TeacherEnsemble
+from fkd.models.single_teacher import NotFinite
 from fkd.store import LABELED, UNREADABLE, ImageFacts, LabeledCrops
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes

@@ -19,8 +19,8 @@ from fkd.labels.comparison import (
     compare_embeddings,
 )
 from fkd.labels.targets import SoftTargets
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble
 
 _MAX_IMAGES = 32
 _MAX_CROPS = 256

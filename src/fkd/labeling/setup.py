@@ -21,7 +21,8 @@ from fkd.labeling.labels import LabeledBatch, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
-from fkd.models.teacher import TeacherEnsemble, load_teachers
+from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.teacher import load_teachers
 from fkd.store.config import StoreConfig
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued

@@ -11,6 +11,7 @@ one of the labels says 0 (`hard`, the K-th class of `mr:K`), would look like ano
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,10 @@ from fkd.labels.comparison import (
 from fkd.labels.quantization import SCALED, dequantize_rows, quantize_rows
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import exact_numerics
-from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
+from fkd.models.single_teacher import Teacher
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LABELED, LabeledCrops, LabelStore
 from fkd.store.canonical import differences
 from fkd.store.config import StoreConfig
@@ -260,12 +263,20 @@ def load_teachers_of(
     members: list[Teacher] = []
     for config in configs:
         members += load_teachers([config]).teachers
-    identity = [member.identity() for member in members]
-    changes = list(differences(store.config.get("teachers"), identity, "teachers"))
+    then = [_outputs_of(teacher) for teacher in store.config.get("teachers", [])]
+    now = [_outputs_of(member.identity()) for member in members]
+    changes = list(differences(then, now, "teachers"))
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
     names = store.class_names or None  # features have none
     return TeacherEnsemble(members, names).to(resolve_device(device))
+
+
+def _outputs_of(identity: Any) -> Any:
+    """What the outputs of a teacher depend on; the words for a license may change in a library."""
+    if not isinstance(identity, dict):
+        return identity
+    return {name: value for name, value in identity.items() if name != "license"}
 
 
 def describe_decoder_change(store: LabelStore) -> str:

@@ -4,11 +4,14 @@
     cosine   1 - cosine of both
     bank     cross-entropy between softmaxes of the cosines with a bank of teacher embeddings
 
+and, without a teacher, between crops of one image (InfoNCE): `contrastive_loss`.
+
 `dims` reads each dimension as a class: student and teacher must agree on what a dimension means.
 `bank` asks for the same neighbors instead. It needs no queue, since the bank is rows of the store.
 
 Source: `dims` is S2-BNN's guided distribution calibration (Shen et al., CVPR 2021), which FKD-SSL
-takes over with stored embeddings (FKD, Sec. 3.4); `bank` follows SEED (Fang et al., ICLR 2021).
+takes over with stored embeddings (FKD, Sec. 3.4); `bank` follows SEED (Fang et al., ICLR 2021);
+`contrastive_loss` is MoCo's (He et al., CVPR 2020).
 """
 
 import torch
@@ -78,3 +81,19 @@ def _require_alike(student: Tensor, teacher: Tensor) -> None:
             f"the student's embeddings have the shape {tuple(student.shape)}, the teacher's "
             f"{tuple(teacher.shape)}; give the student a head of {teacher.shape[-1]} outputs"
         )
+
+
+def contrastive_loss(
+    queries: Tensor, keys: Tensor, queue: Tensor, temperature: float = 0.2
+) -> Tensor:
+    """- log of the share of e^(q k / tau) among itself and all e^(q k' / tau), in nats, (B,).
+
+    Args:
+        queries: q, unit vectors (B, D) of the student.
+        keys: k, those of other crops of the same images, (B, D).
+        queue: all k', (N, D), keys of other images.
+        temperature: tau.
+    """
+    positive = (queries * keys).sum(1, keepdim=True)
+    logits = torch.cat([positive, queries @ queue.T], dim=1).float() / temperature
+    return -torch.log_softmax(logits, dim=1)[:, 0]

@@ -36,6 +36,7 @@ _TIMM_DEFAULTS: dict[str, Any] = {
     "std": [0.229, 0.224, 0.225],
 }  # what timm assumes of a member that its file leaves out
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as transformers writes them
+_LONGEST_LICENSE = 100  # characters
 _DEFAULT_LABELS = 2  # transformers writes no labels where there are its own two
 
 
@@ -46,15 +47,17 @@ class ModelCard:
     Attributes:
         name: the architecture, as `build_model` takes it; empty where a folder only has the name
             that transformers gives it.
-        num_classes: outputs of the head; 0 where the weights have none.
+        num_classes: outputs of the head; 0 where there is none.
         preprocessing: the input that the weights expect.
         kwargs: further arguments with which the network was built.
+        license: of the weights, as timm's `config.json` may say it; None if unknown.
     """
 
     name: str
     num_classes: int
     preprocessing: Preprocessing
     kwargs: dict[str, Any] = field(default_factory=dict)
+    license: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The contents of `student.json`."""
@@ -163,6 +166,7 @@ def _of_timm(fields: dict[str, Any]) -> tuple[ModelCard, list[str] | None]:
         num_classes,
         Preprocessing.from_json({**input_of, "input_size": side}),
         kwargs,
+        _license(config.get("license")),
     )
     return card, _checked_names(names, num_classes)
 
@@ -210,6 +214,12 @@ def _of_processor(fields: Any) -> Preprocessing:
             "crop_pct": fields.get("crop_pct") or min(1.0, side / whole),
         }
     )
+
+
+def _license(value: Any) -> str | None:
+    """A license in a few words; nothing of anything else that a file may say there."""
+    usable = isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_LICENSE
+    return value if usable and value else None
 
 
 def _side(size: Any) -> int:

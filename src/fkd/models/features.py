@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fkd.errors import ConfigError
 from fkd.models.architectures.embedders import Embedder
+from fkd.models.headless import last_linear
 
 Network = Callable[[Tensor], Tensor]
 
@@ -51,15 +51,14 @@ def _features_of(model: Any, name: str) -> Network:
         return model.backbone
     if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
         return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
-    return _before_last_linear(model, name)
+    if getattr(model, "num_classes", None) == 0:
+        return model  # type: ignore[no-any-return]
+    return _before(model, last_linear(model, name))
 
 
-def _before_last_linear(model: nn.Module, name: str) -> Network:
-    """What goes into the last linear layer: torchvision has no name for it."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ConfigError(f"{name} has no linear classifier whose input could be its features")
-    head = linear[-1]
+def _before(model: nn.Module, layer: str) -> Network:
+    """What goes into a layer: torchvision has no name for the features."""
+    head = model.get_submodule(layer)
 
     def features(images: Tensor) -> Tensor:
         kept: list[Tensor] = []

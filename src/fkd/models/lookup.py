@@ -10,7 +10,6 @@ from fkd.models.names import parse_model_name, torchvision_names
 from fkd.models.zoo import LoadedModel, load_model
 from fkd.userfiles import home_path
 
-_EMBEDDERS = "embedders"  # the module of networks whose head is no classifier, as timm calls it
 _ALIKE = 0.8  # of two names; resnet5 and resnet50 are, run and gernet_s are not
 
 
@@ -38,19 +37,17 @@ def find_model(model: str, checkpoint: str | None = None, **options: Any) -> Loa
 
 
 def find_backbone(model: str, checkpoint: str | None = None, **options: Any) -> LoadedModel:
-    """The same without a classifier, which the weights may have or lack; an embedder as it is.
+    """The same without a classifier or projection head, which the weights may have or lack.
 
     Args:
         model: as for `find_model`.
         checkpoint: likewise.
-        options: as for `load_model`, but for `num_classes`.
+        options: as for `load_model`, but for `num_classes` and `headless`.
 
     Raises:
         ConfigError: as `find_model`.
     """
-    is_embedder = timm.models.is_model_in_modules(model.partition(".")[0], {_EMBEDDERS})
-    num_classes = None if is_embedder else 0
-    return find_model(model, checkpoint, num_classes=num_classes, **options)
+    return find_model(model, checkpoint, headless=True, **options)
 
 
 def _require_name(model: str) -> None:

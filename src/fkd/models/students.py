@@ -29,7 +29,7 @@ class Backbone(PooledFeatures):
     """The pooled features of a network, and how many there are.
 
     Args:
-        model: built without classes.
+        model: without a classifier.
         name: what messages call it.
         input_size: of its crops, pixels.
 
@@ -40,9 +40,6 @@ class Backbone(PooledFeatures):
     def __init__(self, model: nn.Module, name: str, input_size: int) -> None:
         super().__init__(model, name)
         self.num_features = self.count(input_size)
-        # A head of no classes, of torchvision, has no gradient that processes could exchange.
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.numel() > 0)
 
 
 def attach_head(
@@ -58,7 +55,7 @@ def attach_head(
     """A student that gives embeddings (B, num_outputs) of images (B, 3, S, S).
 
     Args:
-        model: its network, built without classes (`load_model(..., num_classes=0)`).
+        model: its network, without a classifier (`load_model(..., headless=True)`).
         kind: of its head, which starts from random weights.
         num_outputs: D, the width of the embeddings to learn.
         input_size: S.
@@ -93,11 +90,10 @@ def attach_head(
 def split_state(student: Embedder) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of a student's network, by the names of its library, and those of its head.
 
-    The network's are without a classifier; the head's are empty where it has none.
+    The head's are empty where it has none.
     """
     state = student.state_dict()
-    network = _below(_BACKBONE, state)
-    return {name: value for name, value in network.items() if value.numel()}, _below(_HEAD, state)
+    return _below(_BACKBONE, state), _below(_HEAD, state)
 
 
 def load_head(student: Embedder, checkpoint: str) -> None:

@@ -33,11 +33,13 @@ class TeacherFacts:
         name: of its network; None where the store does not say, as all below.
         input_size: side of its input, pixels.
         interpolation: "bilinear" or "bicubic", how its crops were resized.
+        license: of its weights.
     """
 
     name: str | None
     input_size: int | None
     interpolation: str | None
+    license: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _parse_teacher(fields: Fields) -> TeacherFacts:
         interpolation=(
             fields.choice("interpolation", INTERPOLATIONS) if "interpolation" in fields else None
         ),
+        license=fields.text("license") if "license" in fields else None,
     )
 
 

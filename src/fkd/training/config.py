@@ -1,6 +1,7 @@
 """The settings of a training run."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,10 +25,11 @@ from fkd.data.decoders import DecoderChoice
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.engine.optim import OptimizerConfig
-from fkd.engine.schedule import ScheduleConfig, plan_passes
+from fkd.engine.schedule import Pass, ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
 from fkd.methods import (
     METHODS,
+    ContrastConfig,
     CropSourceKind,
     DeitConfig,
     MealV2Config,
@@ -123,7 +125,7 @@ class TrainConfig:
         val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch; by default 4 of stored crops (all
             where a store has fewer), as in the paper, and 1 of fresh ones, as in the papers of the
-            methods that draw them.
+            methods that draw them; 2 where crops are compared in pairs.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
         batch_size: crops per optimizer step, over all processes and accumulated parts; by default a
             sixteenth of the number of images, rounded down to a power of two from 32 to the paper's
@@ -150,6 +152,7 @@ class TrainConfig:
         deit: DeiT distillation.
         mealv2: MEAL V2.
         relabel: ReLabel.
+        contrast: contrastive learning.
         ssl: how a student's embeddings are compared with those of a store.
         teacher: the online teacher.
         teachers: several online teachers, averaged with their weights.
@@ -217,6 +220,7 @@ class TrainConfig:
     deit: DeitConfig = field(default_factory=DeitConfig)
     mealv2: MealV2Config = field(default_factory=MealV2Config)
     relabel: ReLabelConfig = field(default_factory=ReLabelConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
     ssl: SslConfig = field(default_factory=SslConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
@@ -246,7 +250,8 @@ class TrainConfig:
         self._check_unused(method)
         self._check_mixing(method)
         self._check_numbers()
-        plan_passes(self.epochs, crops_per_image(self), self.schedule)  # checks these three
+        passes = plan_passes(self.epochs, crops_per_image(self), self.schedule)  # checks these
+        self._check_pairs(method, passes)
 
     def _check_crop_source(self, method: type[Method]) -> None:
         if crop_source_kind(self) == "stored" and self.store is None:
@@ -287,6 +292,9 @@ class TrainConfig:
             of_heads = {"head", "head_hidden", "head_dim"}
             user = f"method {self.method}, whose student gives classes,"
             refuse_unused(self.student, of_heads, prefix="student.", user=user)
+        else:
+            user = f"method {self.method}, whose student gives embeddings,"
+            refuse_unused(self, {"classes"}, prefix="", user=user)
         crops = crop_source_kind(self)
         unused = {"crops", "teacher_augment"} if crops == "stored" else {"order"}
         refuse_unused(self, unused, prefix="", user=f"a run with {crops} crops")
@@ -304,6 +312,23 @@ class TrainConfig:
         if self.mixing.within_image and crops_per_image(self) == 1:
             raise ConfigError(
                 "mixing.within_image mixes crops of the same image: use crops_per_image above 1"
+            )
+
+    def _check_pairs(self, method: type[Method], passes: Sequence[Pass]) -> None:
+        if not method.needs_pairs:
+            return
+        if method.needs_teacher:
+            refuse_unused(
+                self.contrast, {"dim"}, prefix="contrast.", user="a student with a teacher"
+            )
+        if self.mixing.enabled:
+            raise ConfigError(f"mixing: method {self.method} compares whole crops; leave it out")
+        odd = [of_pass for of_pass in passes if of_pass.crops_per_image != 2]
+        if odd:
+            raise ConfigError(
+                f"method {self.method} needs two crops of an image in every pass, but the one at "
+                f"epoch {odd[0].epoch} has {odd[0].crops_per_image}; use --crops_per_image 2 "
+                "--schedule.single_crop_ending false, an even number of epochs, and no warm-up"
             )
 
     def _check_numbers(self) -> None:
@@ -327,7 +352,8 @@ def crop_source_kind(config: TrainConfig) -> CropSourceKind:
 
 def crops_per_image(config: TrainConfig) -> int:
     """m; where it is not given, that of a store with enough crops."""
-    default = _CROPS_PER_IMAGE[crop_source_kind(config)]
+    needs_pairs = find_method(config.method).needs_pairs
+    default = 2 if needs_pairs else _CROPS_PER_IMAGE[crop_source_kind(config)]
     return default if config.crops_per_image is None else config.crops_per_image
 
 

@@ -9,7 +9,7 @@ from fkd.data.banks import draw_bank
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
 from fkd.methods import METHODS, find_method
-from fkd.models.teacher import TeacherEnsemble
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.store import LabelStore
 from fkd.training.config import TrainConfig
 
@@ -60,16 +60,16 @@ def find_outputs(
     store: LabelStore | None,
     teacher: TeacherEnsemble | None,
 ) -> StudentOutputs:
-    """The outputs of the store, else of the teacher, else the classes of the images.
+    """The outputs of the store, else of the teacher, else what the images or the settings say.
 
     Raises:
         ConfigError: the student is to learn classes, and nothing has any.
     """
     if find_method(config.method).learns_embeddings:
-        if store is not None:
-            return StudentOutputs(store.num_classes, [], True)
-        assert teacher is not None  # TrainConfig sees to it
-        return StudentOutputs(len(teacher.class_names), [], True)
+        if teacher is not None:
+            return StudentOutputs(len(teacher.class_names), [], True)
+        width = config.contrast.dim if store is None else store.num_classes
+        return StudentOutputs(width, [], True)
     if store is not None:
         names = list(store.class_names)
     else:

@@ -29,7 +29,8 @@ from fkd.evaluation.neighbors import require_halves
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.cards import ModelCard
-from fkd.models.teacher import TeacherEnsemble, load_teachers
+from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.teacher import load_teachers
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.store import LabelStore, keys_digest
 from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
@@ -182,7 +183,7 @@ def _load_teacher(
         return None
     classes: Sequence[str] | None = None
     if store is not None:
-        classes = store.class_names
+        classes = store.class_names if store.is_of_classes else None
     elif config.classes == "dataset":
         classes = require_class_names(images)
     return load_teachers(all_teachers(config), class_names=classes, device=device)
@@ -262,11 +263,13 @@ def _build_method(
         MethodInputs(
             num_classes=num_outputs,
             student=student,
+            normalize=card.preprocessing.normalize,
             teacher=teacher,
             temperature=config.temperature,
             soft_weight=config.soft_weight,
             label_smoothing=config.label_smoothing,
             options=None if kind.options is None else getattr(config, kind.options),
+            contrast=config.contrast,
             bank=bank,
         )
     )

@@ -42,13 +42,13 @@ def build_student(
         "drop_path_rate": config.drop_path_rate,
     }
     torch.manual_seed(seed)
-    num_classes = 0 if learns_embeddings else num_outputs
     loaded = load_model(
         config.name,
-        num_classes=num_classes,
+        num_classes=None if learns_embeddings else num_outputs,
+        headless=learns_embeddings,
         pretrained=config.pretrained,
         checkpoint=config.checkpoint,
-        new_head=config.new_head,
+        new_head=config.new_head and not learns_embeddings,
         input_size=config.input_size,
         **{name: rate for name, rate in drop_rates.items() if rate > 0},
     )
@@ -58,7 +58,7 @@ def build_student(
     preprocessing = preprocessing.changed(mean=config.mean, std=config.std)
     has_fixed_size = has_fixed_input_size(parse_model_name(loaded.name))
     kwargs = {"img_size": preprocessing.input_size} if has_fixed_size else {}
-    card = ModelCard(loaded.name, num_classes, preprocessing, kwargs)
+    card = ModelCard(loaded.name, loaded.num_classes, preprocessing, kwargs)
     if not learns_embeddings:
         return loaded.model, card
     return _with_head(config, loaded.model, card, num_outputs), card

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fkd.errors import escape_controls
 from fkd.labels.arrays import decode_array, entropies
 from fkd.models.classes import display_names
 from fkd.store import LabelStore
@@ -137,6 +138,7 @@ def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
         **_crops(store),
         **_columns(store),
         "codec": _codec(store),
+        **_licenses(store),
         "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} per crop)",
         "root hash": store.root_hash or "none: the store is not finished",
     }
@@ -150,6 +152,12 @@ def _columns(store: LabelStore) -> dict[str, str]:
     projection = store.provenance.projection
     origin = "" if projection is None else f", projected from {projection.num_features:,}"
     return {"dimensions": f"{store.num_classes:,} of an embedding{origin}, no classes"}
+
+
+def _licenses(store: LabelStore) -> dict[str, str]:
+    """Those of the weights of the teachers, as far as they are known."""
+    known = [teacher.license for teacher in store.provenance.teachers if teacher.license]
+    return {"teacher's license": escape_controls(", ".join(dict.fromkeys(known)))} if known else {}
 
 
 def _codec(store: LabelStore) -> str:

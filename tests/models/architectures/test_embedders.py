@@ -13,6 +13,7 @@ from fkd.models.architectures.embedders import (
     WideResNet50,
     rename_published,
 )
+from tests.models.published import as_moco, as_swav
 
 
 def count(module) -> int:
@@ -82,30 +83,10 @@ def test_a_prototype_head_gives_cosines():
         torch.testing.assert_close(network(images), cosines)
 
 
-def published(network: Embedder, layout: str) -> dict[str, torch.Tensor]:
-    """The state of a network under the authors' names."""
-    if layout == "moco":
-        heads, prefix = {"head.layers.": "fc."}, "module.encoder_q."
-    else:
-        heads = {"head.projection.": "projection_head.", "head.prototypes.": "prototypes."}
-        prefix = "module."
-    state = {}
-    for key, value in network.state_dict().items():
-        name = key.removeprefix("backbone.")
-        for ours, theirs in heads.items():
-            if key.startswith(ours):
-                name = theirs + key.removeprefix(ours)
-        state[prefix + name] = value
-    if layout == "moco":
-        state |= {k.replace("encoder_q", "encoder_k"): 2 * v for k, v in state.items()}
-        state |= {"module.queue": torch.zeros(128, 64), "module.queue_ptr": torch.zeros(1)}
-    return state
-
-
-@pytest.mark.parametrize(("layout", "kind"), [("moco", MlpHead), ("swav", PrototypeHead)])
+@pytest.mark.parametrize(("layout", "kind"), [(as_moco, MlpHead), (as_swav, PrototypeHead)])
 def test_checkpoints_of_the_authors_load(layout, kind):
     network = small(kind(timm.create_model("test_resnet", num_classes=0).num_features))
-    renamed = rename_published(published(network, layout))
+    renamed = rename_published(layout(network))
     expected = network.state_dict()
     assert renamed.keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in renamed.items())

@@ -146,14 +146,14 @@ def rename_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     MoCo's key encoder and queue are left out: they serve its training alone. Anything else is left
     as it is.
     """
-    query = "module.encoder_q."
-    if any(key.startswith(query) for key in state):
-        return {
-            _rename(key.removeprefix(query), {"fc.": "head.layers."}): value
-            for key, value in state.items()
-            if key.startswith(query)
-        }
     plain = {key.removeprefix("module."): value for key, value in state.items()}
+    query = {
+        key.removeprefix("encoder_q."): value
+        for key, value in plain.items()
+        if key.startswith("encoder_q.")
+    }
+    if query:
+        return {_rename(key, {"fc.": "head.layers."}): value for key, value in query.items()}
     if "prototypes.weight" not in plain:
         return dict(state)
     heads = {"projection_head.": "head.projection.", "prototypes.": "head.prototypes."}
@@ -188,36 +188,47 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def moco_v2_resnet50(pretrained: bool = False, **kwargs: Any) -> Embedder:
+def moco_v2_resnet50(pretrained: bool = False, num_classes: int = _DIM, **kwargs: Any) -> Embedder:
     """MoCo V2's ResNet-50 with its MLP head: unit vectors of 128 dimensions."""
+    _refuse_pretrained(pretrained)
     backbone: Any = timm.create_model("resnet50", num_classes=0, **kwargs)
-    return Embedder(backbone, MlpHead(backbone.num_features))
+    return Embedder(backbone, MlpHead(backbone.num_features, num_classes))
 
 
-def _swav(widen: int) -> Embedder:
+def _swav(widen: int, pretrained: bool, num_classes: int = _PROTOTYPES, **kwargs: Any) -> Embedder:
+    _refuse_pretrained(pretrained)
+    known = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # timm gives them to all
+    if strange := kwargs.keys() - known:
+        raise TypeError(f"a network of SwAV has no {', '.join(sorted(strange))}")
     backbone = WideResNet50(widen)
-    return Embedder(backbone, PrototypeHead(backbone.num_features))
+    return Embedder(backbone, PrototypeHead(backbone.num_features, num_prototypes=num_classes))
+
+
+def _refuse_pretrained(pretrained: bool) -> None:
+    """A network without its weights would be taken for a trained one."""
+    if pretrained:
+        raise RuntimeError("timm has no address of them, get the file of their authors")
 
 
 @register_model
 def swav_resnet50(pretrained: bool = False, **kwargs: Any) -> Embedder:
     """SwAV's ResNet-50: cosines with 3,000 prototypes."""
-    return _swav(1)
+    return _swav(1, pretrained, **kwargs)
 
 
 @register_model
 def swav_resnet50w2(pretrained: bool = False, **kwargs: Any) -> Embedder:
     """SwAV's ResNet-50 of twice the width."""
-    return _swav(2)
+    return _swav(2, pretrained, **kwargs)
 
 
 @register_model
 def swav_resnet50w4(pretrained: bool = False, **kwargs: Any) -> Embedder:
     """SwAV's ResNet-50 of four times the width: 444 M parameters."""
-    return _swav(4)
+    return _swav(4, pretrained, **kwargs)
 
 
 @register_model
 def swav_resnet50w5(pretrained: bool = False, **kwargs: Any) -> Embedder:
     """SwAV's ResNet-50 of five times the width."""
-    return _swav(5)
+    return _swav(5, pretrained, **kwargs)

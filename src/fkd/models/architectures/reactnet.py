@@ -29,8 +29,6 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fkd.errors import TeacherError
-
 _WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 _INITIAL_WEIGHT = 0.001  # of binary convolutions: uniform in [0, this)
@@ -257,10 +255,8 @@ def rename_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with the names of `ReActNet`, from that of either authors' checkpoints.
 
     ReActNet's own second step has flat convolution weights named `weights`; S2-BNN's blocks also
-    hold convolutions that they never use. Anything else is left as it is.
-
-    Raises:
-        TeacherError: a flat weight has another length than its convolution.
+    hold convolutions that they never use. Anything else is left as it is, and so are flat weights
+    that are not as many as the convolution has.
     """
     if not any(key.startswith("feature.") for key in state):
         return dict(state)
@@ -287,7 +283,7 @@ def _shaped(name: str, value: Tensor) -> Tensor:
     channels = _WIDTHS[int(name.split(".")[1])]
     size = 3 if ".conv1." in name else 1
     if value.numel() != channels * channels * size * size:
-        raise TeacherError(f"{name} has {value.numel()} weights; that is not ReActNet-A's")
+        return value  # of another network; whoever loads it says what does not fit
     return value.view(channels, channels, size, size)
 
 
