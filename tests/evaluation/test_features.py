@@ -151,7 +151,7 @@ def test_sets_of_images_with_the_same_names_have_folders_of_their_own(
 def test_features_that_cannot_be_written_end_with_a_way_out(request_, tmp_path, place):
     (tmp_path / "file").write_text("no folder")
     folder = tmp_path / "file" / ("x" if place == "below a file" else "")
-    with pytest.raises(RunError, match=r"cannot be written to .*--out null"):
+    with pytest.raises(RunError, match=r"out: .* cannot be written to: .*--out null"):
         load_or_compute(request_, folder, device=CPU)
 
 

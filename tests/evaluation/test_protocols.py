@@ -111,7 +111,7 @@ def test_every_epoch_has_other_crops_and_the_backbone_stays(images, num_workers)
     network = images.request.network
     before = {name: value.clone() for name, value in network.state_dict().items()}
     _, done = train(images, num_workers, name="sgd", epochs=2)
-    assert done == [15, 15]
+    assert done == [0, 15, 15]
     assert [len(batch) for batch in network.seen] == [4, 4, 4, 3] * 2
     crops = torch.cat(network.seen).flatten(1)
     assert len(crops.unique(dim=0)) == 30
@@ -134,7 +134,46 @@ def test_steps_have_the_images_of_the_protocol_not_of_the_forward_pass(image_sou
     steps = []
     config = ProtocolConfig(name="sgd", epochs=1, batch_size=4)
     train_classifier(images, config, machine, steps.append)
-    assert steps == [4, 2]
+    assert steps == [0, 4, 2]
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_a_killed_training_goes_on_after_its_last_epoch(images, tmp_path, name):
+    machine = Machine(device=CPU, batch_size=4)
+    config = ProtocolConfig(name=name, epochs=4)
+    reference = train_classifier(images, config, machine, lambda count: None)
+    seen: list[int] = []
+
+    def stop(count):
+        seen.append(count)
+        if sum(seen) > 30:  # in the third epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_classifier(images, config, machine, stop, tmp_path)
+    images.request.network.seen.clear()
+    done = []
+    found = train_classifier(images, config, machine, done.append, tmp_path)
+    assert torch.equal(found.weight, reference.weight)
+    assert torch.equal(found.bias, reference.bias)
+    assert done == [30, 15, 15]
+    assert sum(map(len, images.request.network.seen)) == 30
+    images.request.network.seen.clear()
+    train_classifier(images, config, machine, done.append, tmp_path)
+    assert images.request.network.seen == []  # all epochs are done
+    train_classifier(images, replace(config, seed=1), machine, done.append, tmp_path)
+    assert len(images.request.network.seen) == 16  # another training begins at its beginning
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors"])
+def test_a_damaged_state_is_no_state(images, tmp_path, content):
+    machine, config = Machine(device=CPU), ProtocolConfig(name="sgd", epochs=1)
+    train_classifier(images, config, machine, lambda count: None, tmp_path)
+    (file,) = tmp_path.glob("classifier-*.safetensors")
+    file.write_bytes(content)
+    done = []
+    train_classifier(images, config, machine, done.append, tmp_path)
+    assert done == [0, 15]
 
 
 def test_a_rate_that_is_too_high_is_named(images):

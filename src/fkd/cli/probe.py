@@ -28,8 +28,8 @@ def probe(options: ProbeOptions) -> None:
     """Measure what the features of a frozen backbone are worth: k nearest neighbors, linear probe.
 
     The backbone is in eval mode and never trained; no classifier of its own is used, and it needs
-    none. Features of all images are computed once and kept in --out. A killed run goes on, and the
-    next one with other settings of the classifier takes seconds.
+    none. Features of all images are computed once and kept in --out, so a killed run goes on, and
+    the next one with other settings of the classifier takes seconds.
     """
     config = ProbeConfig(
         **{field.name: getattr(options, field.name) for field in fields(ProbeConfig)}

@@ -17,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -125,24 +126,12 @@ class FeatureCache:
         Raises:
             RunError: the disk is full or refuses.
         """
-        file = self._file(rows)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
         metadata = {
             _IDENTITY: self.request.identity,
             _REQUEST: json.dumps(self.request.members, sort_keys=True),
         }
         data = save({_FEATURES: part.features, _CRC32: part.crc32}, metadata)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            os.replace(temporary, file)
-        except OSError as error:
-            raise RunError(
-                f"out: the features cannot be written to {self.path}: {os_reason(error)}; give "
-                "another --out, or `--out null` to keep none"
-            ) from error
-        finally:
-            _remove(temporary)
+        replace_file(self._file(rows), data)
 
     def _file(self, rows: range) -> Path:
         return self.path / f"{rows.start:08}.safetensors"
@@ -160,11 +149,24 @@ def _spread(rows: range) -> range:
     return rows[:: max(1, -(-len(rows) // _READ_AGAIN))]
 
 
-def _remove(file: Path) -> None:
+def replace_file(file: Path, data: bytes) -> None:
+    """Make a file in the folder of features appear, or change, all at once.
+
+    Raises:
+        RunError: the disk is full or refuses.
+    """
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
-        file.unlink(missing_ok=True)
-    except OSError:  # where nothing could be written, nothing is left
-        return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, file)
+    except OSError as error:
+        with suppress(OSError):  # where nothing could be written, nothing is left
+            temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"out: {file.parent} cannot be written to: {os_reason(error)}; give another --out, or "
+            "`--out null` to keep nothing"
+        ) from error
 
 
 def load_or_compute(

@@ -208,7 +208,7 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
         knn_top1=knn,
         protocol=config.protocol.name,
         epochs=config.protocol.num_epochs,
-        linear=_linear(config.protocol, requests[0], train, features, machine, told),
+        linear=_linear(config, requests[0], train, features, machine, told),
     )
 
 
@@ -327,7 +327,7 @@ def _features(
 
 
 def _linear(
-    protocol: ProtocolConfig,
+    config: ProbeConfig,
     request: FeatureRequest,
     train: _Labeled,
     features: list[Features],
@@ -335,7 +335,7 @@ def _linear(
     told: ProbeProgress,
 ) -> ProbeResult:
     """The accuracy of a linear classifier on the validation features."""
-    epochs = protocol.num_epochs
+    protocol, epochs = config.protocol, config.protocol.num_epochs
     if protocol.name == "sweep":
         told.begin("linear classifier", 2 * epochs)
         return linear_probe(
@@ -353,7 +353,8 @@ def _linear(
         num_features=features[0].values.shape[1],
         num_classes=len(train.class_names),
     )
-    classifier = train_classifier(images, protocol, machine, told.advance)
+    folder = None if config.out is None else Path(config.out)
+    classifier = train_classifier(images, protocol, machine, told.advance, folder)
     val = features[1]
     with torch.no_grad():
         right = count_right(classifier(val.values), val.labels)

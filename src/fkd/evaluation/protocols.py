@@ -14,8 +14,9 @@ Differs: a batch has at most as many images as there are.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from fkd.crops.sampling import CropConfig
 from fkd.data.batches import CropCutter, load_batches
 from fkd.data.crop_sources import CropRequest, FreshCropSource
 from fkd.errors import ConfigError
+from fkd.evaluation.classifier_state import ClassifierState
 from fkd.evaluation.features import FeatureRequest
 from fkd.evaluation.probes import LEARNING_RATES
 from fkd.randomness import Purpose, permutations, stream_key
@@ -125,7 +127,11 @@ class Machine:
 
 
 def train_classifier(
-    images: LabeledRequest, config: ProtocolConfig, machine: Machine, progress: Progress
+    images: LabeledRequest,
+    config: ProtocolConfig,
+    machine: Machine,
+    progress: Progress,
+    folder: Path | None = None,
 ) -> nn.Linear:
     """A classifier of D features, trained by sgd or lars on new crops in every epoch.
 
@@ -134,16 +140,22 @@ def train_classifier(
         config: the protocol.
         machine: where.
         progress: is told the number of further crops that were used.
+        folder: keeps the classifier after every epoch, from which the same call goes on; None keeps
+            nothing.
 
     Raises:
         ImageError: an image cannot be read.
         ConfigError: the loss is not finite.
+        RunError: the classifier cannot be written.
     """
     classifier = new_classifier(images.num_features, images.num_classes, config.seed)
     classifier.to(machine.device)
     optimizer = build_optimizer(config.name, classifier)
     step_size = config.images_per_step(len(images.chosen))
-    for epoch in range(config.num_epochs):
+    state = None if folder is None else ClassifierState(folder, _identity(images, config))
+    done = 0 if state is None else state.restore(classifier, optimizer)
+    progress(done * len(images.chosen))
+    for epoch in range(done, config.num_epochs):
         lr = config.learning_rate(epoch, step_size)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -158,12 +170,27 @@ def train_classifier(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             progress(len(labels))
+        if state is not None:
+            state.keep(classifier, optimizer, epoch + 1)
     return classifier
+
+
+def _identity(images: LabeledRequest, config: ProtocolConfig) -> dict[str, Any]:
+    """What the classifier depends on."""
+    source = images.request.source
+    chosen = images.chosen.tolist()
+    return {
+        "features": images.request.identity,
+        "chosen": chosen,
+        "labels": [source.label(i) for i in chosen],
+        "num_classes": images.num_classes,
+        "protocol": asdict(config),
+    }
 
 
 def new_classifier(num_features: int, num_classes: int, seed: int) -> nn.Linear:
     """A linear layer with weights from N(0, 0.01) and bias 0."""
-    classifier = nn.Linear(num_features, num_classes)
+    classifier: nn.Linear = nn.utils.skip_init(nn.Linear, num_features, num_classes)
     generator = torch.Generator().manual_seed(seed)
     nn.init.normal_(classifier.weight, std=_INITIAL_DEVIATION, generator=generator)
     nn.init.zeros_(classifier.bias)
