@@ -120,3 +120,14 @@ def test_the_impact_of_fast_numerics_is_a_cosine(config):
     assert impact.labels.mean_cosine > 0.999
     assert "embeddings compared: cosine 1.000" in str(impact)
     assert "top-" not in str(impact)
+
+
+def test_logits_of_classes_with_a_scale_agree_with_their_teacher(
+    make_config, image_source, tmp_path
+):
+    """Compared with logits that are rounded alike: a step of theirs is seen in probabilities."""
+    config = make_config(tmp_path / "s", codec="logits", value_dtype="i8")
+    store = label(config).store
+    report = spot_check(store, image_source, load_teachers_of(store, [config.teacher]))
+    assert report.labels.mean_kl < 1e-6
+    assert report.labels.top1_agreement == 1.0

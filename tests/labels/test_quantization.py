@@ -89,6 +89,14 @@ def test_the_softmax_of_sizes_up_to_11_moves_by_less_than_one_in_a_thousand(valu
     assert compare(*labels).max_kl <= scale.max() ** 2 / 8 + 1e-9 < 1e-3
 
 
+def test_many_rows_are_quantized_a_few_at_a_time(monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(5, 3, 7)).astype(np.float32)
+    whole = quantize_rows(rows)
+    monkeypatch.setattr("fkd.labels.quantization._NUMBERS_AT_ONCE", 20)
+    for all_at_once, few_at_a_time in zip(whole, quantize_rows(rows), strict=True):
+        np.testing.assert_array_equal(few_at_a_time, all_at_once)
+
+
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, -1e-45, LARGEST])
 def test_scales_that_are_never_written_are_refused(scale):
     with pytest.raises(ValueError, match="the scale of a label is negative, NaN or too large"):

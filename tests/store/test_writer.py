@@ -333,6 +333,19 @@ def test_a_config_that_cannot_work_names_the_field(lab, tmp_path, change, messag
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value_dtype", ["f16", "f32", "i8"])
+def test_values_that_are_no_numbers_are_not_written(lab, tmp_path, value_dtype, value):
+    job = lab.Job(codec="logits", value_dtype=value_dtype)
+    keys, content = job.shard(0)
+    content.label.values[1, 2, 3] = value
+    with (
+        StoreWriter.open(tmp_path / "s", job.config) as writer,
+        pytest.raises(ValueError, match="a label value is NaN or infinite"),
+    ):
+        writer.commit(0, keys, content)
+
+
 def test_a_finished_store_is_sound_for_every_codec(lab, tmp_path):
     stored = {"full": "f16", "hard": "u16", "mr:3": "f32", "logits": "f16"}
     for codec, dtype in [*stored.items(), ("logits", "i8")]:

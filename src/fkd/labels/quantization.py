@@ -19,6 +19,7 @@ LARGEST_VALUE = {"f16": 65504.0, "f32": float(np.finfo(np.float32).max)}
 LARGEST_VALUE[SCALED] = LARGEST_VALUE["f32"]
 _LEVELS = 65535.0
 _STEPS = 127
+_NUMBERS_AT_ONCE = 1 << 20  # a shard of long rows has gigabytes, and float64 twice as many
 _UNUSED = 127  # the lowest 7 bits of a scale are 0, so that 127 times it is exact in float32
 
 
@@ -54,11 +55,21 @@ def quantize_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         int8 (..., V) and the scales, float32 (...); 0 for a row of zeros.
     """
-    wide = values.astype(np.float64)
-    exact = np.abs(wide).max(axis=-1, initial=0.0) / _STEPS
-    bits = (np.asarray(exact, np.float32).view(np.int32) + _UNUSED) & ~_UNUSED
+    rows = values.reshape(-1, values.shape[-1])
+    stored, scale = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+    step = max(1, _NUMBERS_AT_ONCE // max(1, rows.shape[1]))
+    for first in range(0, len(rows), step):
+        part = slice(first, first + step)
+        stored[part], scale[part] = _quantize_few(rows[part].astype(np.float64))
+    return stored.reshape(values.shape), scale.reshape(values.shape[:-1])
+
+
+def _quantize_few(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`quantize_rows` of float64 (n, V)."""
+    exact = np.abs(rows).max(axis=1, initial=0.0) / _STEPS
+    bits = (exact.astype(np.float32).view(np.int32) + _UNUSED) & ~_UNUSED
     scale = np.minimum(bits.view(np.float32), _largest_scale())
-    steps = np.rint(wide / np.where(scale == 0, 1.0, scale)[..., None])
+    steps = np.rint(rows / np.where(scale == 0, 1.0, scale)[:, None])
     return steps.clip(-_STEPS, _STEPS).astype(np.int8), scale
 
 

@@ -115,12 +115,12 @@ class LabelStore:
 
     @property
     def num_classes(self) -> int:
-        """C: classes of a decoded label."""
+        """C: classes of a decoded label; of features, their dimensions."""
         return self._parsed.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The C classes in the order of their ids."""
+        """The C classes in the order of their ids; none of features."""
         return self._parsed.class_names
 
     @property
@@ -250,6 +250,7 @@ class LabelStore:
 
         Raises:
             DamagedStore: a row differs from its checksum; names the file and the image.
+            FormatError: a label holds what no label may hold.
             MissingLabel: an image could not be read when the store was made, or has no label yet.
             IndexError: a row or crop number is out of range.
         """
@@ -257,11 +258,11 @@ class LabelStore:
         chosen = self._crops_in_range(crops, len(wanted))
         size = self._parsed.images_per_shard
         shards, local = [self._shard(row // size) for row in wanted], [row % size for row in wanted]
-        read = read_crops(self._parsed, shards, local, chosen, self._check_reads)
-        self._require_labels(wanted, read)
         try:
+            read = read_crops(self._parsed, shards, local, chosen, self._check_reads)
+            self._require_labels(wanted, read)
             check_read(self._parsed, read)
-        except ValueError as error:
+        except (FormatError, ValueError) as error:
             raise FormatError(f"{self.path}: {error}; get the store again") from error
         return read
 

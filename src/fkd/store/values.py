@@ -44,4 +44,4 @@ def read_values(
     try:
         return dequantize_rows(columns[VALUE][crops], columns[SCALE][crops])
     except ValueError as error:
-        raise FormatError(f"{error}; get the store again") from error
+        raise FormatError(str(error)) from error

@@ -13,7 +13,7 @@ from fkd.store import LabelStore
 from fkd.store.canonical import printable
 from fkd.viewing.samples import sample_labeled_rows, spread_crops
 
-_MAX_NUMBERS = 1 << 25  # of a sample
+_MAX_NUMBERS = 1 << 23  # of a sample
 
 
 @dataclass(frozen=True)
