@@ -61,7 +61,7 @@ class SslClaimsConfig:
     student: StudentConfig
     out: str
     epochs: int = 16
-    max_images: int | None = 10_000
+    max_images: int | None = 7_500
     batch_size: int = 128
     crops_per_image: int = 4
     scale: tuple[float, float] = (0.2, 1.0)
