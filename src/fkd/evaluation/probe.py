@@ -151,7 +151,7 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
         ConfigError: the model cannot be loaded; the images have no classes, a single one, classes
             without images, or others than the validation images; there are too few images.
         ImageError: an image cannot be read.
-        RunError: the features cannot be written.
+        RunError: the features, or the classifier of sgd and lars, cannot be written.
 
     Example:
         >>> from fkd import ImagesConfig, ProbeConfig, probe
@@ -176,9 +176,9 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
     told = progress or ProbeProgress()
     device = resolve_device(config.device)
     train, val = _open(config)
-    for source in (train.source, val.source):
-        for remark in remarks_of(source):
-            told.remark(remark)
+    remarks = [*remarks_of(train.source), *remarks_of(val.source)]
+    for remark in dict.fromkeys(remarks):  # both may be the same images
+        told.remark(remark)
     loaded = find_backbone(config.model, config.checkpoint, input_size=config.input_size)
     network = PooledFeatures(loaded.model, f"model {loaded.name}")
     try_network(network, loaded.preprocessing, f"model {loaded.name}")

@@ -190,7 +190,8 @@ def _identity(images: LabeledRequest, config: ProtocolConfig) -> dict[str, Any]:
 
 def new_classifier(num_features: int, num_classes: int, seed: int) -> nn.Linear:
     """A linear layer with weights from N(0, 0.01) and bias 0."""
-    classifier: nn.Linear = nn.utils.skip_init(nn.Linear, num_features, num_classes)
+    skip_init: Any = nn.utils.skip_init  # else it would draw from the global generator
+    classifier: nn.Linear = skip_init(nn.Linear, num_features, num_classes)
     generator = torch.Generator().manual_seed(seed)
     nn.init.normal_(classifier.weight, std=_INITIAL_DEVIATION, generator=generator)
     nn.init.zeros_(classifier.bias)
