@@ -59,6 +59,11 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
             *("--epochs=2", "--crops_per_image=2", "--batch_size=8", "--num_workers=1"),
         ],
         "eval": ["test_resnet", images, teacher[1].replace("teacher.", "")],
+        "probe": [
+            *("test_resnet", images, f"--val.root={files.images}", f"--out={out}"),
+            *(teacher[1].replace("teacher.", ""), "--input_size=32", "--knn.k=1"),
+            *("--protocol.name=sgd", "--protocol.epochs=1", "--num_workers=0"),
+        ],
         "inspect": [store],
         "verify": [store],
         "convert": [store, writes],

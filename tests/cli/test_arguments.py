@@ -16,6 +16,7 @@ MANY = [
     ("import-maps", "value_dtype", "f16"),
     ("train", "optimizer.lr", "0.3"),
     ("train", "method", "vanilla"),
+    ("probe", "batch_size", "64"),
     ("eval", "batch_size", "4"),
     ("inspect", "num_samples", "3"),
     ("verify", "spot_checks", "3"),
@@ -25,6 +26,7 @@ MANY = [
 ]
 NEEDED = {
     "images": {"root": "."},
+    "val": {"root": "."},
     "out": "written",
     "teacher": {"name": "resnet18"},
     "student": {"name": "resnet18"},

@@ -8,7 +8,8 @@ Source: k-NN as in Wu et al., "Unsupervised Feature Learning via Non-Parametric 
 Discrimination", CVPR 2018 (k and temperature 0.07); the sweep as in Oquab et al., "DINOv2", 2023.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,14 @@ from torch import Tensor
 
 from fkd.errors import ConfigError
 
-_LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""What a linear probe tries."""
+
+MIN_IMAGES = 20
+"""Training images that a linear probe needs, so that some can be held out."""
+
+Progress = Callable[[int], None]  # so many more epochs are done
+
 _MOMENTUM = 0.9
 _HELD_OUT = 10  # every tenth image of a shuffled training set
 _CHUNK = 1024  # images whose similarities to all training images are in memory at once
@@ -37,6 +45,10 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: torch.device) -> "Features":
+        """The same on another device."""
+        return Features(self.values.to(device), self.labels.to(device))
 
     def __getitem__(self, rows: Tensor) -> "Features":
         return Features(self.values[rows], self.labels[rows])
@@ -85,28 +97,30 @@ def linear_probe(
     train: Features,
     test: Features,
     *,
-    learning_rates: Sequence[float] = _LEARNING_RATES,
+    learning_rates: Sequence[float] = LEARNING_RATES,
     epochs: int = 50,
     batch_size: int = 256,
     seed: int = 0,
+    progress: Progress = lambda num_epochs: None,
 ) -> ProbeResult:
     """The accuracy on `test` of a linear classifier trained on `train`.
 
-    SGD with momentum 0.9, no weight decay, cosine schedule, on standardized features.
+    SGD with momentum 0.9, no weight decay, cosine schedule, on standardized features; where these
+    are. With `progress`, 2 * epochs are done.
 
     Raises:
         ConfigError: there are too few training images to hold some out.
     """
-    if len(train) < 2 * _HELD_OUT:
-        raise ConfigError(f"a linear probe needs {2 * _HELD_OUT} training images, got {len(train)}")
+    if len(train) < MIN_IMAGES:
+        raise ConfigError(f"a linear probe needs {MIN_IMAGES} training images, got {len(train)}")
     train, test = _standardized(train, test)
     num_classes = _num_classes(train, test)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     held_out, rest = order[::_HELD_OUT], order[torch.arange(len(order)) % _HELD_OUT != 0]
 
     def fit(part: Features, rates: Sequence[float]) -> "_Heads":
-        heads = _Heads(part.values.shape[1], num_classes, rates)
-        heads.fit(part, epochs, min(batch_size, len(part)), seed)
+        heads = _Heads(part.values.shape[1], num_classes, rates, part.values.device)
+        heads.fit(part, epochs, min(batch_size, len(part)), seed, progress)
         return heads
 
     found = fit(train[rest], learning_rates).accuracies(train[held_out])
@@ -119,16 +133,25 @@ def linear_probe(
 class _Heads:
     """Linear classifiers from D features to C classes, one per learning rate."""
 
-    def __init__(self, dim: int, num_classes: int, rates: Sequence[float]) -> None:
-        self.rates = torch.tensor(rates)[:, None, None]
-        self.weight = torch.zeros(len(rates), dim, num_classes)
-        self.bias = torch.zeros(len(rates), 1, num_classes)
+    def __init__(
+        self, dim: int, num_classes: int, rates: Sequence[float], device: torch.device | None = None
+    ) -> None:
+        self.rates = torch.tensor(rates, device=device)[:, None, None]
+        self.weight = torch.zeros(len(rates), dim, num_classes, device=device)
+        self.bias = torch.zeros(len(rates), 1, num_classes, device=device)
 
     def logits(self, values: Tensor) -> Tensor:
         """(rates, n, C) of features (n, D)."""
         return torch.baddbmm(self.bias, values.expand(len(self.rates), -1, -1), self.weight)
 
-    def fit(self, part: Features, epochs: int, batch_size: int, seed: int) -> None:
+    def fit(
+        self,
+        part: Features,
+        epochs: int,
+        batch_size: int,
+        seed: int,
+        progress: Progress = lambda num_epochs: None,
+    ) -> None:
         """SGD; the gradient of the cross-entropy of a linear map is written out."""
         generator = torch.Generator().manual_seed(seed)
         velocity = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
@@ -137,8 +160,8 @@ class _Heads:
             order = torch.randperm(len(part), generator=generator)
             for step in range(steps):
                 batch = part[order[step * batch_size : (step + 1) * batch_size]]
-                progress = (epoch * steps + step) / (epochs * steps)
-                rate = self.rates * 0.5 * (1.0 + torch.cos(torch.tensor(torch.pi * progress)))
+                done = (epoch * steps + step) / (epochs * steps)
+                rate = self.rates * 0.5 * (1.0 + math.cos(math.pi * done))
                 error = torch.softmax(self.logits(batch.values), dim=2)
                 error[:, torch.arange(len(batch)), batch.labels] -= 1.0
                 error /= len(batch)
@@ -148,14 +171,27 @@ class _Heads:
                 ):
                     velocity[i].mul_(_MOMENTUM).add_(gradient)
                     value.sub_(rate * velocity[i])
+            progress(1)
 
     def accuracies(self, part: Features) -> list[tuple[float, float]]:
         """Top-1 and top-5 in percent of each classifier."""
-        k = min(5, self.weight.shape[2])
-        right = self.logits(part.values).topk(k, dim=2).indices == part.labels[None, :, None]
-        top1, top5 = right[..., 0].sum(1), right.any(2).sum(1)
+        right = torch.zeros(len(self.rates), 2, dtype=torch.int64, device=self.weight.device)
+        for first in range(0, len(part), _CHUNK):
+            rows = slice(first, first + _CHUNK)
+            right += count_right(self.logits(part.values[rows]), part.labels[rows])
         share = 100.0 / len(part)
-        return [(share * a, share * b) for a, b in zip(top1.tolist(), top5.tolist(), strict=True)]
+        return [(share * top1, share * top5) for top1, top5 in right.tolist()]
+
+
+def count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Images whose class is first, and among the first five, int64 (..., 2).
+
+    Args:
+        logits: (..., n, C).
+        labels: int64 (n,).
+    """
+    right = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None]
+    return torch.stack([right[..., 0].sum(-1), right.any(-1).sum(-1)], dim=-1)
 
 
 def _standardized(train: Features, test: Features) -> tuple[Features, Features]:
