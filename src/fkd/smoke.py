@@ -131,20 +131,20 @@ def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> Te
         model = timm.create_model(TEACHER, num_classes=len(_CLASSES))
         safetensors.torch.save_file(model.state_dict(), weights)
         names.write_text(json.dumps(_CLASSES))
-    of_classes = not _gives_embeddings(wanted)
+    embeds = _gives_embeddings(wanted)
     return TeacherConfig(
         TEACHER,
+        output="features" if embeds else "logits",
         checkpoint=str(weights),
-        class_names=str(names) if of_classes else None,
+        class_names=None if embeds else str(names),
         input_size=side,
-        output="logits" if of_classes else "features",
         weight=wanted.weight,
         temperature=wanted.temperature,
     )
 
 
 def _gives_embeddings(teacher: TeacherConfig) -> bool:
-    """Whether its outputs are no classes: features, or those of an embedder."""
+    """Whether its outputs are no classes: features, those of a head, or of an embedder."""
     embedders = {name.partition(".")[0] for name in default_cfgs}
     return teacher.output != "logits" or (teacher.name or "").partition(".")[0] in embedders
 

@@ -99,6 +99,7 @@ def test_a_single_option_wins_over_a_file_of_its_group(tmp_path, capsys):
         ("train", "--val=photos/val", "--val.root=photos/val"),
         ("verify", "--images=photos", "--images.root=photos"),
         ("view", "--images=photos", "--images.root=photos"),
+        ("label", "--teacher_augment=s2bnn", "--teacher_augment.preset=s2bnn"),
         ("label", "--teacher=teacher.yaml", "--teacher=teacher.yaml"),
         ("label", "--teacher={name: a}", "--teacher={name: a}"),
         ("train", "--val=null", "--val=null"),

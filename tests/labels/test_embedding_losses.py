@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fkd.errors import ConfigError
-from fkd.labels.embedding_losses import bank_loss, cosine_loss, dims_loss
+from fkd.labels.embedding_losses import bank_loss, contrastive_loss, cosine_loss, dims_loss
 from fkd.labels.losses import soft_cross_entropy
 from fkd.labels.targets import SoftTargets
 
@@ -64,6 +64,17 @@ def test_bank_is_the_cross_entropy_of_similarities():
         target = [float(t @ entry) / 0.07 for entry in bank]
         expected.append(naive_cross_entropy(target, similar))
     found = bank_loss(3 * student, 5 * teacher, 7 * bank)  # lengths do not matter
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_contrast_is_the_cross_entropy_of_the_other_crop_against_the_queue():
+    queries, keys, queue = unit(5, 12, 0), unit(5, 12, 1), unit(30, 12, 2)
+    expected = []
+    for q, k in zip(queries, keys, strict=True):
+        wrong = sum(math.exp(float(q @ other) / 0.2) for other in queue)
+        right = math.exp(float(q @ k) / 0.2)
+        expected.append(-math.log(right / (right + wrong)))
+    found = contrastive_loss(queries, keys, queue)
     torch.testing.assert_close(found, torch.tensor(expected))
 
 

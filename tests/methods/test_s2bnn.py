@@ -17,7 +17,6 @@ from fkd.labeling.config import LabelConfig
 from fkd.labeling.run import label
 from fkd.labels.embedding_losses import contrastive_loss
 from fkd.methods import ContrastConfig, SslConfig, find_method
-from fkd.methods.momentum import MomentumQueue
 from fkd.methods.s2bnn import swap_pairs
 from fkd.models.students import attach_head
 from fkd.models.teacher import TeacherEnsemble, load_teachers
@@ -54,10 +53,6 @@ def student_of(width=DIM) -> nn.Module:
     return attach_head(network, "mlp", width, input_size=32, name="test_vit")
 
 
-def unit(n, seed, dim=DIM):
-    return F.normalize(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
-
-
 def test_distillation_is_the_loss_over_dimensions_on_the_same_crops(embedder, batch, method_inputs):
     said = embedder.logits([batch.crops[1]])
     method = build("s2bnn", lambda **v: method_inputs(teacher=embedder, **v), temperature=0.3)
@@ -71,16 +66,6 @@ def test_distillation_is_the_loss_over_dimensions_on_the_same_crops(embedder, ba
         total += sum(terms) / sum(weights)
     loss = method.loss(student, method.targets(batch))
     torch.testing.assert_close(float(loss), total / 8, rtol=1e-5, atol=0)
-
-
-def test_contrast_is_the_cross_entropy_of_the_other_crop_against_the_queue():
-    queries, keys, queue = unit(5, 0), unit(5, 1), unit(30, 2)
-    expected = []
-    for q, k in zip(queries, keys, strict=True):
-        wrong = sum(math.exp(float(q @ other) / 0.2) for other in queue)
-        right = math.exp(float(q @ k) / 0.2)
-        expected.append(-math.log(right / (right + wrong)))
-    torch.testing.assert_close(contrastive_loss(queries, keys, queue), torch.tensor(expected))
 
 
 def test_moco_compares_each_crop_with_the_key_of_the_other_one(batch, method_inputs):
@@ -116,43 +101,6 @@ def test_both_is_the_sum(embedder, batch, method_inputs):
 def test_pairs_swap():
     rows = torch.arange(6)[:, None]
     assert swap_pairs(rows).flatten().tolist() == [1, 0, 3, 2, 5, 4]
-
-
-def test_the_copy_follows_slowly_and_the_queue_turns_over():
-    student = student_of()
-    memory = MomentumQueue(student, DIM, length=10, momentum=0.75)
-    before = [p.clone() for p in memory.encoder.parameters()]
-    old = memory.queue.clone()
-    torch.testing.assert_close(old.norm(dim=1), torch.ones(10))
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.add_(1.0)
-    first, second = (memory(torch.randn(6, 3, 32, 32)) for _ in range(2))
-    filler = memory(torch.randn(2, 3, 32, 32))
-    memory.step(student, [True, True, False])
-    for then, now in zip(before, memory.encoder.parameters(), strict=True):
-        torch.testing.assert_close(now.data, then + 0.25)
-    keys = torch.cat([first, second])
-    assert int(memory.oldest) == 0  # of 12 keys the last 10 are kept
-    assert torch.equal(memory.queue, keys[2:])
-    assert not (memory.queue[:, None] == filler[None]).all(2).any()
-    third = memory(torch.randn(3, 3, 32, 32))
-    memory.step(student, [True])
-    assert torch.equal(memory.queue[:3], third)
-    assert torch.equal(memory.queue[3:], keys[5:])
-    assert int(memory.oldest) == 3
-
-
-def test_keys_do_not_tell_by_batch_norm_which_crops_belong_together():
-    """Two halves, drawn anew: the statistics of a crop's key are those of other crops."""
-    norm = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 4, affine=False))
-    memory = MomentumQueue(norm, 12, length=10, momentum=0.9)
-    images = torch.randn(8, 3, 2, 2)
-    torch.manual_seed(1)
-    first = memory(images)
-    assert not torch.allclose(first, memory(images))
-    torch.manual_seed(1)
-    assert torch.equal(first, memory(images))
 
 
 @pytest.mark.parametrize("name", ["s2bnn", "s2bnn-both"])

@@ -118,6 +118,16 @@ def test_several_processes_train_like_one(config_of, method):
     assert_close_runs(config, reference)
 
 
+def test_a_run_with_a_queue_goes_on_with_another_number_of_processes(config_of):
+    config = config_of("s2bnn-both")
+    reference = replace(config, out=config.out + "-reference")
+    train(reference)
+    with pytest.raises(Stop):
+        train(config, StopAt(4))
+    train_together(replace(config, device=None), 2)
+    assert_close_runs(config, reference)
+
+
 def test_parts_of_a_step_add_up_to_the_whole(config_of):
     config = config_of("s2bnn-both")
     reference = replace(config, out=config.out + "-reference")

@@ -45,6 +45,7 @@ class MomentumQueue(nn.Module):
     def __init__(self, student: nn.Module, dim: int, length: int, momentum: float) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(student).requires_grad_(False)
+        self.encoder.to(memory_format=torch.channels_last)  # as the student is trained
         generator = torch.Generator().manual_seed(_FIRST_QUEUE)
         first = F.normalize(torch.randn(length, dim, generator=generator), dim=1)
         self.queue = nn.Parameter(first, requires_grad=False)
