@@ -395,10 +395,3 @@ def test_stored_rows_give_the_loss_of_the_teacher_itself(
     assert isinstance(stored, Embeddings)
     torch.testing.assert_close(loss_of(stored), loss_of(Embeddings(live)), rtol=1e-3, atol=0.0)
     assert not torch.equal(stored.values, live)  # or nothing was compared
-
-
-def test_a_bank_needs_a_store_of_embeddings(config, teacher):
-    online = replace(config, method="s2bnn", store=None, teacher=teacher)
-    with pytest.raises(ConfigError, match=r"ssl\.loss bank: its bank is drawn from a store"):
-        train(replace(online, ssl=SslConfig(loss="bank")))
-    assert not Path(config.out).exists()
