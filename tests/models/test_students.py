@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from fkd.engine.optim import OptimizerConfig, build_optimizer
 from fkd.errors import ConfigError
 from fkd.models.features import PooledFeatures
-from fkd.models.students import attach_head, split_state
+from fkd.models.students import attach_head, load_head, split_state
 from fkd.models.zoo import load_model
 
 NETWORKS = [
@@ -124,3 +124,15 @@ def test_weight_decay_spares_what_it_spares_in_the_network_itself(name):
     groups = build_optimizer(OptimizerConfig(name="adamw"), student).param_groups
     sizes = [[sum(p.numel() for p in group["params"]) for group in plain.param_groups]]
     assert sizes == [[sum(p.numel() for p in group["params"]) for group in groups]]
+
+
+def test_a_head_is_taken_from_the_folder_of_a_run_alone(tmp_path):
+    """A file called like it may lie beside weights of others."""
+    student, other = build(), build()
+    save_file(student.head.state_dict(), tmp_path / "head.safetensors")
+    before = other.head.layers[0].weight.clone()
+    load_head(other, str(tmp_path / "resnet.pth"))
+    assert torch.equal(other.head.layers[0].weight, before)
+    (tmp_path / "student.json").write_text("{}")
+    load_head(other, str(tmp_path))
+    assert torch.equal(other.head.layers[0].weight, student.head.layers[0].weight)

@@ -11,8 +11,11 @@ from fkd.labels.embedding_losses import bank_loss, cosine_loss, dims_loss
 from fkd.models.architectures.embedders import Embedder, PrototypeHead
 
 LossName = Literal["dims", "cosine", "bank"]
-_USED = {"dims": {"temperature"}, "cosine": set(), "bank": {"temperature", "teacher_temperature"}}
-_USED["bank"] |= {"bank_size"}
+_UNUSED: dict[str, set[str]] = {
+    "dims": {"teacher_temperature", "bank_size"},
+    "cosine": {"temperature", "teacher_temperature", "bank_size"},
+    "bank": set(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,7 @@ class SslConfig:
         require_positive("ssl.temperature", self.temperature)
         require_positive("ssl.teacher_temperature", self.teacher_temperature)
         require_whole(2, "ssl.bank_size", self.bank_size)
-        unused = {"temperature", "teacher_temperature", "bank_size"} - _USED[self.loss]
-        refuse_unused(self, unused, prefix="ssl.", user=f"loss {self.loss}")
+        refuse_unused(self, _UNUSED[self.loss], prefix="ssl.", user=f"loss {self.loss}")
 
 
 class EmbeddingTargets(NamedTuple):

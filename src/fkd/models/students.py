@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fkd.errors import ConfigError
 from fkd.models.architectures.embedders import Embedder, MlpHead, NoHead, PrototypeHead
+from fkd.models.cards import CARD_FILE
 from fkd.models.features import PooledFeatures
 from fkd.models.state_dicts import unwrap
 from fkd.models.weight_files import read_weight_file
@@ -112,8 +113,11 @@ def load_head(student: Embedder, checkpoint: str) -> None:
         ConfigError: the head is of another kind or size, or cannot be read.
     """
     folder = home_path(checkpoint)
-    file = (folder if folder.is_dir() else folder.parent) / HEAD_FILE
-    if isinstance(student.head, NoHead) or not file.is_file():
+    folder = folder if folder.is_dir() else folder.parent
+    file = folder / HEAD_FILE
+    # Beside a file of others, a head of that name may be anybody's.
+    is_run = (folder / CARD_FILE).is_file() and file.is_file()
+    if isinstance(student.head, NoHead) or not is_run:
         return
     state = unwrap(read_weight_file(file), f"student.checkpoint: {file}")
     expected = student.head.state_dict()
