@@ -18,7 +18,6 @@ from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.defaults import default_batch_size, fill_defaults, odd_settings
 from fkd.training.run import train
 
-
 _SINGLES = [name for name in METHODS if not find_method(name).needs_pairs]
 
 
