@@ -81,7 +81,7 @@ class SoftTargets:
 
     def pin_memory(self) -> SoftTargets:
         """The same targets in page-locked memory; called by torch's DataLoader."""
-        return self._map(Tensor.pin_memory)
+        return self._map(torch.Tensor.pin_memory)
 
     def __getitem__(self, rows: Any) -> SoftTargets:
         """The targets of some crops; `rows` is a slice or an index tensor."""
