@@ -83,9 +83,11 @@ def test_conversion_killed_at_random_moments_and_begun_again(lab, small, drill, 
     draw, kills, trial, wanted = random.Random(0), 0, 0, drill.times(8, goal=200)
     while kills < wanted:
         path, code = tmp_path / str(trial := trial + 1), -signal.SIGKILL
+        patience = seconds
         while code != 0:
             child = lab.fork(partial(convert, path))
-            time.sleep(draw.uniform(0, seconds))
+            time.sleep(draw.uniform(0, patience))
+            patience *= 1.2  # on a busy machine none would end in the time of the first
             code = kill(child)
             assert code in {0, -signal.SIGKILL}
             kills += code == -signal.SIGKILL
