@@ -8,7 +8,7 @@ import timm
 import torch
 
 from fkd.cli.arguments import options_of
-from fkd.cli.paths import INPUTS, OUTPUTS
+from fkd.cli.paths import INPUTS, OUTPUTS, input_of
 from fkd.cli.verbs import VERBS
 from fkd.data.sources import ImagesConfig, open_source
 
@@ -79,7 +79,7 @@ def path_options() -> list[tuple[str, str]]:
         (verb, option)
         for verb in VERBS
         for option in (*options_of(verb).positional, *options_of(verb).names)
-        if option.lstrip("-").rpartition(".")[2] in kinds and (verb, option) not in _OTHER
+        if (input_of(option) or option.lstrip("-")) in kinds and (verb, option) not in _OTHER
     ]
 
 

@@ -150,4 +150,4 @@ def test_eval_of_a_network_without_classes_is_refused(image_folder, tmp_path, ca
     with pytest.raises(SystemExit) as caught:
         main(["eval", name, *arguments, str(image_folder)])
     assert caught.value.code == 2
-    assert f"model: {name} gives features and knows no classes" in capsys.readouterr().err
+    assert f"{name} gives embeddings and no classes" in capsys.readouterr().err
