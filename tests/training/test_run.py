@@ -566,7 +566,7 @@ class KillLoader(StopAt):
 
 
 def test_a_killed_loader_process_is_explained(config):
-    with pytest.raises(RunError, match=r"a process that loads images was killed, .* goes on from"):
+    with pytest.raises(RunError, match=r"a process that loads images was killed, .* resumes from"):
         train(replace(config, num_workers=1, workers="processes"), KillLoader(0))
     train(config)
 

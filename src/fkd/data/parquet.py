@@ -195,7 +195,7 @@ def _find_files(root: str, split: str) -> tuple[str, list[str]]:
     if not files:
         known = ", ".join(sorted({name for names in splits.values() for name in names}))
         raise ConfigError(f"images.split: {root} has no {split!r}, only {known}; choose one")
-    # A key goes on with "/" after the file, so that is what the order must see.
+    # In a key "/" follows the file, so the order must see that.
     return root, sorted(files, key=lambda file: os.fsencode(file + "/"))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped.
+"""Checkpoints: everything a run needs to resume as if it had never stopped.
 
     RUN/checkpoints/step-00000120.pt      tensors and numbers, written by torch.save
     RUN/checkpoints/step-00000120.json    {"step", "sha256", "bytes", "settings"}: makes it valid

@@ -57,7 +57,7 @@ def replace_file(path: Path, write: Callable[[Any], Any]) -> tuple[str, int]:
             temporary.unlink(missing_ok=True)
         raise RunError(
             f"cannot write {path}: {error.strerror}; free some space or repair the disk, then run "
-            "the same command again: it goes on from the last checkpoint"
+            "the same command again: it resumes from the last checkpoint"
         ) from error
     return hashing.sha256.hexdigest(), hashing.num_bytes
 

@@ -82,7 +82,7 @@ class StudentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Train a student. Started again, a killed run goes on and a finished one is left alone.
+    """Train a student. Started again, a killed run resumes and a finished one is left alone.
 
     Attributes:
         out: folder of the run.

@@ -164,7 +164,7 @@ def _train(
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     """Turn torch's errors about memory into RunError."""
-    again = "the same command goes on from the last checkpoint"
+    again = "the same command resumes from the last checkpoint"
     try:
         yield
     except torch.OutOfMemoryError as error:
