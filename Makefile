@@ -1,10 +1,13 @@
 # make demo    label, verify and train on real images; two tables, under five minutes
 # make bench   how fast all of it is, against its peers; one table, four minutes on two quiet cores
 # make test    the tests
+# make test-gpu  the tests that need a CUDA device
+# make drill   the tests of reliability at a share of their goals: SCALE=0.1 by default; hours at 1
 # make check   formatting, lint, types, import arrows, then the tests
 # make lock    resolve the dependencies anew into requirements.lock
 
 PYTHON ?= python3
+SCALE ?= 0.1
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -12,7 +15,7 @@ UV := $(BIN)/uv
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test lint check lock clean
+.PHONY: help setup demo bench test test-gpu drill lint check lock clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +37,12 @@ bench: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu tests
+
+drill: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m drill --scale $(SCALE)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

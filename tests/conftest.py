@@ -14,7 +14,10 @@ from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
 from fkd.labels.codec_names import parse_codec
 from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, form_members, keys_digest
+from fkd.store.config import has_value_dtype
 from fkd.store.geometry import grid_boxes
+
+pytest_plugins = ["drill.plugin"]
 
 # Threads of several test processes on few cores wait for each other longer than they compute.
 torch.set_num_threads(1)
@@ -52,6 +55,8 @@ def write_store(
 ) -> LabelStore:
     """A store of these images whose labels lean towards the true class."""
     keys = [source.key(i) for i in range(len(source))]
+    if not has_value_dtype("plain", parse_codec(codec), len(class_names)):
+        value_dtype = None
     config = {
         **form_members("plain", parse_codec(codec), len(class_names), value_dtype),
         "num_images": len(keys),

@@ -12,6 +12,7 @@ from fkd.checks import (
     require_in,
     require_one_of,
     require_positive,
+    require_whole,
 )
 from fkd.errors import ConfigError
 
@@ -24,6 +25,29 @@ def test_at_least():
     for value in (0, -1, NAN):
         with pytest.raises(ConfigError, match=f"^epochs must be at least 1, got {value}$"):
             require_at_least(1, "epochs", value)
+
+
+@pytest.mark.parametrize("value", [1.0, 1.5, True, False, "4", NAN, INF, [1], b"1", 1 + 0j])
+def test_whole(value):
+    for good in (1, 7, 2**70, None):
+        require_whole(1, "epochs", good)
+    require_whole(None, "seed", -5)
+    with pytest.raises(ConfigError, match=r"^epochs must be a whole number \(an int\), got "):
+        require_whole(1, "epochs", value)
+    for least, small in ((1, 0), (0, -1)):
+        with pytest.raises(ConfigError, match=f"^epochs must be at least {least}, got {small}$"):
+            require_whole(least, "epochs", small)
+
+
+@pytest.mark.parametrize("value", [True, "0.5", [1], 1j])
+def test_what_is_no_number_is_refused_by_every_check_of_numbers(value):
+    for check in (
+        lambda: require_at_least(0, "lr", value),
+        lambda: require_positive("lr", value),
+        lambda: require_in("[0, 1]", "lr", value),
+    ):
+        with pytest.raises(ConfigError, match=r"^lr must be a number, got "):
+            check()
 
 
 def test_positive():

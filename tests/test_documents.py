@@ -193,3 +193,13 @@ def test_the_loop_of_the_readme_runs(image_folder, label_store, monkeypatch):
     exec(compile(code, "README.md", "exec"), {"model": model, "optimizer": optimizer})
     assert not torch.equal(model[1].weight, before)
     assert len(set(seen)) == len(seen) == 15 * 6  # three passes of 2 crops: all 6 of 15 images
+
+
+def test_every_hazard_has_a_test_that_exists():
+    rows = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", text_of("docs/reliability.md"), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 39))
+    for number, tests in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", tests)
+        assert named, number
+        for file, test in named:
+            assert f"def {test}(" in text_of(f"tests/{file}"), (number, test)

@@ -160,3 +160,19 @@ def test_the_recipe_for_released_maps_imports_them(tmp_path, capsys):
     main(["import-maps", "--config", str(recipe), *options])
     store = LabelStore.open(tmp_path / "store")
     assert (store.num_images, store.grid, store.codec.name) == (2, (15, 15), "top:5")
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_recipes_leave_nothing_to_defaults_that_follow_the_data(path):
+    """What a row was published with must not depend on how many images there are."""
+    settings = yaml.safe_load(path.read_text())
+    assert {"batch_size", "crops_per_image", "epochs"} <= set(settings)
+    assert "lr" in settings["optimizer"]
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_repeated_augmentation_follows_the_curve_at_every_step(path):
+    """DeiT's rate changes every epoch; a pass with 3 crops per image is three of them."""
+    settings = yaml.safe_load(path.read_text())
+    if settings["method"] != "fkd" and settings["crops_per_image"] == 3:
+        assert settings["schedule"]["per_step"]

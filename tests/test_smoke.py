@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fkd.cli import main
 from fkd.data.sources import ImagesConfig
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
@@ -87,3 +88,9 @@ def test_a_recipe_without_a_store_needs_no_labels(tmp_path):
 def test_a_store_of_unknown_making_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="labels: a smoke run makes its own label store"):
         smoke_settings(RECIPE, None, tmp_path)
+
+
+def test_a_smoke_run_is_not_told_that_it_is_short(capsys):
+    recipe = Path(__file__).parents[1] / "recipes" / "imagenet" / "table7-vanilla-m1.yaml"
+    main(["train", "--config", str(recipe), "--smoke", "--device", "cpu"])
+    assert "warning" not in capsys.readouterr().out

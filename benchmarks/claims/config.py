@@ -53,7 +53,9 @@ class ClaimsConfig:
     epochs: int = 32
     max_images: int | None = None
     batch_size: int = 128
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(nesterov=True))
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(nesterov=True, lr=0.1, decay_all=False)
+    )
     fine_tuning_lr: float = 0.01
     scale: tuple[float, float] = (0.08, 1.0)
     crops_per_image: int = 4

@@ -11,7 +11,7 @@ from benchmarks.claims.config import ClaimsConfig
 from benchmarks.harness import alternate, timed
 from fkd.data.sources import open_source
 from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
-from fkd.labeling.config import resolve_device
+from fkd.models.devices import resolve_device
 from fkd.models.teacher import load_teachers
 from fkd.models.zoo import load_model
 

@@ -7,9 +7,28 @@ for a default, passes.
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
+from numbers import Real
 from typing import Any, get_args
 
 from fkd.errors import ConfigError
+
+
+def require_whole(least: int | None, name: str, value: object) -> None:
+    """Refuse what is not a whole number: fractions, truth values and text; and a smaller one.
+
+    Args:
+        least: the smallest that passes; None for any.
+        name: of the setting.
+        value: given for it.
+
+    Raises:
+        ConfigError: names the setting and the value.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be a whole number (an int), got {value!r}")
+    require_at_least(-math.inf if least is None else least, name, value)
 
 
 def require_at_least(least: float, name: str, value: float | None) -> None:
@@ -18,6 +37,7 @@ def require_at_least(least: float, name: str, value: float | None) -> None:
     Raises:
         ConfigError: names the setting and the value.
     """
+    _require_number(name, value)
     if value is not None and not value >= least:  # NaN is refused, too
         raise ConfigError(f"{name} must be at least {least}, got {value}")
 
@@ -28,6 +48,7 @@ def require_positive(name: str, value: float | None) -> None:
     Raises:
         ConfigError: names the setting and the value.
     """
+    _require_number(name, value)
     if value is not None and not 0.0 < value < math.inf:
         raise ConfigError(f"{name} must be above 0 and finite, got {value}")
 
@@ -38,6 +59,7 @@ def require_in(interval: str, name: str, value: float | None) -> None:
     Raises:
         ConfigError: names the setting, the value and the interval.
     """
+    _require_number(name, value)
     if value is None:
         return
     low, high = map(float, interval[1:-1].split(","))
@@ -85,6 +107,11 @@ def refuse_unused(config: Any, unused: Iterable[str], *, prefix: str, user: str)
     """
     for name in sorted(changed_fields(config) & set(unused)):
         raise ConfigError(f"{prefix}{name}: {user} does not use it; leave it out")
+
+
+def _require_number(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise ConfigError(f"{name} must be a number, got {value!r}")
 
 
 def _default(field: "Field[Any]") -> Any:

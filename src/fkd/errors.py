@@ -20,6 +20,8 @@ A message is one or two sentences: the rule, the actual value, the way out. The 
 it and ends with exit code 2; nothing else in the package prints.
 """
 
+import unicodedata
+
 
 class FKDError(Exception):
     """Base of every error a user can cause.
@@ -84,3 +86,19 @@ class StoreMismatch(StoreError):
 
 class MissingLabel(StoreError):
     """The store has no label for that image."""
+
+
+def escape_controls(text: str) -> str:
+    """The text with control characters, line breaks among them, spelled out, such as `\\x1b`.
+
+    Names of files, classes and teachers are data: in a message, on a terminal or in a page they
+    must not move the cursor, recolor the screen or begin a line of their own.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )

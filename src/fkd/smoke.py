@@ -24,13 +24,13 @@ from fkd.labeling.config import all_teachers as label_teachers
 from fkd.labeling.run import label, label_maps
 from fkd.methods import find_method
 from fkd.models.teacher import TeacherConfig
-from fkd.training.config import TrainConfig, all_teachers, crop_source_kind
+from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
 
 TEACHER = "test_resnet"
 _SIDE = 32  # pixels of a crop: the least that networks with five halvings take
 _MAP_SIDE = 96  # pixels of a whole image: maps of 3 x 3 cells
 _CLASSES = [f"class{number:02}" for number in range(12)]  # the largest codec of the paper keeps 10
-_BATCH_SIZE = 48
+_BATCH_SIZE, _PAPER_BATCH_SIZE = 48, 1024
 _MOST_WARMUP = 1
 
 
@@ -52,8 +52,8 @@ def smoke_settings(
     store = None
     if find_method(config.method).reads_maps or crop_source_kind(config) == "stored":
         store = _make_store(config, labels, images, folder)
-    m, warmup = config.crops_per_image, min(config.schedule.warmup_epochs, _MOST_WARMUP)
-    share_of_batch = min(1.0, _BATCH_SIZE / config.batch_size)
+    m, warmup = crops_per_image(config), min(config.schedule.warmup_epochs, _MOST_WARMUP)
+    share_of_batch = min(1.0, _BATCH_SIZE / (config.batch_size or _PAPER_BATCH_SIZE))
     return replace(
         config,
         out=str(folder / "run"),
@@ -65,6 +65,7 @@ def smoke_settings(
         student=replace(
             config.student, pretrained=False, checkpoint=None, new_head=False, input_size=_SIDE
         ),
+        crops_per_image=m,
         epochs=warmup + m + 1,  # one pass with m crops, and one of the ending with single crops
         batch_size=_BATCH_SIZE,
         accumulate_steps=1,
@@ -103,7 +104,7 @@ def _make_store(
     if not isinstance(labels, LabelConfig):
         raise _labels_missing("labels", "label store", "label", "effl2-m500-ms5")
     teachers = [_small_teacher(folder, teacher) for teacher in label_teachers(labels)]
-    num_crops = max(config.crops_per_image, 2)
+    num_crops = max(crops_per_image(config), 2)
     small |= {"teacher": None, "teachers": teachers, "num_crops": num_crops}
     label(replace(labels, **small, numerics="exact", autocast=None))
     return out

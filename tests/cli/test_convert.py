@@ -52,7 +52,7 @@ def test_convert_says_what_became_of_bytes_and_labels(label, tmp_path, capsys):
 def test_a_compact_store_is_labeled_verified_and_looked_at(
     label, image_folder, teacher_flags, tmp_path, capsys
 ):
-    store = label("compact", "--form", "compact", "--value_dtype", "f32")
+    store = label("compact", "--form", "compact")
     images = ["--images.root", image_folder]
     printed = run(capsys, "verify", store, *images, *teacher_flags, "--spot_checks", "16")
     assert "top-1 agreement 100.00%" in printed

@@ -237,8 +237,20 @@ def test_verify_of_an_unfinished_store_says_how_to_go_on(store, capsys):
 
 
 def test_verify_of_something_else_is_an_error(tmp_path, store, capsys):
-    assert "is not a folder" in fails(capsys, "verify", tmp_path / "nothing")
+    assert "does not exist" in fails(capsys, "verify", tmp_path / "nothing")
     assert "not a label store" in fails(capsys, "verify", tmp_path)
     manifest = json.loads((store / "manifest.json").read_text())
     (store / "manifest.json").write_text(json.dumps(manifest))
     assert "manifest.json" in fails(capsys, "verify", store)
+
+
+def test_verify_leaves_files_of_others_alone_and_advises_repair_only_where_it_helps(store, capsys):
+    (store / ".DS_Store").write_bytes(b"x")
+    (store / "README.md").write_text("x")
+    assert main(["verify", str(store)]) in (None, 0)
+    printed = capsys.readouterr().out
+    assert "note      not part of the store, and left alone: .DS_Store, README.md" in printed
+    (store / "notes.txt").write_text("x")
+    error = fails(capsys, "verify", store)
+    assert "notes.txt does not belong to the store; move it away" in error
+    assert "--repair" not in error

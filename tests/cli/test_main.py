@@ -57,25 +57,25 @@ def test_an_unknown_key_of_a_recipe_ends_with_2_and_names_it(tmp_path, capsys):
     assert "num_crop" in capsys.readouterr().err
 
 
-def test_an_error_is_one_line_without_a_traceback(monkeypatch, capsys):
+def test_an_error_is_one_line_without_a_traceback(monkeypatch, capsys, tmp_path):
     def full(path: str) -> None:
         raise StoreFull("the disk is full; free 3 MB and run the same command")
 
     monkeypatch.setattr(parser, "load_command", lambda verb: full)
     with pytest.raises(SystemExit) as exit_:
-        main(["inspect", "x"])
+        main(["inspect", str(tmp_path)])
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert error == "fkd: error: the disk is full; free 3 MB and run the same command\n"
 
 
-def test_an_interruption_says_that_work_can_go_on(monkeypatch, capsys):
+def test_an_interruption_says_that_work_can_go_on(monkeypatch, capsys, tmp_path):
     def interrupted(path: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(parser, "load_command", lambda verb: interrupted)
     with pytest.raises(SystemExit) as exit_:
-        main(["inspect", "x"])
+        main(["inspect", str(tmp_path)])
     assert exit_.value.code == 130
     assert "resumes" in capsys.readouterr().err
 
@@ -88,7 +88,7 @@ def test_the_version_is_the_packages(capsys):
 @pytest.mark.parametrize(
     ("options", "repair"), [(["--repair"], True), ([], False), (["--repair", "false"], False)]
 )
-def test_a_switch_needs_no_value(options, repair, monkeypatch):
+def test_a_switch_needs_no_value(options, repair, monkeypatch, tmp_path):
     """Our own messages say `fkd verify STORE --repair`."""
     seen = []
 
@@ -96,5 +96,6 @@ def test_a_switch_needs_no_value(options, repair, monkeypatch):
         seen.append((store, repair))
 
     monkeypatch.setattr(parser, "load_command", lambda verb: check)
-    main(["verify", "labels", *options])
-    assert seen == [("labels", repair)]
+    for words in (["verify", str(tmp_path), *options], ["verify", *options, str(tmp_path)]):
+        main(words)
+    assert seen == [(str(tmp_path), repair)] * 2

@@ -2,11 +2,11 @@
 
 After such a decision write them anew, and tell of it in the changelog:
 
-    PYTHONPATH=src python tests/cli/test_options.py > tests/cli/options.txt
+    PYTHONPATH=src python tests/cli/test_options.py > options && mv options src/fkd/cli/options.txt
 """
 
 from dataclasses import fields
-from pathlib import Path
+from importlib.resources import files
 
 import pytest
 import yaml
@@ -14,9 +14,11 @@ import yaml
 from fkd.cli import main
 from fkd.cli.parser import list_options
 from fkd.cli.verbs import VERBS
+from fkd.data.sources import ImagesConfig
 from fkd.models.teacher import TeacherConfig
 
-_SNAPSHOT = Path(__file__).with_name("options.txt")
+_SNAPSHOT = files("fkd.cli").joinpath("options.txt")
+_OPTIONAL_GROUPS = {"images": ImagesConfig, "val": ImagesConfig, "teacher": TeacherConfig}
 
 
 def options_of_all_verbs() -> str:
@@ -25,20 +27,21 @@ def options_of_all_verbs() -> str:
     for verb in VERBS:
         for option in list_options(verb):
             lines.append(f"{verb} {option}\n")
-            if option == "--teacher.help":  # lists the options of an optional teacher
-                names = [field.name for field in fields(TeacherConfig)]
-                lines += [f"{verb} --teacher.{name}\n" for name in names]
+            group = option.removeprefix("--").removesuffix(".help")
+            if option.endswith(".help") and group in _OPTIONAL_GROUPS:
+                names = [field.name for field in fields(_OPTIONAL_GROUPS[group])]
+                lines += [f"{verb} --{group}.{name}\n" for name in names]
     return "".join(lines)
 
 
 def test_the_options_are_frozen():
-    assert options_of_all_verbs() == _SNAPSHOT.read_text(), __doc__
+    assert options_of_all_verbs() == _SNAPSHOT.read_text(encoding="utf-8"), __doc__
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_first_options_of_a_help_page_exist(verb):
     """Options of an optional teacher are listed by --teacher.help, so their first part counts."""
-    known = {option.lstrip("-") for option in list_options(verb)}
+    known = {line.split()[0].lstrip("-") for line in list_options(verb)}
     for option in VERBS[verb].options:
         assert option in known or option.partition(".")[0] in known
     assert VERBS[verb].example.startswith(f"fkd {verb}")

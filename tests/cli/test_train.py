@@ -54,7 +54,7 @@ def test_a_run_can_be_repeated_from_its_own_config(options, tmp_path):
         (["--method", "meal"], "method 'meal' is unknown"),
         (["--student.name", "resnet5"], "unknown model 'resnet5'"),
         (["--crops_per_image", "9"], "6 crops per image, asked for 9"),
-        (["--store", "/nowhere"], "/nowhere is not a folder"),
+        (["--store", "/nowhere"], "store: /nowhere does not exist"),
         (["--images.root", "/nowhere"], "images.root: /nowhere does not exist"),
         (["--optimizer.name", "adamz"], "optimizer.name 'adamz' is unknown"),
     ],
@@ -89,7 +89,7 @@ def test_unknown_yaml_keys_are_refused(options, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["/nowhere/run"], "unknown model '/nowhere/run'"),
+        (["/nowhere/run"], "model: /nowhere/run does not exist"),
         (["."], "has no model.safetensors; give a finished run"),
     ],
 )

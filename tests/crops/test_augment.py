@@ -6,7 +6,7 @@ import torchvision.transforms.v2.functional as TF
 from fkd.crops.augment import _RAND_AUGMENT, AugmentConfig, apply_augment, sample_augment
 from fkd.crops.replay import replay, sample_crops
 from fkd.crops.sampling import CropConfig
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, FormatError
 
 EVERYTHING = AugmentConfig(
     color_jitter=(0.4, 0.4, 0.4, 0.1),
@@ -125,3 +125,42 @@ def test_every_rand_augment_operation_changes_the_crop_and_keeps_its_form(op):
 def test_impossible_settings_are_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=field):
         AugmentConfig(**{field: value})
+
+
+SOUND = {
+    "jitter": [[1.0, 1.0, 1.0, 0.0]],
+    "jitter_order": [0],
+    "lighting": [[0.0, 0.0, 0.0]],
+    "blur": [0.5],
+    "rand_op": [[6]],
+    "rand_magnitude": [[1.0]],
+    "erase": [[0.0, 0.0, 0.5, 0.5]],
+}
+IMPOSSIBLE = {
+    "jitter": ([[-1.0, 1.0, 1.0, 0.0]], [[1.0, 1.0, 1.0, 0.6]], [[1.0, 1.0]], [1.0]),
+    "jitter_order": ([24], [255], [[0]]),
+    "lighting": ([[np.nan] * 3], [[np.inf] * 3], [[0.0]]),
+    "blur": ([np.nan], [-1.0], [np.inf]),
+    "rand_op": ([[14]], [[255]], [[6, 6]]),
+    "rand_magnitude": ([[np.nan]], [[np.inf]], [[-np.inf]], [[2.0]], [[-9.0]], [[1.0, 1.0]]),
+    "erase": ([[np.nan] * 4], [[0.0, 0.0, 2.0, 0.5]], [[0.0, 0.0]]),
+}
+
+
+@pytest.mark.parametrize(("name", "values"), [(n, v) for n, vs in IMPOSSIBLE.items() for v in vs])
+def test_parameters_that_nobody_draws_are_refused(name, values):
+    """A store that somebody else made may hold any numbers."""
+    crops = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    extra = {key: np.array(value) for key, value in SOUND.items()}
+    apply_augment(crops.clone(), extra)
+    with pytest.raises(FormatError, match="impossible parameters"):
+        apply_augment(crops, extra | {name: np.array(values)})
+
+
+@pytest.mark.parametrize("op", range(14))
+@pytest.mark.parametrize("magnitude", [np.nan, np.inf, -np.inf])
+def test_no_operation_takes_a_magnitude_that_is_not_finite(op, magnitude):
+    """Some take none at all, and divide by an infinite reach."""
+    extra = {"rand_op": np.array([[op]]), "rand_magnitude": np.array([[magnitude]])}
+    with pytest.raises(FormatError, match="impossible parameters of rand_magnitude"):
+        apply_augment(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), extra)

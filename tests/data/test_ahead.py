@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fkd.data.ahead import in_bursts, look_ahead, single_threaded_pool
+from fkd.errors import RunError
 
 
 def test_look_ahead_keeps_order_and_takes_no_more_than_it_may():
@@ -79,3 +80,22 @@ def test_what_fails_in_a_burst_is_raised_when_its_turn_comes():
         assert next(results) == 2
         with pytest.raises(ZeroDivisionError):
             next(results)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_threads_that_cannot_be_started_are_said_and_the_others_end(monkeypatch, allowed):
+    """They wait for each other before the first item, and would keep the program from ending."""
+    real, started = threading.Thread.start, []
+
+    def start(thread):
+        if len(started) == allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RunError, match="3 threads cannot be started"), single_threaded_pool(3):
+        pass
+    for thread in started:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -1,5 +1,6 @@
 """Batches: the crops and labels of the store, exactly, or an error that names the image."""
 
+import multiprocessing
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from fkd.crops.augment import AugmentConfig
 from fkd.crops.replay import InputSpec, replay, sample_crops
 from fkd.crops.sampling import CropConfig
-from fkd.data.batches import CropCutter, load_batches
+from fkd.data.batches import Batch, CropCutter, load_batches
 from fkd.data.crop_sources import CropRequest, FreshCropSource, StoredCropSource
 from fkd.data.joining import join_store, map_classes
 from fkd.data.sources import ImagesConfig, load, open_source
@@ -53,7 +54,7 @@ def test_a_batch_holds_the_stored_crops_and_their_labels(cutter, views, image_so
 @pytest.mark.parametrize(
     ("codec", "value_dtype"),
     [
-        *(("full", "f32"), ("full", "u16"), ("hard", "u16"), ("smoothing", "f16")),
+        *(("full", "f32"), ("full", "u16"), ("hard", None), ("smoothing", None)),
         *(("ms:4", "f32"), ("mr:2", "u16"), ("logits", "f16")),
     ],
 )
@@ -197,3 +198,24 @@ def test_renamed_images_are_called_renamed(tmp_path, make_images, make_store):
     (root / "ant/0.png").rename(root / "ant/zero.png")
     with pytest.raises(StoreMismatch, match=r"1 renamed \(first: ant/0.png is now ant/zero.png\)"):
         join_store(open_source(ImagesConfig(root=str(root))), LabelStore.open(store.path))
+
+
+@pytest.mark.parametrize("options", WORKERS)
+def test_every_batch_is_pinned_once_and_an_abandoned_stream_ends(cutter, options, monkeypatch):
+    pinned = []
+
+    def pin(batch):
+        pinned.append(batch)
+        return batch
+
+    monkeypatch.setattr(Batch, "pin_memory", pin)
+    requests = [[CropRequest(i % 15, 0, 2)] for i in range(40)]
+    batches = load_batches(cutter, requests, pin_memory=True, **options)
+    first = [next(batches) for _ in range(3)]
+    assert all(any(batch is other for other in pinned) for batch in first)
+    batches.close()
+    assert not multiprocessing.active_children()
+    whole = list(load_batches(cutter, requests[:5], pin_memory=True, **options))
+    for batch, (request,) in zip(whole, requests, strict=False):
+        assert torch.equal(batch.crops[0], cutter.cut([request.image], 0, 2).crops[0])
+    assert len(whole) == 5

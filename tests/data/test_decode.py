@@ -247,7 +247,7 @@ class TestRefusals:
             (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
             (b"<svg></svg>", "SVG"),
             (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
-            (b"\0\0\0\x20ftypavif" + b"\0" * 20, "AVIF"),
+            (b"\0\0\0\x20ftypisom" + b"\0" * 20, "video"),
             (b"\xff\x0a" + b"\0" * 20, "JPEG XL"),
             (b"PK\x03\x04" + b"\0" * 20, "ZIP"),
             (b"\x1f\x8b\x08" + b"\0" * 20, "gzip"),
@@ -292,15 +292,20 @@ class TestRefusals:
         with pytest.raises(ImageError, match="damaged"):
             decode_image(bytes(data), "x.png")
 
-    def test_random_damage_never_escapes_as_another_error(self):
-        files = [encode(Image.fromarray(COLOUR), f) for f in ("PNG", "GIF", "TIFF", "BMP", "WEBP")]
-        for data in [*files, photo_jpeg(), with_orientation("JPEG", 6)]:
-            for _ in range(150):
+    @pytest.mark.drill("G6", "damaged image files", failing="untyped")
+    def test_random_damage_never_escapes_as_another_error(self, drill):
+        formats = ("PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "AVIF", "JPEG2000")
+        files = [encode(Image.fromarray(COLOUR), f) for f in formats if f in Image.SAVE]
+        files += [photo_jpeg(), with_orientation("JPEG", 6), encode(Image.fromarray(GREY16), "PNG")]
+        times = drill.times(40, goal=10_000)
+        for data in files:
+            for _ in range(times):
                 broken = bytearray(data)
                 for position in RNG.integers(0, len(data), 3):
                     broken[position] = RNG.integers(0, 256)
                 with contextlib.suppress(ImageError):
                     decode_image(bytes(broken), "x")
+        drill.tried(times * len(files))
 
     @pytest.mark.parametrize(("width", "height"), [(20000, 20000), (65500, 65500), (10000, 9000)])
     def test_decompression_bomb_is_refused_by_its_header(self, width, height):

@@ -1,8 +1,10 @@
 """The public data set: like any other, in any loop."""
 
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD, MultiCropDataset, collate_crops
+from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labels.losses import SoftTargetLoss
 
@@ -172,3 +175,34 @@ def test_wrong_images_and_too_many_crops_are_refused(
     other = ImageFolder(make_images(tmp_path / "images", classes=("ant", "bee")))
     with pytest.raises(StoreMismatch, match="5 labeled but not there"):
         MultiCropDataset(other, label_store)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_images_and_store_may_be_paths(image_folder, image_source, label_store, kind):
+    options = {"crops_per_image": 2, "size": 16}
+    expected, _ = MultiCropDataset(image_source, label_store, **options)[3]
+    for images in (kind(image_folder), ImagesConfig(root=kind(image_folder))):
+        given = MultiCropDataset(images, kind(label_store.path), **options)
+        assert torch.equal(given[3][0], expected)
+
+
+def test_the_home_folder_may_be_a_tilde(image_folder, label_store, monkeypatch):
+    monkeypatch.setenv("HOME", str(image_folder.parent))
+    store = f"~/{os.path.relpath(label_store.path, image_folder.parent)}"
+    assert len(MultiCropDataset(f"~/{image_folder.name}", store, crops_per_image=1, size=8)) == 15
+
+
+@pytest.mark.parametrize("setting", ["crops_per_image", "size", "seed"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, 1.5, True, "2"])
+def test_whole_numbers_are_needed(image_source, label_store, setting, value):
+    if setting == "seed" and value in (0, -1) and not isinstance(value, bool):
+        return
+    settings = {"crops_per_image": 1, "size": 8} | {setting: value}
+    with pytest.raises(ConfigError, match=f"^{setting} must be "):
+        MultiCropDataset(image_source, label_store, **settings)
+
+
+@pytest.mark.parametrize("epoch", [-1, 0.5, 1.0, True])
+def test_an_epoch_is_a_whole_number(dataset, epoch):
+    with pytest.raises(ConfigError, match=r"^epoch must be "):
+        dataset.set_epoch(epoch)

@@ -123,7 +123,7 @@ class TestClasses:
     def test_label_beyond_the_names(self, tmp_path):
         write(tmp_path / "x.parquet", 0, 3, names=["cat", "dog"])
         with pytest.raises(
-            ConfigError, match="has label 2 in column 'label', but names for only 2"
+            ConfigError, match=r"column 'label' of .* has label 2, but names for only 2"
         ):
             ParquetSource(str(tmp_path))
 

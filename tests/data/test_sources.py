@@ -112,24 +112,6 @@ class TestClassFolders:
             scan_folder(str(tmp_path))
 
 
-class TestSplits:
-    def test_split_folder_is_entered(self, tmp_path):
-        write(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png")
-        assert keys(open_source(ImagesConfig(root=str(tmp_path)))) == [b"a/1.png", b"b/2.png"]
-        other = open_source(ImagesConfig(root=str(tmp_path), split="val"))
-        assert keys(other) == [b"a/3.png"]
-        assert other.class_names == ["a"]
-
-    def test_missing_split_names_those_there(self, tmp_path):
-        write(tmp_path, "train/a/1.png", "test/a/3.png")
-        with pytest.raises(ConfigError, match=r"images\.split: .* no 'val', only test, train"):
-            open_source(ImagesConfig(root=str(tmp_path), split="val"))
-
-    def test_a_class_called_test_among_others_is_a_class(self, tmp_path):
-        write(tmp_path, "test/1.png", "cat/2.png")
-        assert scan_folder(str(tmp_path)).class_names == ["cat", "test"]
-
-
 class TestFlatFolder:
     def test_has_no_classes(self, tmp_path):
         write(tmp_path, "b.png", "a.jpg")
@@ -189,14 +171,6 @@ class TestReading:
         (tmp_path / "zero.png").symlink_to("/dev/zero")
         with pytest.raises(ImageError, match="not a regular file"):
             scan_folder(str(tmp_path)).read(0)
-
-    @pytest.mark.parametrize("target", ["missing.png", "x.png"])
-    def test_dangling_and_circular_links_are_listed_and_fail_when_read(self, tmp_path, target):
-        (tmp_path / "x.png").symlink_to(tmp_path / target)
-        source = scan_folder(str(tmp_path))
-        assert len(source) == 1
-        with pytest.raises(ImageError, match=r"x\.png cannot be read"):
-            source.read(0)
 
     def test_vanished_file(self, tmp_path):
         write(tmp_path, "a.png")
@@ -315,6 +289,33 @@ class TestAnyDataset:
         )
         assert source.class_names == ["0", "1", "2", "3", "4"]
 
+    @pytest.mark.parametrize(
+        "kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"]
+    )
+    def test_labels_of_every_kind_of_integer(self, kind):
+        targets = np.array([0, 1], kind)
+        for given in (targets, targets.tolist(), torch.from_numpy(targets)):
+            source = as_source(FakeDataset([Image.new("RGB", (1, 1))] * 2, targets=given))
+            assert [source.label(i) for i in range(2)] == [0, 1]
+            assert source.class_names == ["0", "1"]
+
+    @pytest.mark.parametrize(
+        ("targets", "classes", "message"),
+        [
+            ([0.5, 1.0], None, "targets of the data set FakeDataset are float64 of shape"),
+            (["a", "b"], None, "not one class id for each image"),
+            ([[0], [1]], None, r"shape \(2, 1\)"),
+            ([0, 2**40], None, f"has label {2**40}, more than the classes of 2 images"),
+            ([0, 5_000_000], None, "has label 5000000, more than"),
+            ([0, -7], None, "has label -7, but a class is a number from 0"),
+            ([0, 2], ["a", "b"], "has label 2, but names for only 2 classes"),
+        ],
+    )
+    def test_what_is_no_class_is_refused(self, targets, classes, message):
+        items = [Image.new("RGB", (1, 1))] * 2
+        with pytest.raises(ConfigError, match=message):
+            as_source(FakeDataset(items, targets=targets, classes=classes))
+
     def test_without_labels_there_are_no_classes(self):
         source = as_source(FakeDataset([Image.new("RGB", (1, 1))], classes=["x"]))
         assert source.class_names is None
@@ -345,3 +346,14 @@ class TestCifar:
     def test_split_must_exist(self, tmp_path):
         with pytest.raises(ConfigError, match=r"images\.split: CIFAR has train and test, no 'val'"):
             open_source(ImagesConfig(root=str(tmp_path), format="cifar10", split="val"))
+
+
+class TestPaths:
+    def test_a_path_is_a_source(self, tmp_path):
+        write(tmp_path, "a/1.png", "b/1.png")
+        for root in (str(tmp_path), tmp_path, ImagesConfig(root=tmp_path)):
+            assert keys(as_source(root)) == [b"a/1.png", b"b/1.png"]
+
+    def test_one_that_is_not_there_is_refused(self):
+        with pytest.raises(ConfigError, match=r"images\.root: nowhere does not exist"):
+            as_source("nowhere")

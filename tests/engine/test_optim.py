@@ -31,12 +31,17 @@ def test_adamw_has_the_papers_defaults(model):
     assert group["betas"] == (0.9, 0.999)
 
 
-def test_weight_decay_spares_biases_and_norms_unless_told(model):
-    spared, decayed = build_optimizer(OptimizerConfig(), model).param_groups
+@pytest.mark.parametrize("options", [{"name": "adamw"}, {"decay_all": False}])
+def test_weight_decay_spares_biases_and_norms_in_adamw_and_where_told(model, options):
+    spared, decayed = build_optimizer(OptimizerConfig(**options), model).param_groups
     assert all(p.ndim <= 1 for p in spared["params"])
     assert spared["weight_decay"] == 0
     assert all(p.ndim > 1 for p in decayed["params"])
-    groups = build_optimizer(OptimizerConfig(decay_all=True, weight_decay=0.3), model).param_groups
+
+
+@pytest.mark.parametrize("options", [{}, {"name": "adamw", "decay_all": True}])
+def test_weight_decay_has_everything_in_sgd_as_in_the_papers_code(model, options):
+    groups = build_optimizer(OptimizerConfig(weight_decay=0.3, **options), model).param_groups
     assert [group["weight_decay"] for group in groups] == [0.3]
 
 

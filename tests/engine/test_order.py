@@ -127,3 +127,20 @@ def test_step_seeds_are_distinct_and_fit_torch():
     assert len(seeds) == 200
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert step_seed(0, 1, 0) != step_seed(1, 1, 0)
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 9, 10, 23])
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 64])
+@pytest.mark.parametrize(("world_size", "accumulate_steps"), [(1, 1), (2, 1), (1, 3), (2, 2)])
+def test_the_smallest_forward_pass(num_images, batch_size, world_size, accumulate_steps):
+    options = {"num_images": num_images, "batch_size": batch_size, "world_size": world_size}
+    orders = [
+        make_order(rank=rank, accumulate_steps=accumulate_steps, **options)
+        for rank in range(world_size)
+    ]
+    counts = [
+        sum(request.crops_per_image for request in chunk.requests)
+        for order in orders
+        for chunk in order.chunks(0)
+    ]
+    assert orders[0].fewest_crops == min(counts)

@@ -7,9 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from fkd.cli.label import label as run_verb
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, TeacherError
-from fkd.labeling.accuracy_check import measure_accuracy, require_accuracy
+from fkd.labeling.accuracy_check import (
+    TeacherAccuracy,
+    describe_weakness,
+    measure_accuracy,
+    require_accuracy,
+)
 from fkd.labeling.run import label
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble
@@ -64,7 +70,7 @@ def test_a_wrong_normalization_is_refused_below_the_floor(image_source, mean):
     with pytest.raises(TeacherError, match=r"classes in another order.*normalization") as caught:
         require_accuracy(report, 0.9)
     advised = set(re.findall(r"--teacher\.(\w+)", str(caught.value)))
-    assert advised == {"input_size", "class_names", "checkpoint", "name"}
+    assert advised == {"input_size", "class_names", "checkpoint", "mean", "std"}
     assert advised <= {field.name for field in fields(TeacherConfig)}
 
 
@@ -91,3 +97,39 @@ def test_the_teacher_is_checked_before_anything_is_written(make_config, make_tea
         label(config)
     assert not (tmp_path / "store").exists()
     label(replace(config, min_accuracy=0.0))
+
+
+class TestWeakTeachers:
+    @pytest.mark.parametrize(
+        ("num_classes", "top1", "num", "warned"),
+        [
+            (10, 0.27, 256, True),
+            (10, 0.10, 256, True),
+            (10, 0.70, 256, False),
+            (1000, 0.80, 256, False),
+            (1000, 0.55, 256, False),
+            (1000, 0.27, 256, True),
+            (2, 0.50, 256, True),
+            (2, 0.60, 256, True),
+            (2, 0.90, 256, False),
+            (2, 0.67, 3, False),  # one of three wrong says nothing
+            (1, 1.00, 256, False),
+            (10, 0.00, 0, False),  # not measured
+        ],
+    )
+    def test_relative_to_chance_and_to_the_sample(self, num_classes, top1, num, warned):
+        said = describe_weakness(TeacherAccuracy(num, top1, num_classes=num_classes))
+        assert bool(said) == warned
+        if warned:
+            assert f"{top1:.1%} of {num}" in said
+            assert ("by guessing" in said) == (top1 <= 1 / num_classes + 0.02)
+
+    def test_label_warns_and_says_it_again(self, make_config, tmp_path, capsys):
+        named = tmp_path / "names.txt"
+        named.write_text("cat\nant\nbee\nelk\nfox\ngnu\nhen\n")
+        config = make_config(tmp_path / "store", accuracy_images=15)
+        run_verb(replace(config, teacher=replace(config.teacher, class_names=str(named))))
+        start, end = capsys.readouterr().out.split("75 of 75 crops")
+        assert "warning" in start
+        assert "the teacher is right on" in start
+        assert "accuracy  top-1" in end

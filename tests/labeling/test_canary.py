@@ -39,7 +39,7 @@ def brighter(image, records, size, interpolation, **options):
 
 def test_a_small_store_has_four_canaries_and_all_are_exact(labeled):
     store, source = labeled
-    rows = [c["row"] for c in store.canaries]
+    rows = [c.row for c in store.canaries]
     assert rows == sorted(set(rows))
     assert rows[0] < 4 < 10 < rows[3]
     report = check_canaries(store, source)
@@ -51,7 +51,7 @@ def test_a_small_store_has_four_canaries_and_all_are_exact(labeled):
 def test_with_the_same_libraries_every_bit_counts(labeled, monkeypatch, wrong):
     monkeypatch.setattr(canary, "replay", wrong)
     store, source = labeled
-    name = re.escape(source.name(store.canaries[0]["row"]))
+    name = re.escape(source.name(store.canaries[0].row))
     with pytest.raises(CropMismatch, match=f"{name} differs from what the teacher saw"):
         check_canaries(store, source)
 
@@ -70,7 +70,7 @@ def test_with_another_decoder_a_gray_level_is_allowed_and_a_flip_is_not(labeled,
 
 def test_another_image_is_named(labeled, config, image_folder, tmp_path):
     store, images = labeled[0], shutil.copytree(image_folder, tmp_path / "train")
-    first, second = (store.keys([c["row"]])[0].decode() for c in store.canaries[:2])
+    first, second = (store.keys([c.row])[0].decode() for c in store.canaries[:2])
     shutil.copy(images / first, images / second)
     source = open_source(replace(config.images, root=str(images)))
     with pytest.raises(CropMismatch, match=f"{second} is not the file that was labeled"):

@@ -13,7 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fkd.data.sources import ImagesConfig
-from fkd.errors import ConfigError, ImageError, StoreFull, StoreLocked, TeacherError
+from fkd.errors import (
+    ConfigError,
+    CropMismatch,
+    FormatError,
+    ImageError,
+    StoreFull,
+    StoreLocked,
+    TeacherError,
+)
+from fkd.labeling import run
 from fkd.labeling.run import label
 from fkd.labels.codecs import Logits
 from fkd.store import LabelStore, StoreWriter, verify_store
@@ -86,14 +95,14 @@ def test_more_unreadable_images_than_allowed_are_counted(config, own_images):
     assert committed(config) == ["00000", "00003"]
 
 
-def save_image(path, mode, size=(30, 20), **options):
-    Image.new(mode, size, 120).save(path, **options)
+def save_image(path, mode, size=(30, 20), color=120, **options):
+    Image.new(mode, size, color).save(path, **options)
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("16-bit.png", lambda path: save_image(path, "I;16")),
+        ("16-bit.png", lambda path: save_image(path, "I;16", color=30_000)),
         ("cmyk.jpg", lambda path: save_image(path, "CMYK")),
         ("palette.png", lambda path: save_image(path, "P")),
         ("gray.png", lambda path: save_image(path, "L")),
@@ -110,6 +119,7 @@ def test_unusual_images_are_labeled(config, own_images, name, write):
 @pytest.mark.parametrize(
     ("name", "write", "reason"),
     [
+        ("12-bit.png", lambda path: save_image(path, "I;16", color=4095), "would become nearly"),
         ("zero.png", lambda path: path.write_bytes(b""), "is empty"),
         (
             "moving.gif",
@@ -170,20 +180,22 @@ def test_an_unknown_teacher_writes_nothing(config, teacher):
 
 def test_a_second_writer_is_refused(config):
     label(config)
+    (Path(config.out) / "manifest.json").unlink()
     with (
-        StoreWriter.open(config.out, LabelStore.open(config.out).config),
+        StoreWriter.open(config.out, LabelStore.open(config.out, partial=True).config),
         pytest.raises(StoreLocked, match="another process is writing"),
     ):
         label(config)
 
 
-def test_an_image_that_changes_during_the_run_is_noticed(config, own_images):
+def test_an_image_that_changes_during_the_run_is_noticed(config, own_images, monkeypatch):
     """Labels of the old picture must not be finished beside the new one: checks read it again."""
     label(replace(config, images_per_shard=15))
     (Path(config.out) / "manifest.json").unlink()
     for path in own_images.rglob("*.png"):
         path.write_bytes((own_images / "ant/0.png").read_bytes())
-    with pytest.raises(Exception, match="is not the file that was labeled"):
+    monkeypatch.setattr(run, "find_changed_shards", lambda *given: ([], ""))  # not yet changed
+    with pytest.raises(CropMismatch, match="is not the file that was labeled"):
         label(replace(config, images_per_shard=15))
 
 
@@ -236,3 +248,14 @@ def test_a_full_disk_keeps_what_is_committed_and_the_same_command_goes_on(
     assert 0 < len(committed(config)) < 4
     label(config)
     assert files_of(config.out) == files_of(whole.out)
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "config.json", "lock", "shards/0.tar"])
+def test_a_folder_of_others_is_refused_before_the_teacher_is_measured(config, monkeypatch, name):
+    file = Path(config.out) / name
+    file.parent.mkdir(parents=True)
+    file.write_text("theirs")
+    monkeypatch.setattr(run, "measure_accuracy", lambda *given, **more: pytest.fail("measured"))
+    with pytest.raises(FormatError, match="holds other files"):
+        label(replace(config, accuracy_images=4))
+    assert [path for path in Path(config.out).rglob("*") if path.is_file()] == [file]

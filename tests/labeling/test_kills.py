@@ -1,6 +1,7 @@
 """SIGKILL at random moments, a lost process, and torchrun: always the same bytes in the end."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,23 +10,31 @@ import pytest
 
 from fkd.labeling.run import label
 
-TRIALS = 6
+SMALL, GOAL = 6, 200  # trials
 
 
 @pytest.fixture(scope="module")
-def report(image_folder, teacher, tmp_path_factory):
+def trials(drill_scale):
+    """Runs that are killed until one survives."""
+    return SMALL if drill_scale is None else math.ceil(drill_scale * GOAL)
+
+
+@pytest.fixture(scope="module")
+def report(image_folder, teacher, tmp_path_factory, trials):
     script = Path(__file__).with_name("forks.py")
     folder = tmp_path_factory.mktemp("kills")
-    arguments = [str(image_folder), teacher.checkpoint, str(folder), str(TRIALS)]
+    arguments = [str(image_folder), teacher.checkpoint, str(folder), str(trials)]
     command = [sys.executable, str(script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300 + 10 * trials)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout) | {"stderr": done.stderr}
 
 
-def test_killed_runs_end_in_the_same_bytes(report):
-    assert report["trials_with_the_same_bytes"] == TRIALS
-    assert report["kills"] >= TRIALS
+@pytest.mark.drill("G1", "random kills of labeling with a teacher", failing="lost")
+def test_killed_runs_end_in_the_same_bytes(report, trials, drill):
+    assert report["trials_with_the_same_bytes"] == trials
+    assert report["kills"] >= trials
+    drill.tried(report["kills"])
 
 
 def test_a_process_whose_peer_dies_ends_and_says_so(report):

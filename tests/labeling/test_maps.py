@@ -164,9 +164,9 @@ def test_canaries_hold_the_whole_picture(plain, monkeypatch):
     report = check_canaries(store, source)
     assert report.num == report.num_exact == 4
     one = store.canaries[0]
-    image = load(source, one["row"]).image
+    image = load(source, one.row).image
     picture = replay(image, whole_image(tuple(image.shape[1:])), 96, "bicubic")[0]
-    assert canary._fingerprint(picture)["sha256"] == one["sha256"]
+    assert canary._fingerprint(picture)[0] == one.sha256
     monkeypatch.setattr(canary, "whole_image", lambda size: whole_image((size[0] - 1, size[1])))
     with pytest.raises(CropMismatch, match="differs from what the teacher saw"):
         check_canaries(store, source)

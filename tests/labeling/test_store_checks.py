@@ -1,7 +1,7 @@
 """Spot checks pass true labels of every codec, and see each way in which labels go wrong."""
 
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 from fkd.models.teacher import load_teachers
 from fkd.store import ImageFacts, LabeledCrops, LabelStore
+from fkd.store.provenance import Provenance
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +160,15 @@ def stored_label(codec, outputs) -> LabeledCrops:
     return LabeledCrops(facts, CropRecords(np.zeros((1, 1, 4)), np.zeros((1, 1), bool)), label)
 
 
+EXACT = Provenance(teachers=(), decoder=None, autocast=None)
+
+
 @dataclass
 class FakeStore:
     codec: Codec
     num_classes: int = 7
     path: str = "labels"
-    config: dict = field(default_factory=lambda: {"numerics": {"autocast": None}})
+    provenance: Provenance = EXACT
 
 
 @pytest.mark.parametrize("codec", ["hard", "mr:2", "ms:2", "smoothing", "logits:2", "hard*2"])

@@ -134,3 +134,18 @@ def test_weights_must_fit_the_teachers():
             with_teacher_weights(codec, weights)
     with pytest.raises(ConfigError, match="labels of codec full are of one teacher"):
         with_teacher_weights(Full(), [1.0, 2.0])
+
+
+@pytest.mark.parametrize("spelling", ["top:5*2", "top:1*3", "logits*2"])
+def test_teachers_side_by_side_have_probabilities(spelling):
+    """Logits of several teachers have no mean, and a map has one teacher."""
+    with pytest.raises(ConfigError, match="no form of several teachers"):
+        parse_codec(spelling)
+
+
+@pytest.mark.parametrize("k", ["9" * 5000, "\u0665", "1e3", "+5", " 5", "5 ", "-1", ""])
+@pytest.mark.parametrize("form", ["ms:{}", "logits:{}", "ms:5*{}"])
+def test_odd_numbers_in_a_spelling_are_one_short_sentence(form, k):
+    with pytest.raises(ConfigError) as caught:
+        parse_codec(form.format(k))
+    assert len(str(caught.value)) < 400

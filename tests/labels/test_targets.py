@@ -37,3 +37,14 @@ def test_rows_devices_and_pickles_keep_the_label():
 def test_repr_tells_the_sizes():
     assert repr(some_targets()) == "SoftTargets(crops=2, classes=4, kept=2)"
     assert "kept=all" in repr(SoftTargets.full(torch.ones(3, 4) / 4))
+
+
+def test_targets_are_pinned_tensor_by_tensor(monkeypatch):
+    """Beside a GPU the DataLoader pins every batch; here only that each tensor is asked."""
+    targets = SoftTargets.one_hot(torch.tensor([1, 2]), 5)
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    assert torch.equal(targets.pin_memory().weight, targets.weight)
+    assert len(pinned) == sum(
+        value is not None for value in (targets.index, targets.weight, targets.tail, targets.labels)
+    )

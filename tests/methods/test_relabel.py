@@ -1,4 +1,4 @@
-"""ReLabel: labels of maps, axes; whole runs that go on exactly."""
+"""ReLabel: labels of maps, axes; whole runs that resume exactly."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from fkd.data.batches import CropCutter
 from fkd.data.maps import MapCropSource
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig
+from fkd.engine.logging import Progress
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError, CropMismatch, MissingLabel, StoreMismatch
 from fkd.methods import ReLabelConfig
@@ -58,7 +59,7 @@ class Stop(Exception):
     """Ends a run like a kill."""
 
 
-class StopAt:
+class StopAt(Progress):
     def __init__(self, step):
         self.step = step
 

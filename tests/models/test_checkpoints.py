@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from fkd.errors import ConfigError
-from fkd.models.checkpoints import ModelCard, load_checkpoint, weights_sha256
+from fkd.models.cards import ModelCard
+from fkd.models.checkpoints import load_checkpoint, weights_sha256
 from fkd.models.preprocessing import Preprocessing
 
 STATE = OrderedDict(w=torch.arange(6.0).reshape(2, 3), b=torch.tensor([1, 2]))

@@ -87,6 +87,13 @@ class TestFiles:
         assert read_class_names(tmp_path / "a.txt") == ["cat", "d\u00f6g"]
 
     @pytest.mark.parametrize(
+        ("name", "content"), [("a.json", '["cat", "dog"]'), ("a.txt", "cat\r\ndog\r\n")]
+    )
+    def test_a_byte_order_mark_is_no_part_of_the_first_class(self, tmp_path, name, content):
+        (tmp_path / name).write_bytes(content.encode("utf-8-sig"))
+        assert read_class_names(tmp_path / name) == ["cat", "dog"]
+
+    @pytest.mark.parametrize(
         ("name", "content", "words"),
         [
             ("a.json", b'{"0": "cat"}', "must hold a list"),
@@ -94,7 +101,7 @@ class TestFiles:
             ("a.json", b"[", "cannot be read"),
             ("a.txt", b"cat\n\ndog", "must hold a list of non-empty names"),
             ("a.txt", b"cat\ncat", "holds a name twice"),
-            ("a.txt", b"\xff\xfe", "cannot be read"),
+            ("a.txt", b"\xff\xfe", "is not a text file in UTF-8"),
         ],
     )
     def test_anything_else_is_refused(self, tmp_path, name, content, words):

@@ -9,7 +9,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from fkd.errors import ConfigError
-from fkd.models.checkpoints import ModelCard
+from fkd.models.cards import ModelCard
 from fkd.models.names import parse_model_name
 from fkd.models.packaged import package_for, packaged_file
 from fkd.models.preprocessing import Preprocessing, default_preprocessing

@@ -18,7 +18,7 @@ from fkd.labels.codec_names import parse_codec
 from fkd.labels.encoded import Encoded
 from fkd.randomness import stream_keys
 from fkd.store import ImageFacts, LabeledCrops, StoreWriter, form_members, keys_digest
-from fkd.store.config import StoreConfig
+from fkd.store.config import StoreConfig, has_value_dtype
 from fkd.store.geometry import grid_boxes
 
 TEACHER = {"name": "arithmetic", "weights_sha256": "0" * 64, "temperature": 1.0}
@@ -76,7 +76,10 @@ class LabelJob:
             self.config |= {"grid": grid, "codec": codec}
             del self.config["extras"]
         members_of = "compact" if form == "recomputed" else form
-        self.config |= form_members(members_of, parse_codec(codec), num_classes, value_dtype)
+        parsed = parse_codec(codec)
+        if not has_value_dtype(members_of, parsed, num_classes):
+            value_dtype = None
+        self.config |= form_members(members_of, parsed, num_classes, value_dtype)
         if form == "compact":
             self.config["geometry"] = "stored"
         if form == "recomputed":
@@ -152,7 +155,11 @@ class LabelJob:
                 return ""
             while writer.pending(0, 1):
                 time.sleep(0.001)
-            return writer.finish(environment or {"numpy": "any"}, canaries or CANARIES)
+            last = self.parsed.num_crops - 1
+            given = canaries or [
+                canary | {"crop": min(canary["crop"], last)} for canary in CANARIES
+            ]
+            return writer.finish(environment or {"numpy": "any"}, given)
 
 
 def folder_digest(path: Path) -> str:

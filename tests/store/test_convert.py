@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from fkd.errors import ConfigError, StoreMismatch
+from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import decode
-from fkd.store import LabelStore, convert_store, files, repair_store, verify_store
+from fkd.store import (
+    LabelStore,
+    convert_store,
+    files,
+    form_members,
+    repair_store,
+    verify_store,
+)
 
 
 def make(lab, path, **options):
@@ -79,7 +87,7 @@ def test_a_second_conversion_writes_the_same_bytes(lab, plain, tmp_path):
 
 def test_killed_at_any_write_and_begun_again(lab, plain, tmp_path, monkeypatch):
     convert_store(plain.path, tmp_path / "whole")
-    expected, call = lab.folder_digest(tmp_path / "whole"), files._call
+    expected, call = lab.folder_digest(tmp_path / "whole"), files.call
     kills, at, code = 0, 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
         writes = iter(range(at))
@@ -91,7 +99,7 @@ def test_killed_at_any_write_and_begun_again(lab, plain, tmp_path, monkeypatch):
 
         path = tmp_path / str(at)
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_call", dying)
+            patch.setattr(files, "call", dying)
             child = lab.fork(partial(convert_store, plain.path, path))
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         convert_store(plain.path, path)
@@ -121,7 +129,7 @@ def test_the_first_crops_are_kept(lab, plain, tmp_path):
         require_same_crops(plain, done.after)
         assert verify_store(done.after.path) == []
         assert done.comparison.top1_agreement == 1.0
-    assert convert_store(plain.path, tmp_path / "1", num_crops=1).after.canaries == []
+    assert convert_store(plain.path, tmp_path / "1", num_crops=1).after.canaries == ()
 
 
 DERIVED = [
@@ -206,3 +214,62 @@ def test_label_maps_are_not_converted(lab, tmp_path):
     with pytest.raises(ConfigError, match=r"holds label maps.*label-maps --top_k"):
         convert_store(tmp_path / "maps", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+SEPARATE = [
+    ("ms:4*2", "ms:2*2"),
+    ("ms:4*2", "mr:3*2"),
+    ("ms:4*3", "hard*3"),
+    ("full*2", "ms:3*2"),
+    ("full*2", "smoothing*2"),
+    ("logits:4*2", "ms:2*2"),
+    ("mr:4*2", "mr:2*2"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), SEPARATE, ids=lambda codec: codec)
+def test_labels_of_several_teachers_are_made_smaller_one_by_one(lab, tmp_path, old, new):
+    """Each teacher's label is what it would be in a store of that teacher alone."""
+    count = int(old[-1])
+    teachers = [{"name": f"teacher {i}", "weight": 1.0 + i} for i in range(count)]
+    options = {"num_images": 9, "value_dtype": "f32", "teachers": teachers}
+    if old.startswith("logits"):
+        options["value_dtype"] = "f16"
+    lab.Job(codec=old, **options).run(tmp_path / "a")
+    before = LabelStore.open(tmp_path / "a")
+    after = convert_store(before.path, tmp_path / "b", form="plain", codec=new).after
+    assert verify_store(after.path) == []
+    assert after.codec.name == new
+    assert after.codec.weights == before.codec.weights == tuple(t["weight"] for t in teachers)
+    rows = np.arange(3)
+    ours, theirs = before.read(rows).label, after.read(rows).label
+    pairs = zip(before.codec.split(ours), after.codec.split(theirs), strict=True)
+    for label, smaller in pairs:
+        k = after.codec.codec.num_ids(10)
+        if label.ids is None or old.startswith("logits"):
+            dense = decode(before.codec.codec, label, 10).numpy()
+            kept = np.argsort(-dense, axis=1, kind="stable")[:, :k]
+        else:  # in the order of their probabilities
+            kept = label.ids[..., :k].reshape(-1, k)
+        np.testing.assert_array_equal(smaller.ids.reshape(-1, k), kept)
+
+
+def test_one_label_of_several_teachers_says_how_to_write_it(lab, tmp_path):
+    teachers = [{"weight": 1.0}] * 2
+    lab.Job(codec="ms:4*2", teachers=teachers, num_images=4).run(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"of each teacher write ms:2\*2"):
+        convert_store(tmp_path / "a", tmp_path / "b", form="plain", codec="ms:2")
+    with pytest.raises(ConfigError, match="no compact form; use plain"):
+        convert_store(tmp_path / "a", tmp_path / "b", codec="ms:2*2")
+    with pytest.raises(ConfigError, match="do not hold what"):
+        convert_store(tmp_path / "a", tmp_path / "b", form="plain", codec="ms:2*3")
+
+
+@pytest.mark.parametrize("codec", ["ms:3", "mr:3", "smoothing"])
+@pytest.mark.parametrize("value_dtype", ["u16", "f16", "f32"])
+def test_a_value_type_that_a_compact_store_does_not_have_is_refused(codec, value_dtype):
+    with pytest.raises(ConfigError, match=rf"value_dtype: .*{value_dtype}; leave it out, or use"):
+        form_members("compact", parse_codec(codec), 10, value_dtype)
+    form_members("compact", parse_codec("full"), 10, value_dtype)
+    with pytest.raises(ConfigError, match=r"leave it out$"):
+        form_members("plain", parse_codec("hard"), 10, value_dtype)

@@ -66,8 +66,9 @@ FILES_OF_FORMS = [("plain", name) for name in FILES]
 FILES_OF_FORMS += [(form, SHARD) for form in ("compact", "recomputed", "map")]
 
 
+@pytest.mark.drill("G4", "single-bit flips of small stores, read", failing="silent")
 @pytest.mark.parametrize(("tiny_form", "name"), FILES_OF_FORMS)
-def test_every_flipped_bit_is_found_by_reading(tiny, name):
+def test_every_flipped_bit_is_found_by_reading(tiny, name, drill):
     data, read = (tiny / name).read_bytes(), reader_of(tiny, name)
     for bit in range(8 * len(data)):
         overwrite(tiny / name, flipped(data, bit))
@@ -75,23 +76,30 @@ def test_every_flipped_bit_is_found_by_reading(tiny, name):
             read()
     overwrite(tiny / name, data)
     read()
+    drill.tried(8 * len(data))
 
 
+@pytest.mark.drill("G4", "single-bit flips of small stores, verified", failing="silent")
 @pytest.mark.parametrize(("tiny_form", "name"), FILES_OF_FORMS)
-def test_flipped_bits_are_found_by_verify(tiny, name):
+def test_flipped_bits_are_found_by_verify(tiny, name, drill):
     data = (tiny / name).read_bytes()
-    for bit in range(0, 8 * len(data), 7):
+    bits = range(0, 8 * len(data), 7 if drill.scale is None else 1)
+    drill.tried(len(bits))
+    for bit in bits:
         overwrite(tiny / name, flipped(data, bit))
         assert name in {problem.file for problem in verify_store(tiny)}
     overwrite(tiny / name, data)
     assert verify_store(tiny) == []
 
 
-def test_a_flipped_bit_in_a_larger_store_is_found_in_its_own_record(lab, store):
+@pytest.mark.drill("G4", "single-bit flips of shards, read", failing="silent")
+def test_a_flipped_bit_in_a_larger_store_is_found_in_its_own_record(lab, store, drill):
     """Damage to one image leaves the others readable."""
     draw, labels = random.Random(0), LabelStore.open(store)
     labels.read([0, 8, 16])
-    for _ in range(600):
+    flips = drill.times(600, goal=20_000)
+    drill.tried(flips)
+    for _ in range(flips):
         number = draw.randrange(3)
         file = store / f"shards/{number:05d}.safetensors"
         data = file.read_bytes()
@@ -114,8 +122,9 @@ def test_a_flipped_bit_in_a_larger_store_is_found_in_its_own_record(lab, store):
     labels.images(np.arange(20))
 
 
+@pytest.mark.drill("G5", "every length of a truncated file", failing="silent")
 @pytest.mark.parametrize(("tiny_form", "name"), FILES_OF_FORMS)
-def test_every_truncation_is_found(tiny, name):
+def test_every_truncation_is_found(tiny, name, drill):
     data, read = (tiny / name).read_bytes(), reader_of(tiny, name)
     for length in range(len(data)):
         (tiny / name).write_bytes(data[:length])
@@ -123,6 +132,7 @@ def test_every_truncation_is_found(tiny, name):
             read()
         if length % 16 == 0:
             assert name in {problem.file for problem in verify_store(tiny)}
+    drill.tried(len(data))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -227,7 +237,7 @@ def test_verify_tells_how_far_it_is(store):
 def test_verify_of_a_folder_that_is_no_store(tmp_path):
     with pytest.raises(FormatError, match="not a label store"):
         verify_store(tmp_path)
-    with pytest.raises(FormatError, match="not a folder"):
+    with pytest.raises(FormatError, match="does not exist"):
         repair_store(tmp_path / "nowhere")
 
 

@@ -1,6 +1,6 @@
 """A store made to do harm is refused by a StoreError, and nothing outside its folder is touched.
 
-Checksums are no defense here: whoever makes a store can make them fit, as `forge` does.
+Checksums are no defense here: who makes a store can make them fit, as `forge` does.
 """
 
 import hashlib
@@ -192,21 +192,48 @@ NAMES = ["manifest.json", "config.json", "commits/00000.json", "shards/00000.saf
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["link", "dangling link", "device", "FIFO", "folder"])
+@pytest.mark.parametrize("kind", ["dangling link", "device", "FIFO", "FIFO by a link", "folder"])
 def test_only_plain_files_are_opened(store, tmp_path, name, kind):
     file, outside = store / name, tmp_path / "outside"
     shutil.move(file, outside)
-    if kind == "link":
-        file.symlink_to(outside)
-    elif kind == "dangling link":
+    if kind == "dangling link":
         file.symlink_to(tmp_path / "nowhere")
     elif kind == "device":
         file.symlink_to("/dev/zero")
+    elif kind == "FIFO by a link":
+        os.mkfifo(tmp_path / "FIFO")
+        file.symlink_to(tmp_path / "FIFO")
     elif kind == "FIFO":
         os.mkfifo(file)
     else:
         file.mkdir()
     assert "plain files only" in require_refused(store)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_link_to_another_file_tells_nothing_of_it(store, tmp_path, name):
+    """What it leads to is read, and must be what the checksums say."""
+    secret = tmp_path / "secret"
+    secret.write_text("root:x:0:0:" * 20)
+    (store / name).unlink()
+    (store / name).symlink_to(secret)
+    message = require_refused(store)
+    assert "root:x" not in message
+    assert not any("root:x" in problem.message for problem in verify_store(store))
+
+
+def test_a_store_of_links_is_read_and_verified(finished, tmp_path):
+    """As the cache of a hub keeps it: every file is a link to ../../blobs/<hash>."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    for file in (path for path in finished.rglob("*") if path.is_file()):
+        leaf = snapshot / file.relative_to(finished)
+        leaf.parent.mkdir(parents=True, exist_ok=True)
+        blob = blobs / sha256(os.fsencode(leaf))
+        shutil.copy(file, blob)
+        leaf.symlink_to(os.path.relpath(blob, leaf.parent))
+    use(snapshot)
+    assert verify_store(snapshot) == []
 
 
 @pytest.mark.parametrize("folder", ["shards", "commits"])
@@ -446,6 +473,37 @@ def test_boxes_outside_and_values_of_nan_are_found_by_verify(lab, tmp_path):
         (problem,) = verify_store(tmp_path / name)
         assert problem.file == "shards/00000.safetensors"
         assert name in problem.message
+
+
+def test_a_label_that_names_a_class_twice_is_not_handed_on(lab, tmp_path):
+    """Its other classes would get probabilities below 0."""
+    job = lab.Job(codec="ms:3", unreadable=False)
+    job.run(tmp_path / "store")
+
+    def change(content):
+        content.label.ids[1, 0, 2] = content.label.ids[1, 0, 0]
+        return content
+
+    forged = with_checksums(job, change)
+    forge_shard(tmp_path / "store", 0, lambda data: forged)
+    with pytest.raises(FormatError, match="a label names a class twice"):
+        LabelStore.open(tmp_path / "store").read(np.arange(4))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 5.0, -0.25, 1.01])
+def test_numbers_that_are_no_probabilities_are_not_handed_on(lab, tmp_path, value):
+    job = lab.Job(value_dtype="f32", unreadable=False)
+    job.run(tmp_path / "store")
+
+    def change(content):
+        content.label.values[2, 0, 0] = value
+        return content
+
+    forged = with_checksums(job, change)
+    forge_shard(tmp_path / "store", 0, lambda data: forged)
+    store = LabelStore.open(tmp_path / "store")
+    with pytest.raises(FormatError, match=r"a label value is (no probability|NaN or infinite)"):
+        store.read(np.arange(4))
 
 
 json_values = st.recursive(

@@ -6,6 +6,7 @@ it then: unsynced data lost, zeroed or kept, unsynced names lost or kept in any 
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ class Disk:
 
 
 class Recorder:
-    """Replaces `files._call` and notes what the calls do to names and data below `root`."""
+    """Replaces `files.call` and notes what the calls do to names and data below `root`."""
 
     def __init__(self, root: Path, honest: bool) -> None:
         self.root, self.honest, self.events, self.inodes = root, honest, [], {}
@@ -132,7 +133,7 @@ def replay(events):
         yield disk, list(acknowledged)
 
 
-def crash_states(events):
+def crash_states(events, mixtures=8):
     """Distinct folders after a cut at any moment: all or nothing unsynced kept, and mixtures."""
     draw, seen = random.Random(0), set()
     for disk, acknowledged in replay(events):
@@ -140,7 +141,7 @@ def crash_states(events):
         choices += [(lambda: True, lambda k=k: k) for k in ("kept", "lost", "zeroed")]
         choices += [
             (lambda: draw.random() < 0.5, lambda: draw.choice(["kept", "lost", "zeroed"]))
-        ] * 8
+        ] * mixtures
         for keep_name, keep_data in choices:
             state = disk.survivors(keep_name, keep_data)
             identity = (tuple(sorted(state.items())), tuple(acknowledged))
@@ -167,12 +168,12 @@ def job(lab):
 def record(job, path, honest=True):
     recorder = Recorder(path, honest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_call", recorder)
+        patch.setattr(files, "call", recorder)
         with StoreWriter.open(path, job.config) as writer:
             for number in writer.pending():
                 writer.commit(number, *job.shard(number))
                 recorder.events.append(("acknowledged", number))
-            writer.finish({"numpy": "any"}, [{"crop": 1}])
+            writer.finish({"numpy": "any"})
             recorder.events.append(("acknowledged", "manifest.json"))
     return recorder.events
 
@@ -181,7 +182,7 @@ def run_again(job, path) -> None:
     with StoreWriter.open(path, job.config) as writer:
         for number in writer.pending():
             writer.commit(number, *job.shard(number))
-        writer.finish({"numpy": "any"}, [{"crop": 1}])
+        writer.finish({"numpy": "any"})
 
 
 def files_of(acknowledged) -> list[str]:
@@ -194,19 +195,32 @@ def files_of(acknowledged) -> list[str]:
     ]
 
 
-def test_what_was_acknowledged_survives_and_the_rest_is_made_again(lab, job, tmp_path):
-    oracle = tmp_path / "oracle"
-    events = record(job, oracle)
-    expected, tried = lab.folder_digest(oracle), 0
-    for number, (state, acknowledged) in enumerate(crash_states(events)):
-        for name in files_of(acknowledged):
-            assert state.get(name) == (oracle / name).read_bytes(), name
-        path = tmp_path / str(number)
-        build(path, state)
-        run_again(job, path)
-        assert lab.folder_digest(path) == expected
-        tried += 1
+def jobs_of(lab, count):
+    """Labeling runs of many sizes and forms; a few dozen states of a disk come from each."""
+    forms = ("plain", "compact", "recomputed", "map")
+    for number in range(count):
+        size, shard = 20 + number % 7, 8 - number % 5
+        yield lab.Job(num_images=size, images_per_shard=shard, form=forms[number % 4])
+
+
+@pytest.mark.drill("G3", "states of a disk after a power cut", failing="lost")
+def test_what_was_acknowledged_survives_and_the_rest_is_made_again(lab, drill, tmp_path):
+    tried = 0
+    for number, job in enumerate(jobs_of(lab, drill.times(1, goal=110))):
+        oracle = tmp_path / f"oracle{number}"
+        events = record(job, oracle)
+        expected = lab.folder_digest(oracle)
+        for state, acknowledged in crash_states(events):
+            for name in files_of(acknowledged):
+                assert state.get(name) == (oracle / name).read_bytes(), name
+            path = tmp_path / str(tried)
+            build(path, state)
+            run_again(job, path)
+            assert lab.folder_digest(path) == expected
+            tried += 1
+            shutil.rmtree(path)
     assert tried > 40
+    drill.tried(tried)
 
 
 def test_without_fsync_the_same_test_fails(lab, job, tmp_path):

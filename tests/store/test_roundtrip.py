@@ -24,7 +24,7 @@ from fkd.store import (
     keys_digest,
     verify_store,
 )
-from fkd.store.config import EXTRA_DTYPES
+from fkd.store.config import EXTRA_DTYPES, has_value_dtype
 from fkd.store.packing import decode_roots, encode_roots
 
 extra_columns = st.dictionaries(
@@ -64,6 +64,8 @@ def stores(draw):
         "keys_sha256": keys_digest(keys),
         "anything": draw(st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False))),
     }
+    if not has_value_dtype(form, parse_codec(codec), config["num_classes"]):
+        value_dtype = None
     config |= form_members(form, parse_codec(codec), config["num_classes"], value_dtype) | geometry
     names = st.lists(st.text(), min_size=config["num_classes"], max_size=config["num_classes"])
     config["class_names"] = draw(names)
@@ -86,12 +88,14 @@ def contents(draw, config, keys):
         box, flip = sample_boxes(CropConfig(), stream_keys(0, keys), size, numbers)
     value = draw(arrays(np.float32, (n, m, v), elements=values)) if v else None
     if compact and k and v:
-        value = -np.sort(-value, axis=2) + np.float32(2**-9)
+        value = np.minimum(-np.sort(-value, axis=2) + np.float32(2**-9), np.float32(1))
     extra = {
         name: draw(arrays(np.dtype(e["dtype"]), (n, m, *e["shape"])))
         for name, e in config["extras"].items()
     }
-    ids = draw(arrays(np.int64, (n, m, k), elements=st.integers(0, c - 1))) if k else None
+    # No class twice in a label: some class, and those that follow it.
+    first = draw(arrays(np.int64, (n, m, 1), elements=st.integers(0, c - 1)))
+    ids = (first + np.arange(k)) % c if k else None
     images = ImageFacts(
         crc32=draw(arrays(np.uint32, n)),
         num_bytes=draw(arrays(np.uint64, n, elements=st.integers(0, 2**40))),

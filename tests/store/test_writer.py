@@ -139,7 +139,7 @@ def test_a_folder_with_other_files_is_left_alone(lab, tmp_path):
 def test_somebody_elses_config_json_is_left_alone(lab, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     (tmp_path / ".tmp.theirs").write_text("x")
-    with pytest.raises(DamagedStore, match=r"config\.json"):
+    with pytest.raises(FormatError, match=r"holds other files \('config\.json'\)"):
         StoreWriter.open(tmp_path, lab.Job().config)
     assert sorted(os.listdir(tmp_path)) == [".tmp.theirs", "config.json"]
 
@@ -336,3 +336,35 @@ def test_a_finished_store_is_sound_for_every_codec(lab, tmp_path):
         path = tmp_path / codec
         lab.Job(codec=codec, value_dtype=dtype).run(path)
         assert verify_store(path) == []
+
+
+FOREIGN = {
+    "an image": "holiday.jpg",
+    "a shard of another program": "shards/data-00000-of-00001.tar",
+    "another commit": "commits/HEAD",
+    "a lock with something in it": "lock",
+    "somebody's config": "config.json",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN.values(), ids=FOREIGN)
+def test_nothing_is_written_among_files_of_others(lab, tmp_path, name):
+    """Not even a lock: the folder is looked at first."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("theirs")
+    before = sorted(map(str, tmp_path.rglob("*")))
+    with pytest.raises(FormatError, match="holds other files"):
+        StoreWriter.open(tmp_path, lab.Job().config)
+    assert sorted(map(str, tmp_path.rglob("*"))) == before
+    assert file.read_text() == "theirs"
+
+
+def test_a_store_of_other_settings_is_refused_before_anything_is_written(lab, tmp_path):
+    StoreWriter.open(tmp_path / "s", lab.Job().config).close()
+    (tmp_path / "s/lock").unlink()
+    (tmp_path / "s/.tmp.manifest.json.7").write_text("half")
+    before = sorted(map(str, tmp_path.rglob("*")))
+    with pytest.raises(StoreMismatch, match="num_crops"):
+        StoreWriter.open(tmp_path / "s", lab.Job(num_crops=4).config)
+    assert sorted(map(str, tmp_path.rglob("*"))) == before

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny student: they end, go on exactly, and refuse what cannot work."""
+"""Whole runs of a tiny student: they end, resume exactly, and refuse what cannot work."""
 
 import json
 import multiprocessing
@@ -21,7 +21,7 @@ from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.sampling import CropConfig
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig, open_source
-from fkd.engine.logging import read_metrics
+from fkd.engine.logging import Progress, read_metrics
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.run_folder import open_run_folder
 from fkd.engine.schedule import ScheduleConfig
@@ -65,7 +65,7 @@ class Stop(Exception):
     """Ends a run like a kill: nothing gets a chance to be saved."""
 
 
-class StopAt:
+class StopAt(Progress):
     """A progress that ends the run in the middle of a step."""
 
     def __init__(self, step):
@@ -131,19 +131,23 @@ def test_timm_loads_the_final_weights_and_a_run_can_teach(config):
     assert teacher.class_names == ["ant", "bee", "cat", "dog"]
 
 
-def test_stopped_anywhere_and_started_again_a_run_ends_in_the_same_bits(config):
+@pytest.mark.drill("G11", "training stopped in the middle of a step", failing="lost")
+@pytest.mark.parametrize("seconds", [0, 1000])  # a checkpoint at every step, or of passes only
+def test_stopped_anywhere_and_started_again_a_run_ends_in_the_same_bits(config, drill, seconds):
     reference = replace(config, out=config.out + "-reference")
     total = train(reference).num_steps
-    draw = random.Random(0)
-    for seconds in (0, 1000):  # a checkpoint at every step, or at the end of passes only
-        stopped = replace(config, out=f"{config.out}-{seconds}", checkpoint_seconds=seconds)
-        for step in sorted(draw.sample(range(1, total + 1), 4)):
+    draw, left = random.Random(seconds), (times := drill.times(4, goal=25))
+    while left:
+        stopped = replace(config, out=f"{config.out}-{left}", checkpoint_seconds=seconds)
+        for step in sorted(draw.sample(range(1, total + 1), min(4, left))):
             stop = StopAt(step)
             with pytest.raises(Stop):
                 train(stopped, stop)
             assert stop.began < step
+            left -= 1
         train(stopped)
         assert_same_run(stopped, reference)
+    drill.tried(times)
 
 
 def test_a_discriminator_goes_on_where_it_was(config):
@@ -203,7 +207,7 @@ def test_a_run_with_other_settings_is_refused_by_naming_them(config):
     with pytest.raises(Stop):
         train(config, StopAt(3))
     other = replace(config, epochs=7, optimizer=OptimizerConfig(name="adamw", lr=0.5))
-    with pytest.raises(RunError, match=r"epochs was 6, now 7; optimizer.lr was None, now 0.5"):
+    with pytest.raises(RunError, match=r"epochs was 6, now 7; optimizer.lr was .*, now 0.5"):
         train(other)
     train(replace(config, num_workers=1, checkpoint_seconds=7))
 
@@ -315,19 +319,25 @@ def wait_for_lines(config, number):
         time.sleep(0.002)
 
 
-def test_a_killed_process_goes_on_to_the_same_bits(config):
+@pytest.mark.drill("G1", "random kills of training", failing="lost")
+def test_a_killed_process_goes_on_to_the_same_bits(config, drill):
     """A real SIGKILL, with a loader process that outlives it for a while."""
     config = replace(config, num_workers=1, log_every=1, checkpoint_seconds=0)
     reference = replace(config, out=config.out + "-reference")
-    train(reference)
-    for lines in (3, 8):
-        process = fork(config)
-        wait_for_lines(config, lines)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        assert not (Path(config.out) / "model.safetensors").exists()
-    train(config)
-    assert_same_run(config, reference)
+    num_lines = train(reference).num_steps
+    draw, left = random.Random(0), (times := drill.times(2, goal=200))
+    while left:
+        killed = replace(config, out=f"{config.out}-{left}")
+        for lines in sorted(draw.sample(range(1, num_lines - 2), min(2, left))):
+            process = fork(killed)
+            wait_for_lines(killed, lines)
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            assert not (Path(killed.out) / "model.safetensors").exists()
+            left -= 1
+        train(killed)
+        assert_same_run(killed, reference)
+    drill.tried(times)
 
 
 @pytest.fixture
@@ -566,7 +576,7 @@ class KillLoader(StopAt):
 
 
 def test_a_killed_loader_process_is_explained(config):
-    with pytest.raises(RunError, match=r"a process that loads images was killed, .* resumes from"):
+    with pytest.raises(RunError, match=r"images was killed by SIGKILL, perhaps .* resumes from"):
         train(replace(config, num_workers=1, workers="processes"), KillLoader(0))
     train(config)
 
@@ -591,3 +601,23 @@ def test_two_processes_may_not_train_in_one_folder(config):
         os.waitpid(process, 0)
     with open_run_folder(Path(config.out), {}, {"data": {}}, free=frozenset()):
         pass
+
+
+class Remarks(Progress):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def remark(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("method", ["fkd", "vanilla"])
+def test_a_store_without_canaries_is_said_once_where_it_is_used(config, method):
+    store = None if method == "vanilla" else config.store
+    mixing = MixingConfig()
+    listener = Remarks()
+    train(replace(config, method=method, store=store, epochs=1, mixing=mixing), listener)
+    about = [text for text in listener.said if "has no canaries" in text]
+    assert len(about) == (method == "fkd")

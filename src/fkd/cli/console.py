@@ -1,4 +1,10 @@
-"""What all verbs print to: a console that wraps no lines, and one kind of progress bar."""
+"""What all verbs print to: a console that wraps no lines, and one kind of progress bar.
+
+Names of images, classes and teachers are data. Whatever a verb prints goes through this console,
+which takes no markup and spells out control characters.
+"""
+
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -9,11 +15,28 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from fkd.errors import escape_controls
+
+
+class PlainConsole(Console):
+    """Standard output on which a text is nothing but text: lines, cells of tables and titles.
+
+    Without colored numbers or line breaks of its own. A style is given as one, not in the text.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **kwargs: Any) -> Text:
+        """The text with control characters spelled out; rich calls this for every str."""
+        return super().render_str(escape_controls(text), **kwargs)
 
 
 def make_console() -> Console:
-    """Standard output without colored numbers or line breaks of its own."""
-    return Console(highlight=False, soft_wrap=True)
+    """The console of a verb."""
+    return PlainConsole()
 
 
 def make_bar(console: Console, *columns: ProgressColumn, transient: bool = True) -> Progress:
@@ -25,7 +48,7 @@ def make_bar(console: Console, *columns: ProgressColumn, transient: bool = True)
         transient: whether it vanishes at its end.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         *columns,
@@ -34,6 +57,16 @@ def make_bar(console: Console, *columns: ProgressColumn, transient: bool = True)
         transient=transient,
         disable=not console.is_terminal,
     )
+
+
+def print_remark(console: Console, text: str) -> None:
+    """One line that begins with "note"."""
+    console.print(f"note      {text}")
+
+
+def print_warning(console: Console, text: str) -> None:
+    """One line that begins with "warning"."""
+    console.print(f"warning   {text}", style="yellow")
 
 
 def format_size(num_bytes: int) -> str:

@@ -1,7 +1,5 @@
 """`fkd convert`: a label store in another form, without the teacher."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.progress import Progress as Bar
 
@@ -10,12 +8,13 @@ from fkd.errors import ConfigError
 from fkd.store import Conversion, convert_store
 from fkd.store.config import Form
 from fkd.store.convert import Progress
+from fkd.userfiles import home_path
 
 
 def convert(
-    store: Path,
+    store: str,
     *,
-    out: Path | None = None,
+    out: str | None = None,
     form: Form = "compact",
     num_crops: int | None = None,
     codec: str | None = None,
@@ -37,7 +36,12 @@ def convert(
     console = make_console()
     with make_bar(console) as bar:
         done = convert_store(
-            store, out, form=form, num_crops=num_crops, codec=codec, progress=_Reporter(bar)
+            home_path(store),
+            home_path(out),
+            form=form,
+            num_crops=num_crops,
+            codec=codec,
+            progress=_Reporter(bar),
         )
     _print_result(done, form, console)
 

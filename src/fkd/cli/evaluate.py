@@ -1,17 +1,23 @@
 """`fkd eval`: the accuracy of a student, or of any model."""
 
+import difflib
 from dataclasses import replace
-from pathlib import Path
 
+import timm
 import torch
 
-from fkd.cli.console import make_console
-from fkd.data.sources import ImagesConfig, open_source
+from fkd.cli.console import make_console, print_remark
+from fkd.data.sources import ImagesConfig, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
-from fkd.labeling.config import resolve_device
 from fkd.models.classes import numbered_classes, read_class_names
+from fkd.models.devices import resolve_device
+from fkd.models.names import parse_model_name, torchvision_names
+from fkd.models.trial import try_network
 from fkd.models.zoo import LoadedModel, load_model
+from fkd.userfiles import home_path
+
+_ALIKE = 0.8  # of two names; resnet5 and resnet50 are, run and gernet_s are not
 
 
 def evaluate(
@@ -36,12 +42,16 @@ def evaluate(
         input_size: side of the crops, pixels; by default the model's own.
         batch_size: images in a forward pass.
         num_workers: threads that decode images.
-        device: cpu or cuda; by default a GPU if there is one.
+        device: cpu, cuda, cuda:1, mps, xpu; by default cuda if there is one.
     """
+    where = resolve_device(device)
     loaded = _load(model, checkpoint, class_names, input_size)
+    try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     chosen = LabeledImages.match(open_source(images), names)
-    where = resolve_device(device)
+    console = make_console()
+    for remark in remarks_of(chosen.source):
+        print_remark(console, remark)
     accuracy = measure_accuracy(
         loaded.model.to(where).to(memory_format=torch.channels_last),
         chosen,
@@ -50,7 +60,7 @@ def evaluate(
         batch_size=batch_size,
         num_workers=num_workers,
     )
-    console, expected = make_console(), loaded.preprocessing
+    expected = loaded.preprocessing
     console.print(
         f"model     {model}: {loaded.name}, {loaded.num_classes:,} classes, {expected.input_size} "
         f"pixels, {expected.interpolation}"
@@ -69,9 +79,11 @@ def _load(
     Raises:
         ConfigError: there is no such model, or the names do not fit it.
     """
-    if Path(model).is_dir():
-        loaded = load_model(checkpoint=model, input_size=input_size)
+    folder = home_path(model)
+    if folder.is_dir():
+        loaded = load_model(checkpoint=str(folder), input_size=input_size)
     else:
+        _require_name(model)
         loaded = load_model(
             model, pretrained=checkpoint is None, checkpoint=checkpoint, input_size=input_size
         )
@@ -84,3 +96,22 @@ def _load(
             f"{loaded.num_classes}; give one name per output"
         )
     return replace(loaded, class_names=names)
+
+
+def _require_name(model: str) -> None:
+    """Refuse what is neither a folder nor the name of a network.
+
+    Raises:
+        ConfigError: says both.
+    """
+    try:
+        parse_model_name(model)
+    except ConfigError as error:
+        known = [*timm.list_models(), *(f"torchvision/{name}" for name in torchvision_names())]
+        architecture = model.partition(".")[0]
+        if difflib.get_close_matches(architecture, known, n=1, cutoff=_ALIKE):
+            raise
+        raise ConfigError(
+            f"model: there is no folder {model} here, and no network of that name; give the "
+            "folder of a finished run, a timm model, or torchvision/NAME"
+        ) from error

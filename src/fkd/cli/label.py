@@ -8,7 +8,14 @@ from rich.progress import Progress as Bar
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from fkd.cli.console import format_duration, format_size, make_bar, make_console
+from fkd.cli.console import (
+    format_duration,
+    format_size,
+    make_bar,
+    make_console,
+    print_remark,
+    print_warning,
+)
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.estimate import CostEstimate
 from fkd.labeling.estimate import plan as make_plan
@@ -63,7 +70,10 @@ def import_maps(config: ImportMapsConfig) -> None:
 
 def plan(config: LabelConfig) -> None:
     """Print what labeling will cost - bytes, teacher crops, hours - and write nothing."""
-    _print_plan(make_plan(config), config, make_console())
+    cost, console = make_plan(config), make_console()
+    for remark in cost.remarks:
+        print_remark(console, remark)
+    _print_plan(cost, config, console)
 
 
 class _Speed(ProgressColumn):
@@ -83,6 +93,14 @@ class LabelReporter(Progress):
         self._bar: Bar | None = None
         self._started = self._last_line = 0.0
         self._done = self._total = 0
+
+    def remark(self, text: str) -> None:
+        """Print a line that begins with "note"."""
+        print_remark(self._console, text)
+
+    def warn(self, text: str) -> None:
+        """Print a line that begins with "warning"."""
+        print_warning(self._console, text)
 
     def started(self, start: RunStart) -> None:
         """Say what is going to be done, and show a bar."""
@@ -165,6 +183,8 @@ def _print_result(result: LabelResult, out: str, console: Console) -> None:
         console.print(f"unreadable {reason}")
     if result.spot_checks is not None:
         console.print(f"checked   {result.spot_checks}")
+    if result.accuracy is not None and result.accuracy.num:
+        console.print(f"accuracy  {result.accuracy}")
     _print_store(result.store, out, console)
 
 
@@ -182,13 +202,22 @@ def _print_store(store: LabelStore, out: str, console: Console) -> None:
     console.print(f"root hash {store.root_hash}")
 
 
+def _describe_epochs(num_crops: int) -> str:
+    """How the crops of a store and the epochs of a training run go together."""
+    single = f"M = {num_crops}, epochs = {num_crops}: every crop once"
+    if num_crops == 1:
+        return f"{single}; more epochs show the same crop again"
+    return f"{single}; epochs = {2 * num_crops}: every crop twice; fewer leave crops unused"
+
+
 def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> None:
     per_crop = cost.num_bytes / cost.num_crops
     about = "about " if config.form == "compact" else ""
     console.print(
         f"images    {cost.num_images:,} x {config.num_crops} crops = {cost.num_crops:,} crops of "
-        f"{cost.num_classes:,} classes, {config.codec.name}"
+        f"{cost.num_classes:,} classes, {cost.codec}"
     )
+    console.print(f"epochs    {_describe_epochs(config.num_crops)}")
     console.print(
         f"bytes     {about}{cost.num_bytes:,} ({format_size(cost.num_bytes)}, "
         f"{per_crop:.1f} per crop) in {cost.num_shards:,} shards"

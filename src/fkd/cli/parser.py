@@ -9,40 +9,68 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli, capture_parser
 from jsonargparse.typing import register_type
 
+from fkd.cli.arguments import Argument, nearest, options_of
 from fkd.cli.verbs import VERBS, Verb
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, FKDError
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 
+_SWITCHES = {"--repair"}  # that a verb takes also when it is called with less
+_NO_UNION = "Does not validate against any of the Union subtypes"  # of the parser
 
-def run_verb(name: str, options: Sequence[str]) -> None:
-    """Parse the options of a verb and call its function.
+
+def run_verb(name: str, arguments: Sequence[Argument]) -> None:
+    """Parse the arguments of a verb and call its function.
+
+    Args:
+        name: of the verb.
+        arguments: in the order in which later ones win (`fkd.cli.arguments.read_arguments`).
 
     Raises:
         ConfigError: an option is unknown, missing or impossible.
         FKDError: whatever the function raises.
     """
     verb = VERBS[name]
+    simple = all(not each.option or each.option in _SWITCHES for each in arguments)
+    if verb.alone and simple:
+        verb = replace(verb, target=verb.alone)
     command = load_command(verb)
     config_class = _config_class(command)
-    result = auto_cli(config_class or command, args=list(options), **_settings(name, verb, command))
+    words = [argument.words for argument in arguments]
+    try:
+        result = auto_cli(config_class or command, args=words, **_settings(name, verb, command))
+    except ValueError as error:  # a group of settings that is optional and refuses its values
+        if isinstance(error.__cause__, FKDError):
+            raise error.__cause__ from None
+        if not str(error).startswith(_NO_UNION):
+            raise
+        raise ConfigError(f"{_reason_of_union(str(error))} (fkd {name} --help)") from error
     if config_class is not None:
         command(result)
 
 
 def list_options(name: str) -> list[str]:
-    """The options of a verb in the order of its --help, positional arguments first."""
+    """The options of a verb in the order of its --help, positional arguments first.
+
+    After an option stands "switch" if it needs no value, and "required" if it has no default.
+    """
     verb = VERBS[name]
     command = load_command(verb)
     component = _config_class(command) or command
     parser = capture_parser(lambda: auto_cli(component, args=[], **_settings(name, verb, command)))
-    strings = [action.option_strings or [action.dest] for action in parser._actions]
-    return sorted((group[0] for group in strings), key=lambda option: option.startswith("-"))
+    lines = []
+    for action in parser._actions:
+        kinds = ["switch"] if action.option_strings and action.nargs == "?" else []
+        required = action.required or action.dest in parser._extra_required_keys
+        kinds += ["required"] if required else []
+        lines.append(" ".join([(action.option_strings or [action.dest])[0], *kinds]))
+    return sorted(lines, key=lambda line: line.startswith("-"))
 
 
 def load_command(verb: Verb) -> Callable[..., Any]:
@@ -106,7 +134,15 @@ class _Parser(ArgumentParser):  # type: ignore[misc,unused-ignore]
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        raise ConfigError(f"{_in_one_line(message)} ({self.prog} --help)") from ex
+        hint = _hint(message, options_of(self.prog.removeprefix("fkd ")).names)
+        raise ConfigError(f"{_in_one_line(message)}{hint} ({self.prog} --help)") from ex
+
+
+def _hint(message: str, options: Sequence[str]) -> str:
+    """The setting that was probably meant by one that a file has and the verb has not."""
+    unknown = re.search(r"Option '([^']+)' is not accepted", message)
+    meant = unknown and nearest(unknown[1], [option.lstrip("-") for option in options])
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _in_one_line(message: str) -> str:
@@ -120,6 +156,13 @@ def _in_one_line(message: str) -> str:
     reason = re.sub(r"<class '(\w+)'>|typing\.", r"\1", reason)
     given = re.search(r"^ *Given value: (\S+)$", message, re.MULTILINE)
     return f"{options}: {reason}" + (f". Got value: {given[1]}" if given else "")
+
+
+def _reason_of_union(message: str) -> str:
+    """Why an optional group of settings was refused, without "or it must be null"."""
+    reasons = [line[4:] for line in message.splitlines() if line.startswith("  - ")]
+    own = [reason for reason in reasons if not reason.startswith("Expected a <class 'NoneType'>")]
+    return (own or reasons or [message])[0]
 
 
 def _is_codec(value: object) -> bool:

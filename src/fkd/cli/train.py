@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import TextColumn
 
-from fkd.cli.console import make_bar, make_console
-from fkd.engine.logging import Metrics
+from fkd.cli.console import make_bar, make_console, print_remark, print_warning
+from fkd.engine.logging import Metrics, Progress
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.methods import METHODS, find_method
 from fkd.smoke import smoke_settings
@@ -44,16 +44,17 @@ def train(recipe: Recipe) -> None:
     config = TrainConfig(**given)
     console = make_console()
     if not recipe.smoke:
-        _train(config, console)
+        _train(config, console, TrainingReporter(console, config))
         return
     console.print("smoke     generated images, a tiny teacher, a few steps: accuracy means nothing")
     with tempfile.TemporaryDirectory(prefix="fkd-smoke-") as folder:
-        _train(smoke_settings(config, recipe.maps or recipe.labels, Path(folder)), console)
+        small = smoke_settings(config, recipe.maps or recipe.labels, Path(folder))
+        _train(small, console, _SmokeReporter(console, small))
     console.print("smoke     the recipe runs; nothing is kept")
 
 
-def _train(config: TrainConfig, console: Console) -> None:
-    with closing(TrainingReporter(console, config)) as reporter:
+def _train(config: TrainConfig, console: Console, reporter: "TrainingReporter") -> None:
+    with closing(reporter):
         result = run_training(config, reporter)
     if result.leads:
         _print_result(result, config, console)
@@ -66,7 +67,7 @@ def more_help() -> str:
     return f"Methods (--method):\n{lines}"
 
 
-class TrainingReporter:
+class TrainingReporter(Progress):
     """Shows a run on a terminal: a bar, and a line for each pass; elsewhere the lines alone."""
 
     def __init__(self, console: Console, config: TrainConfig) -> None:
@@ -81,6 +82,14 @@ class TrainingReporter:
         if self._bar is not None:
             self._bar.stop()
 
+    def remark(self, text: str) -> None:
+        """Print a line that begins with "note"."""
+        print_remark(self._console, text)
+
+    def warn(self, text: str) -> None:
+        """Print a line that begins with "warning"."""
+        print_warning(self._console, text)
+
     def begin(self, step: int, num_steps: int, description: str) -> None:
         """Say what is going to be done, and show a bar."""
         config = self._config
@@ -92,7 +101,7 @@ class TrainingReporter:
         if step:
             self._console.print(f"resumed   after step {step:,} of {num_steps:,}")
         if self._console.is_terminal:
-            numbers = TextColumn("{task.fields[numbers]}")
+            numbers = TextColumn("{task.fields[numbers]}", markup=False)
             self._bar = make_bar(self._console, numbers, transient=False)
             self._bar.add_task("steps", total=num_steps, completed=step, numbers="")
             self._bar.start()
@@ -113,6 +122,13 @@ class TrainingReporter:
             f"{_where(metrics)}  val top-1 {metrics['val_top1']:.2f}  "
             f"top-5 {metrics['val_top5']:.2f}"
         )
+
+
+class _SmokeReporter(TrainingReporter):
+    """Shows a smoke run, which is far too short to learn, on purpose."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
 
 
 def _where(metrics: Metrics) -> str:

@@ -15,6 +15,9 @@ class Verb:
         example: a command that works as it stands, but for its paths.
         options: the options that a beginner needs, with a line on each.
         arguments: positional arguments, as the usage line shows them.
+        shared: whether the processes of torchrun share the work; if not, one of them does it all.
+        alone: what to call instead of `target` if only positional arguments and `--repair` are
+            given; it imports less.
     """
 
     target: str
@@ -22,6 +25,8 @@ class Verb:
     example: str
     options: dict[str, str] = field(default_factory=dict)
     arguments: str = ""
+    shared: bool = False
+    alone: str = ""
 
 
 _IMAGES = {"images.root": "folder of the images, one folder per class or all in one"}
@@ -41,6 +46,7 @@ VERBS: dict[str, Verb] = {
         "run the teacher once and write a label store",
         "fkd label --images.root photos/train --teacher.name tf_efficientnet_lite0 --out labels",
         _IMAGES | _TEACHER | {"out": "folder of the label store"} | _LABELS,
+        shared=True,
     ),
     "label-maps": Verb(
         "fkd.cli.label:label_maps",
@@ -49,6 +55,7 @@ VERBS: dict[str, Verb] = {
         _IMAGES
         | _TEACHER
         | {"out": "folder of the store of maps", "top_k": "classes kept of each cell"},
+        shared=True,
     ),
     "import-maps": Verb(
         "fkd.cli.label:import_maps",
@@ -68,6 +75,7 @@ VERBS: dict[str, Verb] = {
             "out": "folder of the run",
             "epochs": "how often every image is seen",
         },
+        shared=True,
     ),
     "eval": Verb(
         "fkd.cli.evaluate:evaluate",
@@ -84,11 +92,12 @@ VERBS: dict[str, Verb] = {
         "STORE",
     ),
     "verify": Verb(
-        "fkd.cli.verify:verify",
+        "fkd.cli.verify_images:verify",
         "check that a store is intact and belongs to these images",
         "fkd verify labels --images.root photos/train --teacher.name tf_efficientnet_lite0",
         _IMAGES | _TEACHER | {"repair": "set damaged shards aside, to be labeled again"},
         "STORE",
+        alone="fkd.cli.verify:verify_bytes",
     ),
     "convert": Verb(
         "fkd.cli.convert:convert",
@@ -98,7 +107,7 @@ VERBS: dict[str, Verb] = {
         "STORE",
     ),
     "view": Verb(
-        "fkd.cli.look:view",
+        "fkd.cli.view:view",
         "write an HTML page of images, crop boxes and labels",
         "fkd view labels --images.root photos/train",
         _IMAGES | {"out": "the page; by default beside the store"},

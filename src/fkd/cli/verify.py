@@ -1,68 +1,35 @@
-"""`fkd verify`: is a store intact, does it belong to these images and to this teacher?"""
+"""`fkd verify` of a store alone: is it intact? Needs neither images nor torch."""
 
 from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from fkd.cli.console import make_bar, make_console
-from fkd.data.canary import check_canaries
-from fkd.data.sources import ImagesConfig, ImageSource, open_source
-from fkd.errors import ConfigError, DamagedStore, FormatError
-from fkd.labeling.store_checks import (
-    check_images,
-    describe_decoder_change,
-    load_teachers_of,
-    require_agreement,
-    spot_check,
-)
-from fkd.models.teacher import TeacherConfig, TeacherEnsemble
+from fkd.cli.console import make_bar, make_console, print_remark
+from fkd.errors import DamagedStore, FormatError
 from fkd.store import LabelStore, repair_store, verify_store
+from fkd.store.strays import find_companions
+from fkd.userfiles import home_path
 
+_NAMES_SHOWN = 5
 _SHOWN = 20  # problems that are listed one by one
 
 
-def verify(
-    store: Path,
-    *,
-    images: ImagesConfig | None = None,
-    teacher: TeacherConfig | None = None,
-    teachers: list[TeacherConfig] | None = None,
-    spot_checks: int = 64,
-    seed: int = 0,
-    device: str | None = None,
-    repair: bool = False,
-) -> None:
-    """Check every byte of a label store; with images and teacher, also what the bytes mean.
+def verify_bytes(store: str, *, repair: bool = False) -> None:
+    """Check every byte of a label store.
 
     Args:
         store: the store's folder.
-        images: the images that were labeled: every file's checksum is compared.
-        teacher: the model that labeled them: it labels some crops again.
-        teachers: several models, for the store of an ensemble.
-        spot_checks: crops to label again.
-        seed: of the choice of these crops.
-        device: where the teacher runs; by default a GPU if there is one.
         repair: move damaged shards to quarantine/, so that `fkd label` computes them again.
     """
-    console = make_console()
-    models = ([] if teacher is None else [teacher]) + (teachers or [])
-    if models and images is None:
-        raise ConfigError("images.root: the teacher needs the images that were labeled")
     if repair:
-        _repair(store, console)
-        return
-    _check_bytes(store, console)
-    if images is None:
-        return
-    labels, source = LabelStore.open(store), open_source(images)
-    loaded = load_teachers_of(labels, models, device) if models else None
-    _check_images(labels, source, console)
-    if loaded is not None:
-        _spot_check(labels, source, loaded, spot_checks, seed, console)
+        repair_damaged(home_path(store), make_console())
+    else:
+        check_bytes(home_path(store), make_console())
 
 
-def _repair(store: Path, console: Console) -> None:
+def repair_damaged(store: Path, console: Console) -> None:
+    """Set damaged shards aside and list them."""
     moved = repair_store(store)
     for name in moved:
         console.print(f"moved     {name}")
@@ -71,10 +38,15 @@ def _repair(store: Path, console: Console) -> None:
             f"repair    {len(moved)} files moved; run the command that made the store again"
         )
     else:
-        console.print("repair    nothing to do: every byte is as it was written")
+        console.print("repair    nothing to do: no shard is damaged")
 
 
-def _check_bytes(store: Path, console: Console) -> None:
+def check_bytes(store: Path, console: Console) -> None:
+    """Compare every byte with its checksum.
+
+    Raises:
+        DamagedStore: some differ; they are listed.
+    """
     with suppress(DamagedStore, FormatError):  # everything that is wrong is listed below
         LabelStore.open(store)  # an unfinished store is not damaged, and says what it lacks
     with make_bar(console) as bar:
@@ -84,6 +56,10 @@ def _check_bytes(store: Path, console: Console) -> None:
         )
     for problem in problems[:_SHOWN]:
         console.print(f"damaged   {problem.file}: {problem.message}")
+    if problems and not any(problem.repairable for problem in problems):
+        raise FormatError(
+            f"{store} is not as it should be: {problems[0].file} {problems[0].message}"
+        )
     if problems:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DamagedStore(
@@ -91,30 +67,8 @@ def _check_bytes(store: Path, console: Console) -> None:
             f"run `fkd verify {store} --repair`, then the command that made it again"
         )
     console.print(f"bytes     {LabelStore.open(store)!r} is whole")
-
-
-def _check_images(store: LabelStore, source: ImageSource, console: Console) -> None:
-    with make_bar(console) as bar:
-        task = bar.add_task("images", total=len(source))
-        check_images(store, source, lambda done: bar.advance(task, done))
-    report = check_canaries(store, source)
-    console.print(f"images    {len(source):,} files are those that were labeled")
-    console.print(f"canaries  {report}")
-
-
-def _spot_check(
-    store: LabelStore,
-    source: ImageSource,
-    teachers: TeacherEnsemble,
-    spot_checks: int,
-    seed: int,
-    console: Console,
-) -> None:
-    report = spot_check(store, source, teachers, spot_checks, seed)
-    console.print(f"checked   {report}")
-    change = describe_decoder_change(store)
-    if change:
-        console.print(
-            f"warning   images are decoded otherwise than when they were labeled: {change}"
-        )
-    require_agreement(report, store, same_decoder=not change)
+    companions = find_companions(store)
+    if companions:
+        more = ", ..." if companions[_NAMES_SHOWN:] else ""
+        shown = ", ".join(companions[:_NAMES_SHOWN]) + more
+        print_remark(console, f"not part of the store, and left alone: {shown}")

@@ -23,14 +23,15 @@ import torchvision.transforms.v2.functional as TF
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from fkd.checks import require_at_least, require_in
-from fkd.errors import ConfigError
+from fkd.checks import require_at_least, require_in, require_whole
+from fkd.errors import ConfigError, FormatError
 from fkd.randomness import Purpose, uniforms
 
 _ORDERS = list(permutations(range(4)))  # brightness, contrast, saturation, hue
 _BLUR_SIDE = 224.0  # blur sigma is stored in pixels of a crop of this side
 _ERASED = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]  # ImageNet's mean color
 _RAND_AUGMENT_BINS = 30.0
+_ROUNDING = 1e-4  # of parameters stored as float32
 # Eigenvalues, and eigenvectors in columns, of the covariance of ImageNet's colors, white being 1.
 _COLOR_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 _PRINCIPAL_COLORS = np.array(
@@ -81,8 +82,8 @@ class AugmentConfig:
         if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
             raise ConfigError(f"color_jitter needs strengths >= 0, hue <= 0.5: {self.color_jitter}")
         require_in("[0, 30]", "rand_augment_magnitude", self.rand_augment_magnitude)
-        for name in ("lighting", "rand_augment_ops"):
-            require_at_least(0, name, getattr(self, name))
+        require_at_least(0, "lighting", self.lighting)
+        require_whole(0, "rand_augment_ops", self.rand_augment_ops)
 
     @property
     def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -183,9 +184,52 @@ def apply_augment(crops: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
     order: color jitter, lighting, gray, blur, RandAugment, erasing; returns the crops."""
     if not extra:
         return crops
+    _require_replayable(extra)
     for i in range(len(crops)):
         crops[i] = _apply_to_one(crops[i], {name: values[i] for name, values in extra.items()})
     return crops
+
+
+def _require_replayable(extra: dict[str, np.ndarray]) -> None:
+    """Refuse parameters that `sample_augment` never draws; a store may hold any numbers.
+
+    Raises:
+        FormatError: names the parameters.
+    """
+    for name, (low, high, axes) in _RANGES.items():
+        if name in extra:
+            values = np.asarray(extra[name])
+            # Written so that a NaN fails too.
+            sound = values.ndim == 1 + axes and bool(((values >= low) & (values <= high)).all())
+            if not sound or (axes and values.shape[1] != _LENGTHS.get(name, values.shape[1])):
+                raise FormatError(f"crop records have impossible parameters of {name}")
+    if "jitter" in extra:
+        jitter = np.asarray(extra["jitter"])
+        if (jitter[:, :3] < 0).any() or (jitter[:, 3] > 0.5).any():  # hue is the last
+            raise FormatError("crop records have impossible parameters of jitter")
+    if extra.keys() & {"rand_op", "rand_magnitude"}:
+        _require_operations(extra)
+
+
+def _require_operations(extra: dict[str, np.ndarray]) -> None:
+    """Refuse operations of RandAugment beyond their ranges."""
+    ops, magnitude = extra.get("rand_op"), extra.get("rand_magnitude")
+    sound = (
+        ops is not None
+        and magnitude is not None
+        and ops.shape == magnitude.shape
+        and bool(np.isfinite(magnitude).all())
+        and _are_within(ops, magnitude)
+    )
+    if not sound:
+        raise FormatError("crop records have impossible parameters of rand_magnitude")
+
+
+def _are_within(ops: np.ndarray, magnitude: np.ndarray) -> bool:
+    """Whether these finite magnitudes lie in the ranges of their operations."""
+    _, base, reach, signed = (np.array(c)[ops] for c in zip(*_RAND_AUGMENT, strict=True))
+    steps = (magnitude - base) / np.where(reach == 0, np.inf, reach)  # 0: it takes none
+    return bool(((steps >= -1.0 * signed - _ROUNDING) & (steps <= 1.0 + _ROUNDING)).all())
 
 
 def _apply_to_one(crop: Tensor, extra: dict[str, np.ndarray]) -> Tensor:
@@ -270,3 +314,15 @@ _RAND_AUGMENT: list[tuple[Callable[[Tensor, float], Tensor], float, float, bool]
     (lambda crop, _: TF.autocontrast(crop), 0.0, 0.0, False),
     (lambda crop, _: TF.equalize(crop), 0.0, 0.0, False),
 ]
+
+# Of each stored parameter: smallest and largest value, and axes besides that of the crops.
+_RANGES: dict[str, tuple[float, float, int]] = {
+    "jitter": (-0.5, 1e6, 1),
+    "jitter_order": (0, len(_ORDERS) - 1, 0),
+    "lighting": (-1e6, 1e6, 1),
+    "gray": (0, 255, 0),
+    "blur": (0.0, 1e6, 0),
+    "rand_op": (0, len(_RAND_AUGMENT) - 1, 1),
+    "erase": (0.0, 1.0 + _ROUNDING, 1),
+}
+_LENGTHS = {"jitter": 4, "lighting": 3, "erase": 4}

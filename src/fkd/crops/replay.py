@@ -92,8 +92,9 @@ def replay(
         interpolation: how they are resized.
         out: where to put the crops, of their shape; by default new memory.
 
-    Differs: torch's antialiased uint8 resize instead of Pillow's. Pillow 13's bicubic resizes some
-    tall crops vertically first and clips in between: up to 15 gray levels apart.
+    Differs: torch's antialiased uint8 resize instead of Pillow's. Both clip to bytes between the
+    two directions, and Pillow 13 takes the vertical one of tall crops first. With bicubic, 44 of
+    400 real crops have pixels more than 2 gray levels apart, up to 15; of high contrast, more.
 
     Example:
         >>> import numpy as np

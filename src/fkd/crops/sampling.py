@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fkd.checks import require_in
+from fkd.checks import require_in, require_whole
 from fkd.errors import ConfigError
 from fkd.randomness import Purpose, uniform_blocks
 
@@ -57,6 +57,7 @@ class CropConfig:
         if not 0.0 < self.ratio[0] <= self.ratio[1]:
             raise ConfigError(f"crops.ratio must satisfy 0 < min <= max, got {self.ratio}")
         require_in("[0, 1]", "crops.flip_prob", self.flip_prob)
+        require_whole(None, "crops.seed", self.seed)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 
+from fkd.errors import RunError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -56,6 +58,9 @@ def single_threaded_pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
     """Threads in which torch computes on one core each; elsewhere its number of threads stays.
 
     Otherwise every thread would start as many helpers as there are cores, for each small crop.
+
+    Raises:
+        RunError: the system allows no more threads.
     """
     number, ready = torch.get_num_threads(), Barrier(num_threads)
 
@@ -66,7 +71,13 @@ def single_threaded_pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
 
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="fkd-loader")
     try:
-        list(pool.map(prepare, range(num_threads)))
+        try:
+            list(pool.map(prepare, range(num_threads)))
+        except RuntimeError as error:
+            ready.abort()  # those that were started wait for the others
+            raise RunError(
+                f"{num_threads} threads cannot be started: {error}; use fewer"
+            ) from error
         torch.set_num_threads(number)
         yield pool
     finally:

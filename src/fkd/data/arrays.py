@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fkd.data.class_ids import require_class_ids
 from fkd.data.decode import rgb_pixels
 from fkd.errors import ConfigError
 
@@ -31,7 +32,7 @@ class ArraySource:
         """Wrap a data set without transforms.
 
         Raises:
-            ConfigError: it has a transform, or no length.
+            ConfigError: it has a transform, or its labels are no class ids.
         """
         refuse_transforms(dataset)
         self.root = str(getattr(dataset, "root", type(dataset).__name__))
@@ -98,11 +99,27 @@ def refuse_transforms(dataset: Any) -> None:
 
 
 def _find_labels(dataset: Any) -> np.ndarray | None:
+    """The labels of a data set, int32 (n,); None if it has none where they usually are."""
     for attribute in _LABEL_ATTRIBUTES:
         labels = getattr(dataset, attribute, None)
         if labels is not None and len(labels) == len(dataset):
-            return np.asarray(labels, dtype=np.int32)
+            return _as_class_ids(dataset, attribute, labels)
     return None
+
+
+def _as_class_ids(dataset: Any, attribute: str, labels: Any) -> np.ndarray:
+    where = f"{attribute} of the data set {type(dataset).__name__}"
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iub":
+        raise ConfigError(
+            f"{where} are {array.dtype} of shape {array.shape}, not one class id for each image; "
+            "give integers"
+        )
+    if len(array):
+        names: Sequence[Any] | None = getattr(dataset, "classes", None)
+        low, high = int(array.min()), int(array.max())
+        require_class_ids(low, high, num_images=len(array), names=names, where=where)
+    return array.astype(np.int32)
 
 
 def _find_class_names(dataset: Any, labels: np.ndarray | None) -> list[str] | None:

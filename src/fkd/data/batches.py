@@ -6,15 +6,16 @@ build any batch. Crops stay uint8 until they reach the device: a quarter of the 
 processes.
 """
 
-import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat, takewhile
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
 from fkd.crops.replay import InputSpec, replay
@@ -23,7 +24,7 @@ from fkd.data.crop_sources import CropRequest, CropSource
 from fkd.data.decode import Decoder
 from fkd.data.mixing import Mix, mix_crops, mix_labels
 from fkd.data.sources import ImageSource, load
-from fkd.errors import FKDError
+from fkd.data.workers import in_worker, worker_processes
 from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, stream_key
 
@@ -148,27 +149,6 @@ class CropCutter:
         apply_augment(crops, drawn)
 
 
-class BatchDataset(Dataset[Any]):
-    """What the workers of the training loader run: lists of crop requests to batches.
-
-    An FKDError is returned as a value, because torch would wrap it, with the worker's traceback in
-    its message, on the way to the main process.
-    """
-
-    def __init__(self, cutter: CropCutter) -> None:
-        self._cutter = cutter
-
-    def __getitems__(self, requests: Sequence[CropRequest]) -> Batch | FKDError:
-        first = requests[0]
-        try:
-            return self._cutter.cut([r.image for r in requests], first.start, first.crops_per_image)
-        except FKDError as error:
-            return error
-
-    def __getitem__(self, request: CropRequest) -> Batch | FKDError:
-        return self.__getitems__([request])
-
-
 def load_batches(
     cutter: CropCutter,
     requests: Iterable[Sequence[CropRequest]],
@@ -177,8 +157,10 @@ def load_batches(
     pin_memory: bool,
     workers: Workers = "processes",
     bursts: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batch of each list of requests, in order; workers build them ahead.
+
+    Close it, or its workers live on until it is garbage.
 
     Args:
         cutter: builds a batch.
@@ -193,69 +175,71 @@ def load_batches(
     Raises:
         FKDError: what `CropCutter.cut` raises, at the batch that it concerns.
     """
-    batches: Iterable[Batch | FKDError]
-    if workers == "threads" and num_workers > 0:
-        batches = _by_threads(cutter, requests, num_workers, pin_memory, bursts)
+    build = partial(_build, cutter)
+    if num_workers == 0:
+        batches = map(build, requests)
+        yield from map(Batch.pin_memory, batches) if pin_memory else batches
+    elif workers == "threads":
+        yield from _by_threads(build, requests, num_workers, pin_memory, bursts)
     else:
-        batches = _by_processes(cutter, requests, num_workers, pin_memory)
-    for batch in batches:
-        if isinstance(batch, FKDError):
-            raise batch
-        yield batch
+        yield from _by_processes(build, requests, num_workers, pin_memory)
+
+
+def _build(cutter: CropCutter, requests: Sequence[CropRequest]) -> Batch:
+    first = requests[0]
+    return cutter.cut([r.image for r in requests], first.start, first.crops_per_image)
 
 
 def _by_threads(
-    cutter: CropCutter,
+    build: Callable[[Sequence[CropRequest]], Batch],
     requests: Iterable[Sequence[CropRequest]],
     num_workers: int,
     pin_memory: bool,
     bursts: bool,
-) -> Iterator[Batch | FKDError]:
+) -> Iterator[Batch]:
     """Decoding and resizing release Python's lock, and batches are not copied between processes."""
-    dataset = BatchDataset(cutter)
 
-    def build(batch_requests: Sequence[CropRequest]) -> Batch | FKDError:
-        batch = dataset.__getitems__(batch_requests)
-        return batch.pin_memory() if pin_memory and isinstance(batch, Batch) else batch
+    def build_pinned(batch_requests: Sequence[CropRequest]) -> Batch:
+        batch = build(batch_requests)
+        return batch.pin_memory() if pin_memory else batch
 
     with single_threaded_pool(num_workers) as pool:
         if bursts:
-            yield from in_bursts(pool, build, requests, num_workers)
+            yield from in_bursts(pool, build_pinned, requests, num_workers)
         else:
-            yield from look_ahead(pool, build, requests, _BATCHES_AHEAD * num_workers)
+            yield from look_ahead(pool, build_pinned, requests, _BATCHES_AHEAD * num_workers)
 
 
 def _by_processes(
-    cutter: CropCutter,
+    build: Callable[[Sequence[CropRequest]], Batch],
     requests: Iterable[Sequence[CropRequest]],
     num_workers: int,
     pin_memory: bool,
-) -> Iterable[Batch | FKDError]:
-    return DataLoader(
-        BatchDataset(cutter),
-        batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists will do
-        collate_fn=_identity,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_ignore_first_stop_signals,
-    )
+) -> Iterator[Batch]:
+    with worker_processes(build, num_workers) as processes:
+        batches = processes.results(requests, _BATCHES_AHEAD)
+        yield from _pin_ahead(batches) if pin_memory else batches
 
 
-def _identity(batch: Any) -> Any:
-    return batch
+def _pin_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches in page-locked memory, copied there by a thread."""
 
+    def pull(_: None) -> Batch | None:
+        batch = next(batches, None)
+        return None if batch is None else batch.pin_memory()
 
-def _ignore_first_stop_signals(worker: int) -> None:
-    """Ctrl-C and a batch system's SIGTERM reach all processes, but the main one needs its workers
-    to finish the step. A second SIGTERM, which multiprocessing sends to stuck workers, ends one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    pool = ThreadPoolExecutor(1, thread_name_prefix="fkd-pin")
+    try:
+        pulled = look_ahead(pool, pull, repeat(None), ahead=1)
+        yield from takewhile(lambda batch: batch is not None, pulled)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # it ends with the processes it waits for
 
 
 def _empty(num_crops: int, size: int) -> Tensor:
     """Uninitialized crops (n, 3, S, S), channels-last; in a worker, in shared memory."""
     shape = (num_crops, size, size, 3)
-    if get_worker_info() is None:
+    if not in_worker():
         return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
     num_bytes = int(np.prod(shape))
     storage = torch.empty(0, dtype=torch.uint8).untyped_storage()._new_shared(num_bytes)  # type: ignore[no-untyped-call]

@@ -5,29 +5,30 @@ entered the teacher, and a thumbnail of them. Rebuilding it needs the image and 
 teacher. Another image, decoder, orientation, box, flip or resampling is found.
 """
 
-import base64
 import hashlib
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fkd.crops.replay import InputSpec, replay, whole_image
+from fkd.crops.replay import InputSpec, Interpolation, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
 from fkd.data.identity import load_labeled
 from fkd.data.sources import ImageSource
-from fkd.errors import CropMismatch
+from fkd.errors import CropMismatch, FormatError
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LABELED, LabelStore
+from fkd.store.provenance import Canary, Libraries
 
 # A canary takes 370 bytes of the manifest, so a small store gets few.
 _MOST, _LEAST, _CROPS_PER_CANARY = 64, 4, 1024
 _SIDE = 8  # pixels of a thumbnail's side
+_THUMBNAIL_BYTES = _SIDE * _SIDE * 3
 _LIMIT = 2.0  # gray levels by which thumbnails of other decoders may differ on average
 
 
@@ -76,7 +77,7 @@ def count_canaries(num_images: int, num_crops: int) -> int:
 
 def make_canaries(
     store: LabelStore, source: ImageSource, count: int | None = None
-) -> list[dict[str, Any]]:
+) -> tuple[Canary, ...]:
     """Canaries for the manifest of a store, whose shards are all there.
 
     Args:
@@ -92,10 +93,10 @@ def make_canaries(
     count = count or count_canaries(store.num_images, num_crops)
     rows, crops = sample_positions(0, "canary", count, store.num_images, num_crops)
     readable = store.images(rows).status == LABELED
-    return [
-        {"row": row, "crop": crop} | _fingerprint(_rebuild(store, source, row, crop))
+    return tuple(
+        Canary(row, crop, *_fingerprint(_rebuild(store, source, row, crop)))
         for row, crop in zip(rows[readable].tolist(), crops[readable].tolist(), strict=True)
-    ]
+    )
 
 
 def check_canaries(
@@ -108,19 +109,27 @@ def check_canaries(
 
     Raises:
         CropMismatch: a crop looks different, or an image is not the one that was labeled.
+        FormatError: the store does not say what its teacher saw.
         StoreMismatch: the images are not those of the store.
         ImageError: an image cannot be read.
     """
-    here = (DECODER, version("torch"), cpu_name())
-    same_libraries = decoder == "pillow" and _libraries_of(store) == here
+    here = Libraries(version("torch"), cpu_name())
+    same_libraries = (
+        decoder == "pillow" and store.provenance.decoder == DECODER and store.libraries == here
+    )
     differences, num_exact = [], 0
     for canary in store.canaries:
-        rebuilt = _fingerprint(_rebuild(store, source, canary["row"], canary["crop"], decoder))
-        exact = rebuilt["sha256"] == canary["sha256"]
-        difference = 0.0 if exact else _difference(rebuilt["thumbnail"], canary["thumbnail"])
+        if len(canary.thumbnail) != _THUMBNAIL_BYTES:
+            raise FormatError(
+                f"{store.path} has a canary whose thumbnail has {len(canary.thumbnail)} bytes, not "
+                f"{_THUMBNAIL_BYTES}; get the store again"
+            )
+        sha256, thumbnail = _fingerprint(_rebuild(store, source, canary.row, canary.crop, decoder))
+        exact = sha256 == canary.sha256
+        difference = 0.0 if exact else _difference(thumbnail, canary.thumbnail)
         if not exact and (same_libraries or difference > _LIMIT):
             raise CropMismatch(
-                f"crop {canary['crop']} of {source.name(canary['row'])} differs from what the "
+                f"crop {canary.crop} of {source.name(canary.row)} differs from what the "
                 f"teacher saw (thumbnails differ by {difference:.1f} gray levels); the store was "
                 "made by another version of fkd or its libraries, label again"
             )
@@ -130,20 +139,34 @@ def check_canaries(
     return CanaryReport(len(differences), num_exact, mean, same_libraries)
 
 
+def describe_missing_canaries(store: LabelStore) -> str:
+    """What to say of a store without canaries, one sentence; "" where it has some."""
+    if store.canaries:
+        return ""
+    return (
+        f"{store.path} has no canaries, so it cannot be checked that crops are cut here as its "
+        "teacher saw them; `fkd verify` with images and teacher labels some again"
+    )
+
+
 def cpu_name() -> str:
     """The type of CPU, as far as torch chooses its routines by it."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def teacher_input(store: LabelStore) -> InputSpec:
-    """The input of the first teacher of a store."""
-    teacher = store.config["teachers"][0]
-    return InputSpec(teacher["input_size"], teacher["interpolation"])
+    """The input of the first teacher of a store.
 
-
-def _libraries_of(store: LabelStore) -> tuple[Any, Any, Any]:
-    packages = store.environment.get("packages", {})
-    return store.config["decoder"], packages.get("torch"), store.environment.get("cpu")
+    Raises:
+        FormatError: the store does not say.
+    """
+    for teacher in store.provenance.teachers[:1]:
+        if teacher.input_size is not None and teacher.interpolation is not None:
+            return InputSpec(teacher.input_size, cast("Interpolation", teacher.interpolation))
+    raise FormatError(
+        f"{store.path} does not say which input its teacher takes (input_size and interpolation of "
+        "the first of `teachers` in config.json); get the store again, or label again"
+    )
 
 
 def _rebuild(
@@ -159,17 +182,15 @@ def _rebuild(
     return replay(image, records, size, interpolation)[0]
 
 
-def _fingerprint(crop: Tensor) -> dict[str, str]:
+def _fingerprint(crop: Tensor) -> tuple[str, bytes]:
+    """SHA-256 of the pixels, and their thumbnail."""
     pixels = crop.permute(1, 2, 0).contiguous().numpy().tobytes()
     small = F.adaptive_avg_pool2d(crop.float(), _SIDE).round().to(torch.uint8)
     thumbnail = small.permute(1, 2, 0).contiguous().numpy().tobytes()
-    return {
-        "sha256": hashlib.sha256(pixels).hexdigest(),
-        "thumbnail": base64.b64encode(thumbnail).decode("ascii"),
-    }
+    return hashlib.sha256(pixels).hexdigest(), thumbnail
 
 
-def _difference(a: str, b: str) -> float:
+def _difference(a: bytes, b: bytes) -> float:
     """Mean absolute difference of two thumbnails, gray levels."""
-    left, right = (np.frombuffer(base64.b64decode(t), np.uint8).astype(np.int16) for t in (a, b))
+    left, right = (np.frombuffer(thumbnail, np.uint8).astype(np.int16) for thumbnail in (a, b))
     return float(np.abs(left - right).mean())

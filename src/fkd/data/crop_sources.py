@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from fkd.checks import require_whole
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, sample_augment
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, draw_crops, place_crops
@@ -106,7 +107,7 @@ class StoredCropSource:
             `with_teacher_weights` of `fkd.labels.codecs`.
 
     Raises:
-        ConfigError: an access needs more crops than the store has, or it holds label maps.
+        ConfigError: an access needs no crop, or more than the store has, or it holds label maps.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class StoredCropSource:
                 f"store: {store.path} holds label maps and no crops; use method relabel, or label "
                 "crops by `fkd label`"
             )
+        require_whole(1, "crops_per_image", crops_per_image)
         if crops_per_image > store.num_crops:
             raise ConfigError(
                 f"the store has {store.num_crops} crops per image, asked for {crops_per_image}; "

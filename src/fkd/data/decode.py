@@ -15,25 +15,13 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 import torch
-from PIL import (  # noqa: F401 - importing a plugin registers its format in Image.OPEN
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
-)
+from PIL import Image, ImageFile, features
 from torch import Tensor
 
+from fkd.data.formats import FORMATS, openers
 from fkd.errors import ImageError
 
 Decoder = Literal["pillow", "simplejpeg"]
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 MAX_PIXELS = 1024**3 // 4 // 3
 """Largest image that is decoded, 89.5 million pixels: the limit at which Pillow starts to warn."""
@@ -49,8 +37,13 @@ DECODER: dict[str, Any] = {
     "color16": "high byte",
 }
 
+_LEAST_OF_16_BITS = 65536 // 8
+"""Values of 16 bits that are all smaller are those of a camera with fewer bits, up to 13."""
+
 _CONVERTED_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _GREY16_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+_JPEG_XL = "a JPEG XL image; pip install pillow-jxl-plugin, or convert it to PNG or JPEG"
 
 # Files that are often found in place of an image, by their first bytes (compared in lower case).
 _NON_IMAGE_SIGNATURES = (
@@ -64,8 +57,8 @@ _NON_IMAGE_SIGNATURES = (
     (b"\xc5\xd0\xd3\xc6", "a PostScript document; convert it to PNG or JPEG"),
     (b"pk\x03\x04", "a ZIP archive; unpack it"),
     (b"\x1f\x8b", "a gzip archive; unpack it"),
-    (b"\xff\x0a", "a JPEG XL image; convert it to PNG or JPEG"),
-    (b"\0\0\0\x0cjxl ", "a JPEG XL image; convert it to PNG or JPEG"),
+    (b"\xff\x0a", _JPEG_XL),
+    (b"\0\0\0\x0cjxl ", _JPEG_XL),
     (b"\0\0\0\x0cjp  ", "a JPEG 2000 image; convert it to PNG or JPEG"),
 )
 _BLANKS = b"\xef\xbb\xbf \t\r\n"  # a byte order mark or white space before the document
@@ -81,7 +74,9 @@ def decode_image(data: bytes, name: str, decoder: Decoder = "pillow") -> Tensor:
 
     The orientation in EXIF data is ignored, as torchvision and timm do (the orientation tag of a
     TIFF is part of that format and is applied). Alpha is dropped, without blending. Gray images of
-    16 bits are divided by 257. Safe to call from many threads.
+    16 bits are divided by 257, and of colors of 16 bits the high byte is kept. Both are refused
+    where all values are below an eighth of the range: 12 bits in such a file would look black. Safe
+    to call from many threads.
 
     Two settings of the process change at the first call, because no thread-safe way is narrower:
     Pillow's `LOAD_TRUNCATED_IMAGES` is set to False, and its warnings about metadata are ignored.
@@ -93,17 +88,20 @@ def decode_image(data: bytes, name: str, decoder: Decoder = "pillow") -> Tensor:
             same to the bit (see `fkd.data.decoders`), but not by promise.
 
     Raises:
-        ImageError: the bytes are not one complete still image in one of `FORMATS`, have a pixel
-            type without an obvious meaning as RGB, or exceed `MAX_PIXELS`.
+        ImageError: the bytes are not one complete still image of a known format, have a pixel type
+            or a range of values without an obvious meaning as RGB, or exceed `MAX_PIXELS`.
     """
     _prepare_pillow()
     try:
         with _open(data, name) as image:
             _refuse_unsuitable(image, name)
+            is_wide = _has_wide_colors(image)
             pixels = _decode_jpeg(data, image) if decoder == "simplejpeg" else None
             if pixels is None:
                 image.load()
                 pixels = rgb_pixels(image, name)
+            if is_wide:
+                _refuse_dark_colors(pixels, name)
     except (ImageError, MemoryError):  # a lack of memory says nothing about the image
         raise
     except Exception as error:  # hostile bytes make Pillow raise nearly anything
@@ -167,10 +165,10 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
     """Parse the header; opens the plugin itself, as `Image.open` warns of large images."""
     if not data:
         raise ImageError(f"{name} is empty (zero bytes); replace the file or remove it")
-    for format_name in FORMATS:
-        factory, accept = Image.OPEN[format_name]
+    for factory, accept in openers():
         if accept is None or accept(data[:16]) is True:
-            return factory(io.BytesIO(data), "")
+            image: ImageFile.ImageFile = factory(io.BytesIO(data), "")
+            return image
     raise ImageError(f"{name} is {_describe_non_image(data)}")
 
 
@@ -180,7 +178,9 @@ def _describe_non_image(data: bytes) -> str:
         if start.startswith(prefix) or start.lstrip(_BLANKS).startswith(prefix):
             return description
     if data[4:8] == _ISO_MEDIA:
-        return "a HEIC or AVIF image or a video; convert it to PNG or JPEG"
+        return (
+            "a HEIC or AVIF image or a video; pip install pillow-heif, or convert it to PNG or JPEG"
+        )
     return f"not an image of a known format ({', '.join(FORMATS)}); convert or remove it"
 
 
@@ -215,4 +215,33 @@ def _gray16_to_8(gray: np.ndarray, name: str) -> np.ndarray:
             f"{name} has gray values from {low} to {high}, which do not fit 16 bits; "
             "convert it to 8-bit RGB"
         )
+    if 0 < high < _LEAST_OF_16_BITS:  # a frame that is black stays black in every range
+        raise ImageError(
+            f"{name} has gray values from {low} to {high} in a file of 16 bits, which would become "
+            f"nearly black; scale them to 0 to 65535 (times {65535 // high}), or to 8 bits"
+        )
     return ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _has_wide_colors(image: ImageFile.ImageFile) -> bool:
+    """Whether an image that is not loaded yet has colors of more than 8 bits, of which Pillow will
+    keep the high byte."""
+    if image.mode in _GREY16_MODES:
+        return False
+    for tile in image.tile:
+        args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(arg, str) and ";16" in arg for arg in args):
+            return True
+        if tile[0] in ("ppm", "ppm_plain") and args[1] > 255:
+            return True
+    return False
+
+
+def _refuse_dark_colors(pixels: np.ndarray, name: str) -> None:
+    """Refuse colors of 16 bits that use less than an eighth of their range."""
+    high = int(pixels.max())
+    if high <= _LEAST_OF_16_BITS // 256:  # Pillow rounds those of a PPM
+        raise ImageError(
+            f"{name} has colors up to about {high * 256 + 255} in a file of 16 bits, which would "
+            "become nearly black; scale them to 0 to 65535, or to 8 bits"
+        )

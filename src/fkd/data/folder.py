@@ -6,18 +6,18 @@ Not known here: what is inside the files, and their decoding.
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
+from fkd.data.formats import image_extensions
+from fkd.data.layout import Layout, as_classes, find_classes, place, without_classes
+from fkd.data.listing import Folder, read_tree
 from fkd.errors import ConfigError, ImageError
 from fkd.store.canonical import printable
 
-IMAGE_EXTENSIONS = (
-    *(b".jpg", b".jpeg", b".jpe", b".jfif", b".mpo", b".png", b".apng", b".webp"),
-    *(b".bmp", b".dib", b".gif", b".tif", b".tiff", b".ppm", b".pgm", b".pbm", b".pnm"),
-)
-SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+FolderLayout = Literal["folder", "classes", "flat"]
 
 MAX_FILE_BYTES = 2**30
 """Largest file that is read, 1 GiB: more than any image that may be decoded."""
@@ -51,19 +51,22 @@ class FolderSource:
     Attributes:
         root: the folder, as given.
         class_names: names in the order of the labels, or None.
+        remarks: what the user may want to know of the folder, a sentence each.
     """
 
     def __init__(
         self,
         root: str,
         keys: Sequence[bytes],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         class_names: list[str] | None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """Make a source of keys, in any order but unique, and the label of each, -1 for none."""
         order = sorted(range(len(keys)), key=keys.__getitem__)
         self.root = root
         self.class_names = class_names
+        self.remarks = list(remarks)
         self._keys = PackedKeys([keys[i] for i in order])
         self._labels = np.asarray(labels, dtype=np.int32)[order]
 
@@ -98,40 +101,59 @@ class FolderSource:
         return os.path.join(os.fsencode(self.root), self._keys[i])
 
 
-def scan_folder(root: str, *, split: str = "train", flat: bool = False) -> FolderSource:
+def scan_folder(
+    root: str, *, split: str = "train", layout: FolderLayout = "folder", tree: Folder | None = None
+) -> FolderSource:
     """List the image files below `root`.
 
-    A folder with sub-folders of images has one class per sub-folder, in the order of their names
-    (bytewise, as torchvision's ImageFolder); files may lie deeper. A folder with images only has no
-    classes. If all sub-folders are called after splits (train, val ...), the one called `split` is
-    listed in place of `root`. Only files with a known image extension count; hidden files do not.
-    Links are followed. With `flat`, sub-folders are no classes, and there are none.
+    Files count whose extension is one of a format that can be read; hidden files do not, nor what
+    systems and this program write beside images. Links are followed.
+
+    Args:
+        root: the folder.
+        split: which of its folders to list in its place, if all are called after splits.
+        layout: folder takes sub-folders as classes if they look like classes, in the order of their
+            names (bytewise, as torchvision's ImageFolder), where files may lie deeper; classes does
+            so whatever they look like; flat has no classes.
+        tree: what is below the folder, if that is known.
 
     Raises:
-        ConfigError: the folder is missing, unreadable or without images; a class folder is empty;
-            loose images lie beside class folders; there is no such split.
+        ConfigError: the folder is missing, unreadable or without images; a link cannot be followed;
+            it is not clear which level has the classes; a class folder is empty; loose images lie
+            beside class folders; there is no such split.
     """
-    if not os.path.isdir(root):
-        what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise ConfigError(f"images.root: {root} {what}; give a folder of images")
-    top = os.fsencode(root)
-    folders, loose = _list(top)
-    if folders and not loose and all(os.fsdecode(folder) in SPLITS for folder in folders):
-        return scan_folder(_enter_split(root, split, folders), split=split, flat=flat)
-    below = {folder: list(_walk(top, folder, _identities(top))) for folder in folders}
-    nested = [key for keys in below.values() for key in keys]
-    if not nested and not loose:
-        known = ", ".join(e.decode() for e in IMAGE_EXTENSIONS)
+    tree = read_tree(root) if tree is None else tree
+    if not tree.num_images:
+        known = ", ".join(extension.decode() for extension in image_extensions())
+        left_out = tree.describe_left_out()
+        others = f" ({left_out})" if left_out else ""
         raise ConfigError(
-            f"images.root: no image files ({known}) below {root}; give another folder"
+            f"images.root: no image files ({known}) below {root}{others}; give another folder"
         )
-    if flat or not nested:
-        return FolderSource(root, [*loose, *nested], [-1] * (len(loose) + len(nested)), None)
-    _refuse_half_classes(root, loose, below)
-    classes = sorted(below)
-    labels = [label for label, folder in enumerate(classes) for _ in below[folder]]
-    keys = [key for folder in classes for key in below[folder]]
-    return FolderSource(root, keys, labels, [printable(folder) for folder in classes])
+    if layout == "flat":
+        return _as_source(root, without_classes(root, tree, split))
+    if layout == "classes":
+        return _as_source(root, as_classes(root, tree))
+    return _as_source(root, find_classes(root, tree, split))
+
+
+def _as_source(root: str, layout: Layout) -> FolderSource:
+    """The images of a layout; keys begin at its folder, which may be a split of the root."""
+    prefix = len(layout.folder.path) + 1 if layout.folder.path else 0
+    base = os.path.join(root, os.fsdecode(layout.folder.path)) if prefix else root
+    left_out = layout.folder.describe_left_out()
+    remarks = [*layout.remarks]
+    if left_out:
+        remarks.append(f"{place(root, layout.folder)}: {left_out}")
+    if layout.classes is None:
+        keys = [path[prefix:] for path in layout.folder.image_paths()]
+        return FolderSource(base, keys, [-1] * len(keys), None, remarks)
+    names = [printable(folder.name) for folder in layout.classes]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"images.root: two class folders of {base} have the same printed name")
+    keys = [path[prefix:] for folder in layout.classes for path in folder.image_paths()]
+    labels = np.repeat(range(len(names)), [folder.num_images for folder in layout.classes])
+    return FolderSource(base, keys, labels, names, remarks)
 
 
 def read_regular_file(path: bytes, name: str) -> bytes:
@@ -159,75 +181,3 @@ def read_regular_file(path: bytes, name: str) -> bytes:
 
 def _unreadable(name: str, error: OSError) -> str:
     return f"{name} cannot be read ({error.strerror}); restore the file or remove it"
-
-
-def _list(folder: bytes) -> tuple[list[bytes], list[bytes]]:
-    """Names of the sub-folders and of the image files directly in `folder`, hidden ones left out.
-
-    Raises:
-        ConfigError: the folder cannot be listed; leaving it out would change the data set.
-    """
-    try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(b".")]
-    except OSError as error:
-        raise ConfigError(
-            f"images.root: folder {printable(folder)} cannot be listed ({error.strerror})"
-        ) from error
-    folders = [entry.name for entry in entries if _is_folder(entry)]
-    others = set(folders)
-    images = [
-        entry.name
-        for entry in entries
-        if entry.name not in others and entry.name.lower().endswith(IMAGE_EXTENSIONS)
-    ]
-    return folders, images
-
-
-def _is_folder(entry: "os.DirEntry[bytes]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: listed as a file, if at all, and reported when read
-        return False
-
-
-def _walk(root: bytes, folder: bytes, above: frozenset[tuple[int, int]]) -> Iterator[bytes]:
-    """Keys of all images below `root/folder`; `above` identifies the folders that contain it."""
-    path = os.path.join(root, folder)
-    here = _identities(path)
-    if here <= above:
-        raise ConfigError(
-            f"images.root: {printable(path)} is a link to a folder that contains it; remove it"
-        )
-    folders, images = _list(path)
-    for image in images:
-        yield folder + b"/" + image
-    for name in folders:
-        yield from _walk(root, folder + b"/" + name, above | here)
-
-
-def _identities(path: bytes) -> frozenset[tuple[int, int]]:
-    status = os.stat(path)
-    return frozenset({(status.st_dev, status.st_ino)})
-
-
-def _enter_split(root: str, split: str, folders: Iterable[bytes]) -> str:
-    if os.fsencode(split) not in folders:
-        splits = ", ".join(sorted(map(os.fsdecode, folders)))
-        raise ConfigError(f"images.split: {root} has no {split!r}, only {splits}; choose one")
-    return os.path.join(root, split)
-
-
-def _refuse_half_classes(root: str, loose: list[bytes], below: dict[bytes, list[bytes]]) -> None:
-    """Class folders must be all there is, and none empty: else labels would shift silently."""
-    if loose:
-        raise ConfigError(
-            f"images.root: {root} holds {len(loose)} images ({printable(min(loose))} ...) beside "
-            f"{len(below)} class folders ({printable(min(below))} ...); "
-            "move them into a class folder, or use images.format flat for images without classes"
-        )
-    empty = sorted(folder for folder, keys in below.items() if not keys)
-    if empty:
-        raise ConfigError(
-            f"images.root: class folder {printable(empty[0])} of {root} holds no image "
-            f"({len(empty)} such folders); remove it or fill it"
-        )

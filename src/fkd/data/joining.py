@@ -62,6 +62,41 @@ def map_classes(names: Sequence[str] | None, known: Sequence[str]) -> np.ndarray
     return np.array([ids.get(name, -1) for name in names], np.int64)
 
 
+def describe_differing_classes(
+    images: ImageSource, trained: Sequence[str], known: Sequence[str]
+) -> str | None:
+    """How the classes of validation images differ from those of a run, None if they do not.
+
+    Classes are matched by name, so none is taken for another; but accuracy is then that of fewer
+    classes or images than the user may think.
+
+    Args:
+        images: the validation images.
+        trained: classes of the training images.
+        known: classes of the student, often more.
+    """
+    here = images.class_names or []
+    counts = np.bincount([images.label(i) + 1 for i in range(len(images))], minlength=len(here) + 1)
+    unknown = set(here) - set(known)
+    num_unknown = sum(int(counts[i + 1]) for i, name in enumerate(here) if name in unknown)
+    missing = [name for name in trained if name not in set(here)]
+    parts = []
+    if missing:
+        parts.append(f"no images of {len(missing)} classes ({_some(missing)})")
+    if unknown:
+        parts.append(
+            f"{num_unknown:,} images of {len(unknown)} classes that the student does not know "
+            f"({_some(sorted(unknown))}), which are left out"
+        )
+    if counts[0]:
+        parts.append(f"{int(counts[0]):,} images without a class, which are left out")
+    return f"val: {images.root} has {', and '.join(parts)}" if parts else None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def true_classes(images: ImageSource, class_ids: np.ndarray | None) -> np.ndarray:
     """The true class of every image, int64 (len(images),), -1 where unknown.
 

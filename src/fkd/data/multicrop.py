@@ -1,5 +1,6 @@
 """A label store and its images as an ordinary map-style data set, for any training loop."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from fkd.checks import require_whole
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.replay import InputSpec, Interpolation
 from fkd.data.batches import CropCutter
@@ -16,9 +18,12 @@ from fkd.data.crop_sources import CropOrder, StoredCropSource
 from fkd.data.decoders import DecoderChoice, choose_decoder
 from fkd.data.joining import join_store
 from fkd.data.sources import as_source
+from fkd.data.subset import labeled_part
+from fkd.errors import ConfigError
 from fkd.labels.codecs import Codec
 from fkd.labels.targets import SoftTargets
 from fkd.store import LabelStore
+from fkd.userfiles import home_path
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,8 +45,9 @@ class MultiCropDataset(Dataset[Item]):
     data set warns, once. With worker processes, the first of them warns, on standard error.
 
     Args:
-        images: torchvision's ImageFolder, any map-style data set of images, or an ImageSource.
-        store: the labels of exactly these images.
+        images: torchvision's ImageFolder, any map-style data set of images, an ImageSource, or the
+            path of a folder of images or of a Parquet file.
+        store: the labels of exactly these images, or the path of the store.
         crops_per_image: m; a pass over the data set is worth m epochs.
         size: S, side of the crops, pixels.
         interpolation: how crops are resized.
@@ -56,7 +62,8 @@ class MultiCropDataset(Dataset[Item]):
 
     Raises:
         StoreMismatch: the images are not those of the store.
-        ConfigError: m is larger than the store's crops per image.
+        ConfigError: m is larger than the store's crops per image, or not a whole number from 1; or
+            no image has labels.
 
     Items raise ImageError, CropMismatch (not the file that was labeled) and DamagedStore.
 
@@ -78,7 +85,7 @@ class MultiCropDataset(Dataset[Item]):
     def __init__(
         self,
         images: Any,
-        store: LabelStore,
+        store: LabelStore | str | os.PathLike[str],
         *,
         crops_per_image: int = 4,
         size: int = 224,
@@ -92,8 +99,14 @@ class MultiCropDataset(Dataset[Item]):
         student_augment: AugmentConfig = NO_AUGMENT,
         decoder: DecoderChoice = "auto",
     ) -> None:
-        source = as_source(images)
+        require_whole(1, "crops_per_image", crops_per_image)
+        require_whole(1, "size", size)
+        require_whole(None, "seed", seed)
+        store = store if isinstance(store, LabelStore) else LabelStore.open(home_path(store))
+        source = labeled_part(as_source(images), store)
         join = join_store(source, store)
+        if len(join.labeled) == 0:
+            raise ConfigError(f"store: no image of {store.path} was readable; label other images")
         crop_source = StoredCropSource(
             source, store, crops_per_image=crops_per_image, seed=seed, order=order, codec=codec
         )
@@ -127,7 +140,12 @@ class MultiCropDataset(Dataset[Item]):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the crops of the next pass over the data set, which is number 0, 1, 2 ..."""
+        """Choose the crops of the next pass over the data set, which is number 0, 1, 2 ...
+
+        Raises:
+            ConfigError: it is not such a number.
+        """
+        require_whole(0, "epoch", epoch)
         self._epoch.fill_(epoch)
         self._was_read.zero_()
 

@@ -4,9 +4,7 @@ A row holds the encoded file in a struct {bytes, path} or in a plain binary colu
 an integer (its names in the schema metadata `huggingface`) or as text.
 """
 
-import json
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,6 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from fkd.data.listing import Folder, read_tree
+from fkd.data.parquet_classes import read_classes
+from fkd.data.parquet_files import (
+    DAMAGE,
+    choose_files,
+    damage_reason,
+    keep_images,
+    read_footers,
+)
 from fkd.errors import ConfigError, ImageError
 from fkd.store.canonical import printable
 
@@ -26,18 +33,18 @@ except ImportError:  # the constructor says what to install
 CACHE_BYTES = 64 * 2**20
 """Bytes of row groups kept per source and process; one row group is kept in any case."""
 
-_SPLIT_IN_PATH = re.compile(r"(?:^|/)(train|training|validation|valid|val|test|testing)(?=[-_./])")
-
 
 class ParquetSource:
     """Images in the rows of Parquet files; the key of an image is "FILE/ROW", zero-padded.
 
-    A label that is null or negative means none. Without names in the metadata, the classes of an
-    integer column are called "0", "1", ...; those of a text column are its values, sorted.
+    A label that is null or -1 means none. Without names in the metadata, the classes of an
+    integer column are called "0", "1", ...; those of a column of text or truth values are its
+    values, sorted.
 
     Attributes:
         root: the folder or file, as given.
-        class_names: names in the order of the labels, or None without a label column.
+        class_names: names in the order of the labels, or None without labels.
+        remarks: what the user may want to know of the files, a sentence each.
     """
 
     def __init__(
@@ -47,26 +54,37 @@ class ParquetSource:
         split: str = "train",
         image_column: str = "image",
         label_column: str | None = "label",
+        tree: Folder | None = None,
     ) -> None:
         """Takes one file, or all files below a folder: those of `split`, if their names tell.
 
+        Args:
+            root: the file or folder.
+            split: which files, where their names tell.
+            image_column: column of the encoded images.
+            label_column: column of the labels; None for images without labels.
+            tree: what is below the folder, if that is known.
+
         Raises:
-            ConfigError: pyarrow is missing; there is no such file, split or column; a label has no
-                class name.
+            ConfigError: pyarrow is missing; there is no such file, split or column; a file of a
+                numbered set is missing; the files name different classes; a label is no class.
         """
         if pa is None:
             raise ConfigError("Parquet files need pyarrow: pip install fkd[hf]")
-        folder, self._files = _find_files(root, split)
-        paths = [os.path.join(folder, file) for file in self._files]
-        schema, rows = _read_footers(paths)
-        _check_columns(schema, image_column, label_column, paths[0])
+        if not os.path.isfile(root) and tree is None:
+            tree = read_tree(root)
+        files, self.remarks = choose_files(root, tree, split)
+        folder = os.path.dirname(root) if tree is None else root
+        footers, others = keep_images(read_footers(folder, files), image_column, label_column)
+        self.remarks += others
         self.root = root
-        self._cells = RowGroups(paths, image_column)
-        self._first_rows = np.cumsum([0, *rows])
+        self._files = [footer.file for footer in footers]
+        self._cells = RowGroups([footer.path for footer in footers], image_column)
+        self._first_rows = np.cumsum([0, *(footer.num_rows for footer in footers)])
         self.class_names: list[str] | None = None
         self._labels = np.full(len(self), -1, dtype=np.int32)
         if label_column is not None:
-            self.class_names, self._labels = _read_classes(paths, schema, label_column)
+            self.class_names, self._labels = read_classes(footers, label_column)
 
     def __len__(self) -> int:
         return int(self._first_rows[-1])
@@ -98,9 +116,9 @@ class ParquetSource:
         """
         try:
             data = self._cells.read(*self._locate(i))
-        except (OSError, pa.ArrowException) as error:
+        except (*DAMAGE, pa.ArrowException) as error:
             raise ImageError(
-                f"{self.name(i)} cannot be read ({error}); restore the file"
+                f"{self.name(i)} cannot be read ({damage_reason(error)}); restore the file"
             ) from error
         if data is None:
             raise ImageError(
@@ -176,112 +194,9 @@ class RowGroups:
         return self._loaded[file, group]
 
 
-def _find_files(root: str, split: str) -> tuple[str, list[str]]:
-    """A folder, and the Parquet files below it in the order of their keys."""
-    if os.path.isfile(root):
-        folder, file = os.path.split(root)
-        return folder, [file]
-    files = [
-        os.path.relpath(os.path.join(folder, file), root).replace(os.sep, "/")
-        for folder, _, names in os.walk(root)
-        for file in names
-        if file.endswith(".parquet") and not file.startswith(".")
-    ]
-    if not files:
-        raise ConfigError(f"images.root: no .parquet file in {root}; give another file or folder")
-    splits = {file: _SPLIT_IN_PATH.findall(file)[-1:] for file in files}
-    if any(splits.values()):
-        files = [file for file in files if splits[file] == [split]]
-    if not files:
-        known = ", ".join(sorted({name for names in splits.values() for name in names}))
-        raise ConfigError(f"images.split: {root} has no {split!r}, only {known}; choose one")
-    # In a key "/" follows the file, so the order must see that.
-    return root, sorted(files, key=lambda file: os.fsencode(file + "/"))
-
-
-def _read_footers(paths: list[str]) -> tuple[Any, list[int]]:
-    """The schema, which must be the same in all files, and the number of rows of each file."""
-    schemas, rows = [], []
-    for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                schemas.append(file.schema_arrow)
-                rows.append(file.metadata.num_rows)
-        except (OSError, pa.ArrowException) as error:
-            raise ConfigError(
-                f"images.root: {path} cannot be read as Parquet ({error}); restore or remove it"
-            ) from error
-        if schemas[-1] != schemas[0]:
-            raise ConfigError(
-                f"images.root: {path} and {paths[0]} have different columns; "
-                "keep one data set in one folder"
-            )
-    return schemas[0], rows
-
-
-def _check_columns(schema: Any, image: str, label: str | None, path: str) -> None:
-    for field, column in (("image_column", image), ("label_column", label)):
-        if column is not None and column not in schema.names:
-            there = ", ".join(schema.names)
-            hint = " (or null for images without labels)" if field == "label_column" else ""
-            raise ConfigError(
-                f"images.{field}: {path} has no column {column!r}, only {there}; name one{hint}"
-            )
-    kind = schema.field(image).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise ConfigError(
-            f"images.image_column: column {image!r} of {path} holds {kind}, not encoded images; "
-            "name a column of bytes or of structs {bytes, path}"
-        )
-
-
 def _binary_values(column: Any) -> Any:
     if not pa.types.is_struct(column.type):
         return column
     return pa.chunked_array(
         [chunk.field("bytes") for chunk in column.chunks], column.type.field("bytes").type
     )
-
-
-def _read_classes(paths: list[str], schema: Any, column: str) -> tuple[list[str], np.ndarray]:
-    """Class names and the label of every row (int32, -1 for none)."""
-    kind = schema.field(column).type
-    tables = [pq.read_table(path, columns=[column], use_threads=False) for path in paths]
-    values = pa.concat_tables(tables).column(0)
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-        values = values.cast(kind)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _text_classes(values.to_pylist())
-    if not pa.types.is_integer(kind):
-        raise ConfigError(
-            f"images.label_column: column {column!r} of {paths[0]} holds {kind}, not classes; "
-            "name another, or null for images without labels"
-        )
-    labels = np.maximum(values.fill_null(-1).to_numpy(), -1)
-    largest = int(labels.max(initial=-1))
-    names = _names_in_metadata(schema, column) or [str(i) for i in range(largest + 1)]
-    if largest >= len(names):
-        raise ConfigError(
-            f"images.label_column: {paths[0]} has label {largest} in column {column!r}, but names "
-            f"for only {len(names)} classes; correct the metadata or the labels"
-        )
-    return names, labels.astype(np.int32)
-
-
-def _text_classes(texts: list[str | None]) -> tuple[list[str], np.ndarray]:
-    names = sorted({text for text in texts if text is not None})
-    label_of: dict[str | None, int] = {name: label for label, name in enumerate(names)}
-    return names, np.array([label_of.get(text, -1) for text in texts], dtype=np.int32)
-
-
-def _names_in_metadata(schema: Any, column: str) -> list[str] | None:
-    """The names of a Hugging Face ClassLabel, if the schema carries them."""
-    try:
-        document = json.loads((schema.metadata or {})[b"huggingface"])
-        names = document["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError):  # no such metadata, or not in this form
-        return None
-    return [str(name) for name in names] if isinstance(names, list) else None

@@ -13,11 +13,16 @@ from torch import Tensor
 
 from fkd.data.arrays import ArraySource, refuse_transforms
 from fkd.data.decode import Decoder, decode_image
-from fkd.data.folder import FolderSource, scan_folder
+from fkd.data.folder import FolderLayout, FolderSource, scan_folder
+from fkd.data.listing import Folder, read_tree
 from fkd.data.parquet import ParquetSource
+from fkd.data.parquet_files import holds_images
 from fkd.errors import ConfigError
+from fkd.userfiles import settle_paths
 
-SourceFormat = Literal["auto", "folder", "flat", "parquet", "cifar10", "cifar100"]
+_FEW_IMAGES = 16  # examples of what Parquet files hold
+
+SourceFormat = Literal["auto", "folder", "classes", "flat", "parquet", "cifar10", "cifar100"]
 
 
 @runtime_checkable
@@ -57,8 +62,9 @@ class ImagesConfig:
 
     Attributes:
         root: a folder, or one Parquet file.
-        format: auto is Parquet where there are such files, else folder; folder takes sub-folders as
-            classes if there are any; flat has no classes; cifar10 and cifar100 are torchvision's.
+        format: auto is Parquet where there are such files of images, else folder; folder takes
+            sub-folders as classes if they look like classes; classes takes them whatever they look
+            like; flat has no classes; cifar10 and cifar100 are torchvision's.
         split: which part, where `root` holds several (train, validation, test).
         image_column: column of the encoded images (Parquet).
         label_column: column of the labels (Parquet); null for images without labels.
@@ -80,6 +86,7 @@ class ImagesConfig:
     download: bool = False
 
     def __post_init__(self) -> None:
+        settle_paths(self, "root")
         if self.format not in get_args(SourceFormat):
             known = ", ".join(get_args(SourceFormat))
             raise ConfigError(f"images.format: unknown format {self.format!r}; choose from {known}")
@@ -134,35 +141,59 @@ def open_source(config: ImagesConfig) -> ImageSource:
     """
     if config.format in ("cifar10", "cifar100"):
         return ArraySource(_open_cifar(config))
-    if config.format == "parquet" or (config.format == "auto" and _holds_parquet(config.root)):
-        if not os.path.exists(config.root):
-            raise ConfigError(f"images.root: {config.root} does not exist; give a file or folder")
-        return ParquetSource(
-            config.root,
-            split=config.split,
-            image_column=config.image_column,
-            label_column=config.label_column,
-        )
-    return scan_folder(config.root, split=config.split, flat=config.format == "flat")
+    if os.path.isfile(config.root) and _may_be_parquet(config):
+        return _open_parquet(config, None)
+    tree = read_tree(config.root)
+    if config.format == "parquet" or (config.format == "auto" and _is_parquet(config, tree)):
+        return _open_parquet(config, tree)
+    layouts: dict[str, FolderLayout] = {"classes": "classes", "flat": "flat"}
+    layout = layouts.get(config.format, "folder")
+    return scan_folder(config.root, split=config.split, layout=layout, tree=tree)
+
+
+def refuse_same_folder(out: str, *images: ImagesConfig | None) -> None:
+    """Refuse to write into the folder of images itself; a folder in it is fine.
+
+    Raises:
+        ConfigError: they are the same.
+    """
+    for config in images:
+        if config is not None and os.path.realpath(out) == os.path.realpath(config.root):
+            raise ConfigError(
+                f"out: {out} is the folder of the images; give another, which may lie in it, e.g. "
+                f"--out {os.path.join(out, 'out')}"
+            )
+
+
+def remarks_of(source: ImageSource) -> list[str]:
+    """What the user may want to know of a source, a sentence each: files that were left out, for
+    example; nothing for a source of the user's own."""
+    return list(getattr(source, "remarks", ()))
 
 
 def as_source(dataset: Any) -> ImageSource:
-    """Any data set as a source: a source itself, an ImageFolder, or a sequence of (image, ...).
+    """Any data set as a source: a source itself, an ImageFolder, a sequence of (image, ...), or the
+    path of a folder or Parquet file.
 
     Positions in the source are in the order of the keys, which for an ImageFolder need not be the
     order of its samples.
 
     Raises:
-        ConfigError: the object is no data set, or has transforms or a loader that would be skipped.
+        ConfigError: the object is no data set, or has transforms or a loader that would be skipped;
+            or as `open_source`.
     """
     if isinstance(dataset, ImageSource):
         return dataset
+    if isinstance(dataset, ImagesConfig):
+        return open_source(dataset)
+    if isinstance(dataset, str | os.PathLike):
+        return open_source(ImagesConfig(root=os.fspath(dataset)))
     if hasattr(dataset, "samples") and hasattr(dataset, "loader"):
         return _from_image_folder(dataset)
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         return ArraySource(dataset)
     raise ConfigError(
-        f"a {type(dataset).__name__} is not a data set of images; give a folder's ImageFolder, "
+        f"a {type(dataset).__name__} is not a data set of images; give a folder, its ImageFolder, "
         "a map-style data set of PIL images, or an object with the methods of ImageSource"
     )
 
@@ -185,12 +216,46 @@ def _from_image_folder(dataset: Any) -> FolderSource:
     return FolderSource(root, keys, [label for _, label in dataset.samples], list(names))
 
 
-def _holds_parquet(root: str) -> bool:
-    """Whether `root` is a Parquet file, or there are some in it or in `data/` (Hugging Face)."""
-    if os.path.isfile(root):
-        return root.endswith(".parquet")
-    folders = [folder for folder in (root, os.path.join(root, "data")) if os.path.isdir(folder)]
-    return any(file.endswith(".parquet") for folder in folders for file in os.listdir(folder))
+def _may_be_parquet(config: ImagesConfig) -> bool:
+    return config.format == "parquet" or (
+        config.format == "auto" and config.root.lower().endswith(".parquet")
+    )
+
+
+def _is_parquet(config: ImagesConfig, tree: Folder) -> bool:
+    """Whether a folder is one of Parquet files, not one of images with a table beside them.
+
+    Raises:
+        ConfigError: it may be both.
+    """
+    if next(tree.table_paths(), None) is None:
+        return False
+    if tree.num_images == 0:
+        return True
+    if not holds_images(config.root, tree, config.image_column):
+        return False
+    if tree.num_images > _FEW_IMAGES:
+        raise ConfigError(
+            f"images.root: {config.root} holds {tree.num_images:,} image files and Parquet files "
+            "of images; set images.format folder or parquet, or give the folder of one of them"
+        )
+    return True
+
+
+def _open_parquet(config: ImagesConfig, tree: Folder | None) -> ParquetSource:
+    source = ParquetSource(
+        config.root,
+        split=config.split,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        tree=tree,
+    )
+    if tree is not None and tree.num_images:
+        source.remarks.append(
+            f"{tree.num_images:,} image files beside the Parquet files of {config.root} are left "
+            "out; images.format folder takes these instead"
+        )
+    return source
 
 
 def _open_cifar(config: ImagesConfig) -> Any:

@@ -109,7 +109,7 @@ def _settings(out: Path, name: str, network: str, epochs: int, **options: Any) -
         "crops_per_image": 1,
         "epochs": epochs,
         "batch_size": 64,
-        "optimizer": OptimizerConfig(name="adamw"),
+        "optimizer": OptimizerConfig(name="adamw", lr=0.002),
         "schedule": _SCHEDULE,
         "log_every": _NO_LINES_WITHIN_A_PASS,
     }

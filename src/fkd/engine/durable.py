@@ -1,13 +1,17 @@
-"""Writing files of a run folder: a kill or a power cut leaves the old file or the new one."""
+"""Writing files of a run folder: a kill or a power cut leaves the old file or the new one.
+
+What the system refuses, in a run folder, is a RunError with path and reason.
+"""
 
 import hashlib
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from fkd.errors import RunError
+from fkd.userfiles import os_reason
 
 _TEMPORARY = ".tmp"
 
@@ -35,6 +39,48 @@ class _HashingFile:
         self._file.flush()
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around everything that writes `path`.
+
+    Raises:
+        RunError: the disk is full or refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {os_reason(error)}; free some space or repair the disk, then "
+            "run the same command again: it resumes from the last checkpoint"
+        ) from error
+
+
+@contextmanager
+def reading(path: Path, way_out: str = "give another --out") -> Iterator[None]:
+    """Around everything that reads `path`.
+
+    Raises:
+        RunError: it is there, but cannot be read; ends with `way_out`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read: {os_reason(error)}; make it readable, or {way_out}"
+        ) from error
+
+
+def list_folder(path: Path) -> list[str]:
+    """Sorted names of the entries of a folder; none where it does not exist.
+
+    Raises:
+        RunError: it cannot be read, or is no folder.
+    """
+    with reading(path), suppress(FileNotFoundError):
+        return sorted(os.listdir(path))
+    return []
+
+
 def replace_file(path: Path, write: Callable[[Any], Any]) -> tuple[str, int]:
     """Make what `write(file)` writes the content of `path`, durably and all at once.
 
@@ -44,21 +90,19 @@ def replace_file(path: Path, write: Callable[[Any], Any]) -> tuple[str, int]:
         RunError: the disk is full or refuses; what was there before is untouched.
     """
     temporary = path.with_name(path.name + _TEMPORARY)
-    try:
-        with open(temporary, "wb") as file:
-            hashing = _HashingFile(file)
-            _write(hashing, write)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; free some space or repair the disk, then run "
-            "the same command again: it resumes from the last checkpoint"
-        ) from error
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                hashing = _HashingFile(file)
+                _write(hashing, write)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
     return hashing.sha256.hexdigest(), hashing.num_bytes
 
 

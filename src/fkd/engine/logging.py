@@ -9,17 +9,24 @@ the same file as one that was not.
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
-from fkd.engine.durable import replace_text
+from fkd.engine.durable import reading, replace_text, writing
+from fkd.errors import RunError
 
-METRICS = "metrics.jsonl"
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 Metrics = Mapping[str, float | int | None]
 
 
-class Progress(Protocol):
-    """Callbacks that report a run's progress; only the main process calls them."""
+class Progress:
+    """Is called by process 0 of a run while it works; this base class ignores every call."""
+
+    def remark(self, text: str) -> None:
+        """Something that the user may want to know, in one sentence."""
+
+    def warn(self, text: str) -> None:
+        """Something that is probably wrong, and the way out."""
 
     def begin(self, step: int, num_steps: int, description: str) -> None:
         """Training starts, or resumes, after `step` of `num_steps` steps."""
@@ -37,43 +44,69 @@ class MetricsLog:
     Args:
         folder: the run folder.
         step: lines of later steps are dropped: they will be written again.
+
+    Raises:
+        RunError: the files cannot be written.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-        self._path = folder / METRICS
+        self._path, self._events = folder / METRICS, folder / TENSORBOARD
         replace_text(self._path, "".join(line + "\n" for line in _lines_up_to(self._path, step)))
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        with writing(self._path):
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - see close()
+        try:
+            with writing(self._events):
+                self._board = SummaryWriter(str(self._events), purge_step=step + 1)
+        except RunError:
+            self._file.close()
+            raise
 
     def write(self, metrics: Metrics) -> None:
-        """Add one line and the same numbers to TensorBoard."""
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(name, value, int(metrics["step"] or 0))
+        """Add one line and the same numbers to TensorBoard.
+
+        Raises:
+            RunError: the disk is full or refuses; so do `sync` and `close`.
+        """
+        with writing(self._path):
+            self._file.write(json.dumps(metrics) + "\n")
+            self._file.flush()
+        with writing(self._events):
+            for name, value in metrics.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, int(metrics["step"] or 0))
 
     def sync(self) -> None:
         """Make the lines so far durable."""
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Finish both files."""
-        self._file.close()
-        self._board.close()
+        try:
+            with writing(self._path):
+                self._file.close()
+        finally:
+            with writing(self._events):
+                self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
-    """The lines of a metrics.jsonl; none where there is no such file."""
+    """The lines of a metrics.jsonl; none where there is no such file.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     return [json.loads(line) for line in _lines_up_to(path, step=None)]
 
 
 def _lines_up_to(path: Path, step: int | None) -> list[str]:
     """Whole lines whose step is not later than `step`; a line torn by a kill is dropped."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    text, lines = "", []
+    with reading(path), suppress(FileNotFoundError):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
         try:
             done = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):

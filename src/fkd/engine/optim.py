@@ -21,12 +21,14 @@ class OptimizerConfig:
 
     Attributes:
         name: sgd, adamw, or another optimizer of timm (`timm.optim.list_optimizers()`).
-        lr: peak learning rate; by default 0.1 for sgd, 0.002 for others (the paper's at 1,024 crops
-            per step). It is not scaled by batch_size or crops_per_image.
+        lr: peak learning rate. By default, at 1,024 crops per step, 0.1 for sgd and 0.002 for
+            others (the paper's), less by the root of a smaller batch_size, and for a student that
+            starts from trained weights at most a tenth of these. A given rate is not scaled.
         momentum: of sgd and the other optimizers that have one.
         nesterov: Nesterov's momentum; of sgd.
         weight_decay: by default 1e-4 for sgd, 0.05 for others.
-        decay_all: also decay biases and normalization layers, as the paper's SGD recipe does.
+        decay_all: also decay biases and normalization layers; by default yes for sgd, as the
+            paper's recipes do, and no for others.
     """
 
     name: str = "sgd"
@@ -34,7 +36,7 @@ class OptimizerConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float | None = None
-    decay_all: bool = False
+    decay_all: bool | None = None
 
     def __post_init__(self) -> None:
         require_positive("optimizer.lr", self.lr)
@@ -51,7 +53,7 @@ class OptimizerConfig:
 
     @property
     def peak_lr(self) -> float:
-        """The learning rate that the schedule starts from."""
+        """The learning rate that the schedule starts from, by default that of 1,024 crops."""
         return self.lr if self.lr is not None else (0.1 if self.name == "sgd" else 0.002)
 
 
@@ -62,6 +64,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
         ConfigError: timm cannot build it here, e.g. it needs another package.
     """
     plain_sgd = config.name == "sgd" and not config.nesterov
+    decay_all = config.name == "sgd" if config.decay_all is None else config.decay_all
     default_decay = 1e-4 if config.name == "sgd" else 0.05
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -70,7 +73,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
             lr=config.peak_lr,
             weight_decay=default_decay if config.weight_decay is None else config.weight_decay,
             momentum=config.momentum,
-            filter_bias_and_bn=not config.decay_all,
+            filter_bias_and_bn=not decay_all,
         )
     except (ImportError, AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"optimizer.name {config.name!r} cannot be used: {error}") from error

@@ -100,6 +100,19 @@ class Order:
         """Optimizer steps of the run."""
         return int(self._ends[-1])
 
+    @property
+    def fewest_crops(self) -> int:
+        """Crops of the smallest forward pass of any process."""
+        parts = self.world_size * self.accumulate_steps
+        fewest = []
+        for of_pass in set(self.passes):
+            full, rest = divmod(len(self.images), self._images_per_batch(of_pass))
+            counts = [self._images_per_batch(of_pass)] if full else []
+            if self._steps_of(of_pass) > full or not full:
+                counts.append(rest)
+            fewest += [max(1, count // parts) * of_pass.crops_per_image for count in counts]
+        return min(fewest)
+
     def step_info(self, step: int) -> StepInfo:
         """Which pass step `step` belongs to."""
         ends = self._ends

@@ -138,5 +138,5 @@ class Recorder:
         if not math.isfinite(loss):
             raise RunError(
                 f"the loss is {loss} at step {self._state.step}; lower optimizer.lr, set "
-                "clip_grad, or use amp no"
+                "clip_grad, or use amp no, with another --out if this one has checkpoints"
             )

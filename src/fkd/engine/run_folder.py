@@ -10,22 +10,27 @@ RUN/student.json       architecture and input of the student
 RUN/model.safetensors  the final weights; written last: its presence means "finished"
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fkd.engine.checkpoint import Checkpoints
-from fkd.engine.durable import replace_text
+from fkd.engine.durable import list_folder, reading, replace_text, writing
+from fkd.engine.logging import METRICS, TENSORBOARD
 from fkd.errors import RunError
+from fkd.userfiles import os_reason
 
 FINAL_WEIGHTS = "model.safetensors"
+CHECKPOINTS = "checkpoints"
 _CONFIG, _ENVIRONMENT = "config.yaml", "env.json"
 
 Settings = Mapping[str, Any]
@@ -57,29 +62,43 @@ def open_run_folder(
     """
     identity = [_identity(settings, free), environment["data"]]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    checkpoints = Checkpoints(path / "checkpoints", digest)
+    checkpoints = Checkpoints(path / CHECKPOINTS, digest)
     if not main:
         yield checkpoints
         return
+    is_finished(path, settings, environment, free=free)  # before anything is written
     lock = _take_lock(path)
     try:
         _prepare(path, settings, environment, free)
         yield checkpoints
     finally:
-        os.close(lock)
+        with suppress(OSError):  # nothing was written through it
+            os.close(lock)
 
 
-def is_finished(path: Path, settings: Settings, *, free: frozenset[str]) -> bool:
-    """Whether there is a finished run of these settings; reads only.
+def is_finished(
+    path: Path, settings: Settings, environment: Settings | None, *, free: frozenset[str]
+) -> bool:
+    """Whether there is a finished run of these settings and data; reads only.
+
+    Args:
+        path: of the run folder; it may be missing.
+        settings: all settings, nested.
+        environment: its "data" identifies the data; None leaves them out, while they are unknown.
+        free: dotted names of settings that may change between starts.
 
     Raises:
-        RunError: there is a run with other settings; every differing field is named.
+        RunError: the folder holds something else, or a run with other settings or data that has
+            learned something (every differing field is named), or cannot be read.
     """
-    if not (path / _CONFIG).exists():
+    names = list_folder(path)
+    if not _is_run(names):
+        _refuse_foreign(path, names)
         return False
-    old = _identity(_read(path / _CONFIG, yaml.safe_load), free)
-    _require_equal(path, old, _identity(settings, free))
-    return (path / FINAL_WEIGHTS).exists()
+    if not _has_learned(path, names):
+        return False
+    _require_equal(path, *_identities(path, settings, environment, free))
+    return FINAL_WEIGHTS in names
 
 
 def _take_lock(path: Path) -> int:
@@ -92,11 +111,15 @@ def _take_lock(path: Path) -> int:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise RunError(f"cannot write to {path}: {error.strerror}; give another --out") from error
+        raise RunError(f"cannot write to {path}: {os_reason(error)}; give another --out") from error
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise RunError(
+                f"{path} cannot be locked: {os_reason(error)}; give an --out on another disk"
+            ) from error
         raise RunError(
             f"another process is training in {path}; wait for it, or give another --out"
         ) from error
@@ -104,30 +127,66 @@ def _take_lock(path: Path) -> int:
 
 
 def _prepare(path: Path, settings: Settings, environment: Settings, free: frozenset[str]) -> None:
-    if (path / _CONFIG).exists() and (path / _ENVIRONMENT).exists():
-        old = _identity(_read(path / _CONFIG, yaml.safe_load), free)
-        old |= _flatten({"data": _read(path / _ENVIRONMENT, json.loads).get("data", {})})
-        new = _identity(settings, free) | _flatten({"data": environment["data"]})
-        _require_equal(path, old, new)
-        return
+    """Write the settings, unless the folder has the same ones.
+
+    A run that ended before its first checkpoint, because the loss was NaN or a network could not
+    take its input, has learned nothing; with corrected settings it starts afresh.
+    """
+    names = list_folder(path)
+    if _is_run(names):
+        old, new = _identities(path, settings, environment, free)
+        if _has_learned(path, names):
+            _require_equal(path, old, new)
+        if old == new:
+            return
+        with writing(path):
+            shutil.rmtree(path / TENSORBOARD, ignore_errors=True)
+            (path / METRICS).unlink(missing_ok=True)
+    else:
+        _refuse_foreign(path, names)
+    replace_text(path / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+    replace_text(path / _CONFIG, yaml.safe_dump(_plain(settings), sort_keys=False))
+
+
+def _is_run(names: Sequence[str]) -> bool:
+    """Whether a folder with these entries is one that a run has begun."""
+    return _CONFIG in names and _ENVIRONMENT in names
+
+
+def _has_learned(path: Path, names: Sequence[str]) -> bool:
+    """Whether a run folder with these entries holds anything that training has made."""
+    return FINAL_WEIGHTS in names or bool(Checkpoints(path / CHECKPOINTS, "").records())
+
+
+def _refuse_foreign(path: Path, names: Sequence[str]) -> None:
     ours = {"lock", _CONFIG, _ENVIRONMENT}
-    foreign = [
-        entry.name for entry in path.iterdir() if entry.name.removesuffix(".tmp") not in ours
-    ]
+    foreign = [name for name in names if name.removesuffix(".tmp") not in ours]
     if foreign:
         raise RunError(
             f"{path} is not empty and not the folder of a run ({min(foreign)} is in it); give "
             "another --out"
         )
-    replace_text(path / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
-    replace_text(path / _CONFIG, yaml.safe_dump(_plain(settings), sort_keys=False))
+
+
+def _identities(
+    path: Path, settings: Settings, environment: Settings | None, free: frozenset[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What must not change: of the run in the folder, and of this start."""
+    old = _identity(_read(path / _CONFIG, yaml.safe_load), free)
+    new = _identity(settings, free)
+    if environment is not None:
+        old |= _flatten({"data": _read(path / _ENVIRONMENT, json.loads).get("data", {})})
+        new |= _flatten({"data": environment["data"]})
+    return old, new
 
 
 def _read(path: Path, parse: Any) -> dict[str, Any]:
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{path} cannot be read ({error}); give another --out") from error
+        with reading(path):
+            content = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{path} is damaged ({reason}); give another --out") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged; give another --out")
     return content

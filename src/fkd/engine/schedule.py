@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fkd.checks import refuse_unused, require_at_least, require_one_of
+from fkd.checks import refuse_unused, require_at_least, require_one_of, require_whole
 from fkd.errors import ConfigError
 
 Curve = Literal["cosine", "linear", "step"]
@@ -70,7 +70,8 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         require_one_of(Curve, "schedule.name", self.name)
-        for name in ("warmup_epochs", "warmup_lr", "min_lr"):
+        require_whole(0, "schedule.warmup_epochs", self.warmup_epochs)
+        for name in ("warmup_lr", "min_lr"):
             require_at_least(0, f"schedule.{name}", getattr(self, name))
         unused = {"min_lr", "after_warmup"} if self.name == "step" else {"milestones"}
         refuse_unused(self, unused, prefix="schedule.", user=f"schedule {self.name}")
@@ -85,8 +86,8 @@ def plan_passes(epochs: int, crops_per_image: int, config: ScheduleConfig) -> li
     Raises:
         ConfigError: there are no epochs, no crops, or the warm-up is longer than the run.
     """
-    require_at_least(1, "epochs", epochs)
-    require_at_least(1, "crops_per_image", crops_per_image)
+    require_whole(1, "epochs", epochs)
+    require_whole(1, "crops_per_image", crops_per_image)
     warmup = config.warmup_epochs
     if warmup > epochs:
         raise ConfigError(f"schedule.warmup_epochs is {warmup}, but the run has {epochs} epochs")

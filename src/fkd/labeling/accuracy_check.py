@@ -4,6 +4,7 @@ A wrong normalization or class order costs accuracy and raises no error, so it i
 the images have true classes that the teacher's classes match by name.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,13 @@ from fkd.models.classes import match_classes
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
 
+_DEVIATIONS = 2  # standard deviations of a sample's accuracy that may be chance
+_CAUSES = (
+    "Likely causes: another input size than in training (--teacher.input_size), classes in "
+    "another order (--teacher.class_names), other weights (--teacher.checkpoint), or another "
+    "normalization than in training (--teacher.mean, --teacher.std)"
+)
+
 
 @dataclass(frozen=True)
 class TeacherAccuracy:
@@ -26,11 +34,13 @@ class TeacherAccuracy:
         top1: share of them whose most probable class is the true one, among all classes of the
             teacher.
         reason: why nothing was measured.
+        num_classes: classes of the teacher, among which it chooses.
     """
 
     num: int
     top1: float
     reason: str = ""
+    num_classes: int = 0
 
     def __str__(self) -> str:
         if self.num == 0:
@@ -75,7 +85,28 @@ def measure_accuracy(
     right = [is_right for batch in batches for is_right in batch]
     if not right:
         return TeacherAccuracy(0, 0.0, "none of the sampled images can be read")
-    return TeacherAccuracy(len(right), float(np.mean(right)))
+    return TeacherAccuracy(len(right), float(np.mean(right)), num_classes=len(teachers.class_names))
+
+
+def describe_weakness(report: TeacherAccuracy) -> str:
+    """What to say of a teacher that is less accurate than teachers are; "" of any other.
+
+    A teacher should be right at least half way from chance to always: on 75 % of the images of two
+    classes, on 50 % of a thousand. One that is below by chance of the sample alone is not named.
+    """
+    if report.num == 0 or report.num_classes < 2:
+        return ""
+    chance = 1.0 / report.num_classes
+    expected = (1.0 + chance) / 2
+    deviation = math.sqrt(expected * (1.0 - expected) / report.num)
+    if report.top1 >= expected - _DEVIATIONS * deviation:
+        return ""
+    spread = _DEVIATIONS * math.sqrt(chance * (1.0 - chance) / report.num)
+    guesses = ", no more than by guessing" if report.top1 <= chance + spread else ""
+    return (
+        f"the teacher is right on {report.top1:.1%} of {report.num} of these images{guesses}, and "
+        f"students learn what it says. {_CAUSES}; --min_accuracy refuses such a teacher"
+    )
 
 
 def require_accuracy(report: TeacherAccuracy, minimum: float | None) -> None:
@@ -94,10 +125,7 @@ def require_accuracy(report: TeacherAccuracy, minimum: float | None) -> None:
     if report.top1 < minimum:
         raise TeacherError(
             f"the teacher is right on {report.top1:.1%} of {report.num} of these images, less than "
-            f"min_accuracy {minimum:.1%}. Likely causes: another input size than in training "
-            "(--teacher.input_size), classes in another order (--teacher.class_names), other "
-            "weights (--teacher.checkpoint), or another normalization than in training, which "
-            "follows from the name of the model (--teacher.name)"
+            f"min_accuracy {minimum:.1%}. {_CAUSES}"
         )
 
 

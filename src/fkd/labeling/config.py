@@ -5,15 +5,17 @@ from typing import Literal, get_args
 
 import torch
 
+from fkd.checks import require_in, require_whole
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.sampling import CropConfig
-from fkd.data.sources import ImagesConfig
+from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.codecs import Codec, MarginalSmoothing, TopKLogits
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig
 from fkd.store.config import Form
+from fkd.userfiles import settle_paths
 
 ClassChoice = Literal["teacher", "dataset"]
 ValueDtype = Literal["u16", "f16", "f32"]
@@ -21,6 +23,7 @@ MapDtype = Literal["f16", "f32"]
 Numerics = Literal["exact", "fast"]
 
 _BATCH_SIZE = {"cpu": 16, "cuda": 256}
+_KEPT = 5  # classes of a label by default, as in the paper
 _MAX_SHARDS = 1024  # a store has at most that many files by default ...
 _MIN_CROPS = 1024  # ... with at least that many teacher passes each ...
 _MIN_IMAGES = 16  # ... and that many images, because a shard itself takes 1.8 kB
@@ -33,23 +36,29 @@ class LabelRunConfig:
     Attributes:
         images: the images to label.
         out: folder of the store; an unfinished store is continued.
+        max_images: label only that many images, spread evenly over the classes, to try things; such
+            a store is one of its own, which training joins with the same images.
         classes: teacher keeps all classes of its head; dataset keeps those of the images' folders,
             matched by name, in their order.
         images_per_shard: images per shard, which is computed and written as a whole; by default at
             most 1,024 shards of at least 16 images and 1,024 forward passes.
         batch_size: inputs of a forward pass; by default 16 on a CPU (larger ones are no faster),
             256 on a GPU. It changes the last bits of a label and is part of the store's identity.
-        device: where the teacher runs; by default a GPU if there is one.
+        device: where the teacher runs: cpu, cuda, cuda:1, mps, xpu; by default cuda if there is
+            one.
         num_workers: threads that decode and crop ahead of the teacher.
         min_accuracy: refuse a teacher whose top-1 on a sample of the images is lower, 0 to 1.
         accuracy_images: images in that sample; 0 skips the accuracy check.
         max_unreadable: images that may be unreadable in a finished store.
         spot_checks: labels that are computed again at the end and compared with the stored ones; 0
             skips this.
+        repair: label the shards again whose images were changed since; their old labels go to
+            quarantine/, and all others are kept. Without it, such a run is refused.
     """
 
     images: ImagesConfig
     out: str
+    max_images: int | None = None
     classes: ClassChoice = "teacher"
     images_per_shard: int | None = None
     batch_size: int | None = None
@@ -59,16 +68,18 @@ class LabelRunConfig:
     accuracy_images: int = 256
     max_unreadable: int = 0
     spot_checks: int = 64
+    repair: bool = False
 
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out: give the folder of the store, e.g. --out labels/mine")
-        for name in ("images_per_shard", "batch_size", "num_workers"):
-            require_at_least(1, name, getattr(self, name))
+        settle_paths(self, "out")
+        refuse_same_folder(self.out, self.images)
+        for name in ("max_images", "images_per_shard", "batch_size", "num_workers"):
+            require_whole(1, name, getattr(self, name))
         for name in ("accuracy_images", "max_unreadable", "spot_checks"):
-            require_at_least(0, name, getattr(self, name))
-        if self.min_accuracy is not None and not 0.0 <= self.min_accuracy <= 1.0:
-            raise ConfigError(f"min_accuracy must lie in [0, 1], got {self.min_accuracy}")
+            require_whole(0, name, getattr(self, name))
+        require_in("[0, 1]", "min_accuracy", self.min_accuracy)
         require_one_of(ClassChoice, "classes", self.classes)
 
 
@@ -84,7 +95,8 @@ class LabelConfig(LabelRunConfig):
         teacher_augment: further augmentations of the crops that the teacher sees; their parameters
             are stored with the label, and students replay them.
         codec: how a label is compressed: full, hard, smoothing, ms:K, mr:K, logits, or logits:K,
-            whose temperature is chosen when a student is trained.
+            whose temperature is chosen when a student is trained; by default ms:5, or ms:C where
+            there are only C classes.
         separate: keep the label of every teacher instead of their mean; weights are chosen when a
             student is trained.
         value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits.
@@ -108,7 +120,7 @@ class LabelConfig(LabelRunConfig):
     num_crops: int = 200
     crops: CropConfig = field(default_factory=CropConfig)
     teacher_augment: AugmentConfig = NO_AUGMENT
-    codec: Codec = field(default_factory=lambda: MarginalSmoothing(5))
+    codec: Codec | None = None
     separate: bool = False
     value_dtype: ValueDtype | None = None
     form: Form = "plain"
@@ -122,7 +134,7 @@ class LabelConfig(LabelRunConfig):
                 "teacher.name: name one teacher, e.g. --teacher.name tf_efficientnet_lite0, or "
                 "several in `teachers`, but not both"
             )
-        require_at_least(1, "num_crops", self.num_crops)
+        require_whole(1, "num_crops", self.num_crops)
         for name, choices in (("form", Form), ("numerics", Numerics)):
             require_one_of(choices, name, getattr(self, name))
         for name, choices in (("value_dtype", ValueDtype), ("autocast", Autocast)):
@@ -135,6 +147,9 @@ class LabelConfig(LabelRunConfig):
         self._check_codec()
 
     def _check_codec(self) -> None:
+        if self.codec is None:
+            self._check_separate()
+            return
         if not hasattr(self.codec, "encodes"):  # a spelling, as the command line takes it
             raise ConfigError(f"codec: give a codec, e.g. fkd.parse_codec({self.codec!r})")
         if isinstance(self.codec, TopKLogits):
@@ -143,14 +158,18 @@ class LabelConfig(LabelRunConfig):
             )
         if isinstance(self.codec, PerTeacher):
             raise ConfigError(f"codec: write --codec {self.codec.codec.name} --separate")
-        if self.separate and (len(self.teachers) < 2 or self.codec.encodes == "logits"):
-            raise ConfigError(
-                "separate: keeps the probabilities of several teachers apart; name them in "
-                "`teachers`, and use a codec of probabilities or logits:K"
-            )
+        self._check_separate()
         if self.codec.stores == "logits" and self.value_dtype == "u16":
             raise ConfigError(
                 "value_dtype: u16 holds probabilities only; use f16 or f32 for logits"
+            )
+
+    def _check_separate(self) -> None:
+        of_logits = self.codec is not None and self.codec.encodes == "logits"
+        if self.separate and (len(self.teachers) < 2 or of_logits):
+            raise ConfigError(
+                "separate: keeps the probabilities of several teachers apart; name them in "
+                "`teachers`, and use a codec of probabilities or logits:K"
             )
 
 
@@ -161,28 +180,18 @@ class LabelMapsConfig(LabelRunConfig):
     Attributes:
         teacher: the model that gives the maps: a network that takes the mean of a feature map and
             then classifies it by one linear layer.
-        top_k: classes kept of each cell.
+        top_k: classes kept of each cell; by default 5, or all where there are fewer.
         value_dtype: how a logit is stored.
     """
 
     teacher: TeacherConfig
-    top_k: int = 5
+    top_k: int | None = None
     value_dtype: MapDtype = "f16"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(1, "top_k", self.top_k)
+        require_whole(1, "top_k", self.top_k)
         require_one_of(MapDtype, "value_dtype", self.value_dtype)
-
-
-def require_at_least(least: int, name: str, value: int | None) -> None:
-    """Refuse a smaller number; None stands for a default.
-
-    Raises:
-        ConfigError: names the option and the value.
-    """
-    if value is not None and value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
 
 
 def require_one_of(choices: object, name: str, value: str) -> None:
@@ -199,9 +208,18 @@ def require_one_of(choices: object, name: str, value: str) -> None:
 # Functions, not properties: the parser of the command line takes public properties for subcommands.
 
 
-def stored_codec(config: LabelConfig) -> Codec:
-    """How labels are compressed: the codec, of each teacher if they are kept apart."""
-    return PerTeacher(config.codec, len(config.teachers)) if config.separate else config.codec
+def stored_codec(config: LabelConfig, num_classes: int) -> Codec:
+    """How labels are compressed: the codec, of each teacher if they are kept apart.
+
+    With few classes the default keeps all of them, and labels are exact.
+    """
+    codec = config.codec or MarginalSmoothing(min(_KEPT, num_classes))
+    return PerTeacher(codec, len(config.teachers)) if config.separate else codec
+
+
+def stored_top_k(config: LabelMapsConfig, num_classes: int) -> int:
+    """Classes kept of each cell of a label map."""
+    return config.top_k or min(_KEPT, num_classes)
 
 
 def all_teachers(config: LabelConfig | LabelMapsConfig) -> list[TeacherConfig]:
@@ -209,25 +227,6 @@ def all_teachers(config: LabelConfig | LabelMapsConfig) -> list[TeacherConfig]:
     if isinstance(config, LabelMapsConfig):
         return [config.teacher]
     return config.teachers if config.teacher is None else [config.teacher]
-
-
-def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
-    """The device that a setting means: a GPU for each process of a machine, or the CPU.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and torch.cuda.is_available():
-        device = f"cuda:{local_rank % torch.cuda.device_count()}"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"device: {device!r} cannot be used here; use cpu, cuda or cuda:0"
-        ) from error
-    return torch.device(device)
 
 
 def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:

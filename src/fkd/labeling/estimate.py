@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 
 from fkd.data.canary import count_canaries
+from fkd.data.sources import remarks_of
 from fkd.errors import ImageError
 from fkd.labeling.config import LabelConfig
 from fkd.labeling.identity import describe_environment
@@ -28,8 +29,10 @@ class CostEstimate:
         num_shards: units of work, and files of the store.
         num_bytes: size of the finished store.
         num_classes: classes of a label.
+        codec: how a label is compressed.
         crops_per_second: measured on a few real images, decoding and cropping included.
         teacher_seconds: for one process on this machine.
+        remarks: what the user may want to know of the images, a sentence each.
     """
 
     num_images: int
@@ -37,8 +40,10 @@ class CostEstimate:
     num_shards: int
     num_bytes: int
     num_classes: int
+    codec: str
     crops_per_second: float
     teacher_seconds: float
+    remarks: list[str]
 
 
 def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEstimate:
@@ -63,8 +68,10 @@ def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEs
         num_shards=store_config.num_shards,
         num_bytes=_predict_bytes(setup),
         num_classes=store_config.num_classes,
+        codec=store_config.codec.name,
         crops_per_second=speed,
         teacher_seconds=num_crops / speed,
+        remarks=remarks_of(setup.source),
     )
 
 

@@ -14,15 +14,18 @@ from fkd.crops.sampling import GENERATOR
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImageSource
+from fkd.data.subset import MEMBER, SubsetSource
 from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
     resolve_autocast,
     resolve_images_per_shard,
     stored_codec,
+    stored_top_k,
 )
 from fkd.labels.codec_names import check_codec
 from fkd.labels.codecs import Codec, TopKLogits
+from fkd.models.devices import describe_device
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherEnsemble
 from fkd.store import form_members, keys_digest
@@ -38,8 +41,8 @@ def label_identity(
     Raises:
         ConfigError: the codec keeps more classes than there are or has no compact form.
     """
-    codec = stored_codec(config)
     form, names = config.form, teachers.class_names
+    codec = stored_codec(config, len(names))
     identity = _shared_members(source, names, codec, form, config.value_dtype) | {
         "num_crops": config.num_crops,
         "extras": {
@@ -58,7 +61,8 @@ def label_identity(
         },
         "teacher_augment": json.loads(json.dumps(asdict(config.teacher_augment))),  # no tuples
     }
-    return identity | _teacher_members(teachers, batch_size, resolve_autocast(config))
+    members = _teacher_members(teachers, batch_size, resolve_autocast(config))
+    return identity | members | _part(source, config.max_images)
 
 
 def label_maps_identity(
@@ -73,10 +77,10 @@ def label_maps_identity(
     Raises:
         ConfigError: more classes are kept than there are.
     """
-    codec, names = TopKLogits(config.top_k), teachers.class_names
-    return map_identity(
-        source, names, grid, codec, config.value_dtype, config.images_per_shard
-    ) | _teacher_members(teachers, batch_size, None)
+    names = teachers.class_names
+    codec = TopKLogits(stored_top_k(config, len(names)))
+    members = map_identity(source, names, grid, codec, config.value_dtype, config.images_per_shard)
+    return members | _teacher_members(teachers, batch_size, None) | _part(source, config.max_images)
 
 
 def map_identity(
@@ -104,7 +108,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     cpu = cpu_name()
     return {
         "cpu": cpu,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "device": cpu if device.type == "cpu" else describe_device(device),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in _PACKAGES},
     }
@@ -127,6 +131,11 @@ def _shared_members(
         "keys_sha256": keys_digest(source.key(i) for i in range(len(source))),
         "decoder": DECODER,
     }
+
+
+def _part(source: ImageSource, max_images: int | None) -> dict[str, Any]:
+    """That a store is of a part of its images; nothing where all of them are labeled."""
+    return {MEMBER: max_images} if isinstance(source, SubsetSource) else {}
 
 
 def _teacher_members(

@@ -5,7 +5,9 @@
 Such files are pickles. They are read by torch's weights-only unpickler, which builds tensors and
 plain containers from an allow-list and refuses every other name a pickle may call: no code of the
 file runs. A file may still make it allocate memory, so the sizes of files and of what is packed in
-them are bounded first, and the shape of a tensor is checked before its numbers.
+them are bounded first, the opcodes of the pickle are followed without values (`check_torch_file`,
+which also compares the checksums of an archive), and the shape of a tensor is checked before its
+numbers.
 
 Maps are joined to images by folder and stem, the only link there is. What the store then says of
 the images (checksums, sizes) describes the files as they are now; whether these are the images that
@@ -22,25 +24,32 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from fkd.checks import require_whole
 from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
-from fkd.data.sources import ImagesConfig, ImageSource, load, open_source
-from fkd.errors import ConfigError, FormatError, ImageError, MissingLabel
-from fkd.labeling.config import MapDtype, require_at_least, require_one_of
+from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, refuse_same_folder
+from fkd.errors import ConfigError, CropMismatch, FormatError, ImageError, MissingLabel
+from fkd.labeling.config import MapDtype, require_one_of
 from fkd.labeling.identity import describe_environment, map_identity
+from fkd.labeling.image_checks import find_changed_shards
 from fkd.labeling.labels import facts_of
 from fkd.labeling.pipeline import ImageRow
+from fkd.labeling.ranks import World
 from fkd.labels.codecs import TopKLogits
 from fkd.labels.encoded import Encoded
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
+from fkd.models.weight_files import check_torch_file
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 from fkd.store.canonical import printable
+from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
+from fkd.userfiles import settle_paths
 
 _MAX_BYTES = 1 << 22  # of a file, and of what is packed in it; 15 x 15 cells of 5 take 9,000
 _MAX_SIDE, _MAX_KEPT = 256, 256
@@ -75,7 +84,9 @@ class ImportMapsConfig:
         if not self.out:
             raise ConfigError("out: give the folder of the label maps, e.g. --out maps/relabel")
         for name in ("images_per_shard", "num_workers"):
-            require_at_least(1, name, getattr(self, name))
+            require_whole(1, name, getattr(self, name))
+        settle_paths(self, "maps", "out", "classes")
+        refuse_same_folder(self.out, self.images)
         require_one_of(MapDtype, "value_dtype", self.value_dtype)
 
 
@@ -129,6 +140,7 @@ def import_maps(
         MissingLabel: images have no map; names the first.
         FormatError: a file is no label map.
         ImageError: an image cannot be read.
+        CropMismatch: images were changed since an earlier start has imported their maps.
         StoreError: the store cannot be written, or belongs to other maps.
     """
     source = open_source(config.images)
@@ -139,6 +151,8 @@ def import_maps(
     identity = map_identity(
         source, names, first.grid, codec, config.value_dtype, config.images_per_shard
     ) | {"origin": "imported", "teachers": [{"name": "released label maps"}]}
+
+    _require_same_images(config, identity, source)
 
     def read(i: int) -> tuple[ImageRow, ForeignMap]:
         label_map = read_map(paths[i], len(names), config.value_dtype)
@@ -170,6 +184,21 @@ def import_maps(
             writer.commit(number, [row.key for row, _ in pairs], _content(pairs))
         writer.finish(describe_environment(torch.device("cpu")))
     return ImportResult(LabelStore.open(config.out), len(are_right), sum(are_right))
+
+
+def _require_same_images(
+    config: ImportMapsConfig, identity: dict[str, Any], source: ImageSource
+) -> None:
+    """Compare what earlier starts have imported with the images of now."""
+    parsed = StoreConfig.parse(identity, "the config")
+    shards, description = find_changed_shards(
+        config.out, parsed, source, World(), config.num_workers
+    )
+    if shards:
+        raise CropMismatch(
+            f"images were changed since {config.out} has maps of them: {description}. Restore the "
+            "files, or import into another folder"
+        )
 
 
 def read_map(path: str, num_classes: int, value_dtype: MapDtype = "f32") -> ForeignMap:
@@ -212,6 +241,7 @@ def _load_tensor(path: str) -> torch.Tensor:
     try:
         if data.startswith(_ZIP):
             _refuse_large_contents(data)
+        check_torch_file(io.BytesIO(data), len(data))
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file may make torch's reader stumble over anything
         reason = str(error).partition("\n")[0][:160] or type(error).__name__

@@ -19,17 +19,30 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 
 from fkd.data.canary import make_canaries
-from fkd.errors import FKDError, ImageError
-from fkd.labeling.accuracy_check import TeacherAccuracy, measure_accuracy, require_accuracy
+from fkd.data.sources import remarks_of
+from fkd.errors import CropMismatch, FKDError, ImageError
+from fkd.labeling.accuracy_check import (
+    TeacherAccuracy,
+    describe_weakness,
+    measure_accuracy,
+    require_accuracy,
+)
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.identity import describe_environment
+from fkd.labeling.image_checks import find_changed_shards
 from fkd.labeling.labels import LabeledBatch, assemble_shard
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
 from fkd.labeling.setup import LabelSetup, build_setup
 from fkd.labeling.store_checks import SpotCheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
-from fkd.store import LabeledCrops, LabelStore, StoreWriter
+from fkd.store import (
+    LabeledCrops,
+    LabelStore,
+    StoreWriter,
+    require_own_folder,
+    set_shards_aside,
+)
 
 _SHOWN = 3  # unreadable images that an error message names
 
@@ -59,6 +72,12 @@ class RunStart:
 class Progress:
     """Is called by process 0 of a run while it works; this base class ignores every call."""
 
+    def remark(self, text: str) -> None:
+        """Something that the user may want to know, in one sentence."""
+
+    def warn(self, text: str) -> None:
+        """Something that is probably wrong, and the way out."""
+
     def started(self, start: RunStart) -> None:
         """Labeling begins."""
 
@@ -80,6 +99,7 @@ class LabelResult:
             run that finished the store.
         precision_impact: what fast numerics did to labels, measured before the start; None for
             exact ones.
+        accuracy: the teacher on a sample of the images; None when not measured.
         seconds: of this run, from the first image to the last label.
         leads: whether this process speaks for the run.
     """
@@ -88,6 +108,7 @@ class LabelResult:
     unreadable: list[str]
     spot_checks: SpotCheckReport | None
     precision_impact: PrecisionImpact | None
+    accuracy: TeacherAccuracy | None
     seconds: float
     leads: bool
 
@@ -100,6 +121,7 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
     Raises:
         ConfigError: a setting cannot work; nothing is written.
         TeacherError: a teacher cannot be loaded, is too inaccurate, or gives no usable output.
+        CropMismatch: images were changed since an earlier run has labeled them, see `repair`.
         ImageError: more images are unreadable than allowed. All other labels are kept; shards with
             unreadable images are not, so that they are labeled once the files are replaced.
         StoreError: the store cannot be written, or belongs to other settings; see its subclasses.
@@ -137,8 +159,16 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
         FKDError: as `label`.
     """
     listener = progress if progress is not None and world.leads else Progress()
+    for remark in remarks_of(setup.source):
+        listener.remark(remark)
     out = setup.config.out
-    works = world.leads and not _is_finished(out)
+    if world.leads:
+        require_own_folder(out, setup.store_config)  # before the teacher is measured
+    _require_labeled_images(setup, world, listener)
+    finished = all(world.gather(_is_finished(out)))
+    if finished:
+        listener.remark(f"{out} is finished; there is nothing to label")
+    works = world.leads and not finished
     accuracy = _check_accuracy(setup) if works else None
     autocast = setup.labeler.autocast
     impact = measure_precision_impact(setup, autocast) if works and autocast else None
@@ -146,6 +176,8 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
     identity = setup.store_config.source
     with StoreWriter.open(out, identity, rank=world.rank, world_size=world.size) as writer:
         listener.started(_describe_start(setup, writer, accuracy, impact, world))
+        if accuracy is not None and (weakness := describe_weakness(accuracy)):
+            listener.warn(weakness)
         started = time.monotonic()
         unreadable = _label_pending(setup, writer, world, listener)
         seconds = time.monotonic() - started
@@ -154,11 +186,34 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
             listener.checking()
             spot_checks = _check_labels(setup)
             canaries = make_canaries(LabelStore.open(out, partial=True), setup.source)
-            writer.finish(describe_environment(setup.device), canaries)
+            in_manifest = [canary.in_manifest() for canary in canaries]
+            writer.finish(describe_environment(setup.device), in_manifest)
         world.gather(None)  # the store is finished
     return LabelResult(
-        LabelStore.open(out), unreadable, spot_checks, impact, seconds, leads=world.leads
+        LabelStore.open(out), unreadable, spot_checks, impact, accuracy, seconds, leads=world.leads
     )
+
+
+def _require_labeled_images(setup: LabelSetup, world: World, listener: Progress) -> None:
+    """Compare what earlier runs have labeled with the images of now, before anything is labeled.
+
+    Otherwise the last check would refuse the store when all the work is done.
+    """
+    config, identity = setup.config, setup.store_config
+    shards, description = find_changed_shards(
+        config.out, identity, setup.source, world, config.num_workers
+    )
+    if not shards:
+        return
+    if not config.repair:
+        raise CropMismatch(
+            f"images were changed since {config.out} has labels of them: {description}. Restore "
+            "the files, or add --repair to label these shards again and keep all others"
+        )
+    if world.leads:
+        set_shards_aside(config.out, shards)
+        listener.remark(f"images were changed and are labeled again: {description}")
+    world.gather(None)
 
 
 def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy:

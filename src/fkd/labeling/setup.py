@@ -8,18 +8,19 @@ import torch
 
 from fkd.crops.replay import sample_crops, whole_image
 from fkd.data.sources import ImageSource, load, open_source
+from fkd.data.subset import spread
 from fkd.errors import ImageError
 from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
     all_teachers,
     resolve_batch_size,
-    resolve_device,
 )
 from fkd.labeling.identity import label_identity, label_maps_identity
 from fkd.labeling.labels import LabeledBatch, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
 from fkd.models.dense import DenseTeacher
+from fkd.models.devices import resolve_device
 from fkd.models.teacher import TeacherEnsemble, load_teachers
 from fkd.store.config import StoreConfig
 
@@ -95,7 +96,7 @@ def build_setup(
         TeacherError: a teacher cannot be loaded; for label maps besides, its classifier is no
             linear function of mean features.
     """
-    source = open_source(config.images)
+    source = spread(open_source(config.images), config.max_images)
     device = resolve_device(config.device, local_rank)
     class_names = source.class_names if config.classes == "dataset" else None
     teachers = load_teachers(all_teachers(config), class_names=class_names, device=device)

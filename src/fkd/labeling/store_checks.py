@@ -9,7 +9,7 @@ omitted class is than they are is judged apart. Otherwise an exchange of two equ
 one of the labels says 0 (`hard`, the K-th class of `mr:K`), would look like another label.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,23 +19,20 @@ from torch import Tensor
 from fkd.crops.replay import whole_image
 from fkd.data.canary import sample_positions
 from fkd.data.decode import DECODER
-from fkd.data.identity import is_labeled_file, load_labeled
-from fkd.data.joining import join_store
-from fkd.data.sources import ImageSource, fingerprint
-from fkd.errors import CropMismatch, ImageError, StoreMismatch
-from fkd.labeling.config import resolve_device
+from fkd.data.identity import load_labeled
+from fkd.data.sources import ImageSource
+from fkd.errors import StoreMismatch
 from fkd.labeling.labels import TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
 from fkd.labels.comparison import LabelComparison, compare
 from fkd.models.dense import DenseTeacher
+from fkd.models.devices import resolve_device
 from fkd.models.numerics import exact_numerics
 from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
 from fkd.store import LABELED, LabeledCrops, LabelStore
 from fkd.store.canonical import differences
 from fkd.store.config import StoreConfig
 
-_SHOWN = 3
-_CHUNK = 256  # images whose facts are read at a time
 _MIN_AGREEMENT = 0.9
 # Means over labels of the divergence (nats) and of the lead of omitted classes (a probability).
 _TOLERANCE = {None: 1e-4, "bf16": 2e-2, "fp16": 2e-3}
@@ -202,47 +199,13 @@ def require_agreement(
     Raises:
         StoreMismatch: too many differ, or by too much.
     """
-    tolerance = _TOLERANCE[store.config["numerics"]["autocast"]]
+    tolerance = _TOLERANCE[store.provenance.autocast]
     close = max(report.labels.mean_kl, report.omitted_lead) <= tolerance or not same_decoder
     if report.labels.top1_agreement < _MIN_AGREEMENT or not close:
         raise StoreMismatch(
             f"{store.path} does not hold this teacher's labels of these crops ({report}; at "
             f"least {_MIN_AGREEMENT:.0%} agreement, and at most {tolerance:g} of mean KL and of "
             "lead are expected); do not train from it, label again into a new folder"
-        )
-
-
-def check_images(
-    store: LabelStore,
-    source: ImageSource,
-    progress: Callable[[int], None] = lambda num_images: None,
-) -> None:
-    """Join a store with its images, and compare the checksum of every image file.
-
-    Args:
-        store: the labels.
-        source: the images.
-        progress: called with the number of images that were just compared.
-
-    Raises:
-        StoreMismatch: images are missing, extra or renamed.
-        CropMismatch: files were changed since they were labeled, or cannot be read any more.
-    """
-    join_store(source, store)  # a position in the source is a row of the store
-    changed: list[str] = []
-    for first in range(0, len(source), _CHUNK):
-        rows = range(first, min(first + _CHUNK, len(source)))
-        facts = store.images(np.array(rows))
-        changed += [
-            source.name(rows[j])
-            for j in np.flatnonzero(facts.status == LABELED).tolist()
-            if not is_labeled_file(facts, j, *_fingerprint(source, rows[j]))
-        ]
-        progress(len(rows))
-    if changed:
-        raise CropMismatch(
-            f"{len(changed)} of {len(source)} image files are not those that were labeled, the "
-            f"first: {', '.join(changed[:_SHOWN])}; restore the originals, or label again"
         )
 
 
@@ -259,7 +222,7 @@ def load_teachers_of(
     for config in configs:
         members += load_teachers([config]).teachers
     identity = [member.identity() for member in members]
-    changes = list(differences(store.config["teachers"], identity, "teachers"))
+    changes = list(differences(store.config.get("teachers"), identity, "teachers"))
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
     return TeacherEnsemble(members, store.class_names).to(resolve_device(device))
@@ -270,12 +233,4 @@ def describe_decoder_change(store: LabelStore) -> str:
 
     Another version is no error: its pixels are nearly the same, and spot checks measure how nearly.
     """
-    return "; ".join(differences(store.config["decoder"], DECODER, "decoder"))
-
-
-def _fingerprint(source: ImageSource, i: int) -> tuple[int, int]:
-    """Checksum and length of an image file; an impossible one where it cannot be read."""
-    try:
-        return fingerprint(source.read(i))
-    except ImageError:
-        return -1, -1
+    return "; ".join(differences(store.provenance.decoder, DECODER, "decoder"))

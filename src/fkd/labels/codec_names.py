@@ -1,12 +1,14 @@
 """Codecs by name, of several teachers side by side, and with settings chosen when decoded."""
 
+from __future__ import annotations
+
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fkd.errors import ConfigError
 from fkd.labels.codecs import (
@@ -23,11 +25,17 @@ from fkd.labels.codecs import (
 )
 from fkd.labels.encoded import Encoded
 from fkd.labels.targets import SoftTargets
+from fkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPELLINGS = (
     "full, hard, smoothing, ms:K, mr:K (K kept classes, e.g. ms:5), logits or logits:K; "
     "of T teachers side by side ms:5*T"
 )
+_NUMBER = re.compile("[0-9]{1,9}")
+_SHOWN = 80  # characters of a spelling that an error message shows
 _PLAIN: dict[str, type[Codec]] = {
     "full": Full,
     "hard": Hard,
@@ -64,6 +72,11 @@ class PerTeacher:
         if self.count < 2:
             raise ConfigError(
                 f"labels of {self.count} teacher are not several; use {self.codec.name}"
+            )
+        if self.codec.encodes == "logits":
+            raise ConfigError(
+                f"codec {self.codec.name} has no form of several teachers side by side, whose "
+                "probabilities are stored; use one of probabilities, or logits:K"
             )
         if self.weights is None:
             return
@@ -108,11 +121,11 @@ class PerTeacher:
     def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
         """The weighted mean of the decoded labels; exact, because the sparse form is linear."""
         weights = self.weights or (1.0,) * self.count
-        labels = [self.codec.targets(label, num_classes) for label in self._split(encoded)]
+        labels = [self.codec.targets(label, num_classes) for label in self.split(encoded)]
         return _weighted_mean(labels, [weight / sum(weights) for weight in weights])
 
-    def _split(self, encoded: Encoded) -> list[Encoded]:
-        """The label of each teacher."""
+    def split(self, encoded: Encoded) -> list[Encoded]:
+        """The label of each teacher, in the order of the teachers."""
 
         def part(number: int) -> Encoded:
             return encoded.map(lambda array: np.split(array, self.count, axis=-1)[number])
@@ -142,14 +155,14 @@ def parse_codec(text: str) -> Codec:
         MarginalSmoothing(k=5)
     """
     each, star, count = text.partition("*")
-    if star and count.isdecimal():
+    if star and _NUMBER.fullmatch(count):
         return PerTeacher(parse_codec(each), int(count))
     kind, colon, k = text.partition(":")
     if not colon and kind in _PLAIN:
         return _PLAIN[kind]()
-    if colon and kind in _TOP_K and k.isdecimal():
+    if colon and kind in _TOP_K and _NUMBER.fullmatch(k):
         return _TOP_K[kind](int(k))
-    raise ConfigError(f"codec {text!r} is unknown; use {SPELLINGS}")
+    raise ConfigError(f"codec {text[:_SHOWN]!r} is unknown; use {SPELLINGS}")
 
 
 def check_codec(codec: Codec, num_classes: int) -> None:

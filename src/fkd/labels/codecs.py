@@ -18,16 +18,19 @@ Labels of several teachers side by side, and codecs by name: `fkd.labels.codec_n
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.2.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from fkd.errors import ConfigError
 from fkd.labels.encoded import Encoded
 from fkd.labels.targets import SoftTargets
+from fkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["probabilities", "logits"]
 _LOG_OF_ZERO = -60000.0  # half floats hold it exactly

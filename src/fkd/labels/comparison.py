@@ -1,11 +1,15 @@
 """How far labels are from each other: one comparison for stores, teachers and precisions."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fkd.labels.targets import SoftTargets
+from fkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SMALLEST = 1e-12  # probabilities are raised to this before a logarithm
 
@@ -30,11 +34,11 @@ class LabelComparison:
     total_variation: float
 
     @staticmethod
-    def empty() -> "LabelComparison":
+    def empty() -> LabelComparison:
         """The comparison of no labels, to add others to."""
         return LabelComparison(0, 1.0, 0.0, 0.0, 0.0)
 
-    def __add__(self, other: "LabelComparison") -> "LabelComparison":
+    def __add__(self, other: LabelComparison) -> LabelComparison:
         """The comparison of the crops of both."""
         num = self.num + other.num
 

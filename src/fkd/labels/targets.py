@@ -9,11 +9,15 @@ true classes without ever forming the C numbers. With `index = None` the C weigh
 class order (full labels).
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,14 @@ class SoftTargets:
     labels: Tensor | None = None
 
     @staticmethod
-    def one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> "SoftTargets":
+    def one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> SoftTargets:
         """Ground-truth classes (B,) as soft targets, with `smoothing` spread over all classes."""
         tail = torch.full(labels.shape, smoothing / num_classes, device=labels.device)
         weight = torch.full((len(labels), 1), 1.0 - smoothing, device=labels.device)
         return SoftTargets(labels[:, None], weight, tail, num_classes, labels)
 
     @staticmethod
-    def full(probabilities: Tensor, labels: Tensor | None = None) -> "SoftTargets":
+    def full(probabilities: Tensor, labels: Tensor | None = None) -> SoftTargets:
         """Probabilities (B, C) of all classes as soft targets."""
         tail = torch.zeros(len(probabilities), device=probabilities.device)
         return SoftTargets(None, probabilities, tail, probabilities.shape[1], labels)
@@ -71,15 +75,15 @@ class SoftTargets:
             self.tail[:, None].repeat(1, self.num_classes).scatter_add(1, self.index, self.weight)
         )
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "SoftTargets":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> SoftTargets:
         """The same targets on another device."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> "SoftTargets":
+    def pin_memory(self) -> SoftTargets:
         """The same targets in page-locked memory; called by torch's DataLoader."""
-        return self._map(Tensor.pin_memory)
+        return self._map(torch.Tensor.pin_memory)
 
-    def __getitem__(self, rows: Any) -> "SoftTargets":
+    def __getitem__(self, rows: Any) -> SoftTargets:
         """The targets of some crops; `rows` is a slice or an index tensor."""
         return self._map(lambda t: t[rows])
 
@@ -90,7 +94,7 @@ class SoftTargets:
         unnamed_total: Tensor = unnamed * torch.special.entr(self.tail)
         return kept + unnamed_total
 
-    def _map(self, function: Any) -> "SoftTargets":
+    def _map(self, function: Any) -> SoftTargets:
         return replace(
             self,
             index=None if self.index is None else function(self.index),

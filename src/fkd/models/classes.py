@@ -8,10 +8,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fkd.errors import ConfigError
+from fkd.userfiles import read_text
 
 # Outputs of a head -> list of classes, as timm infers it. Only sizes that are no coincidence.
 _IMAGENET_BY_SIZE = {
@@ -78,10 +80,10 @@ def read_class_names(path: str | Path) -> list[str]:
     Raises:
         ConfigError: the file is missing or holds something else.
     """
+    text = read_text("class_names", path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
         names: Any = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"class_names: {path} cannot be read ({error}); give a JSON list or one name per line"
         ) from error
@@ -162,11 +164,19 @@ def _lemmas(name: str) -> list[str]:
     """The words for a WordNet id, none for another name."""
     if len(name) != 9 or name[0] != "n" or not name[1:].isdigit():
         return []
-    try:
-        described = str(_imagenet_info("imagenet-1k").label_name_to_description(name))
-    except KeyError:  # looks like an id, but is none
-        return []
-    return [lemma.strip() for lemma in described.split(",")]
+    described = _imagenet_lemmas().get(name, "")
+    return [lemma.strip() for lemma in described.split(",")] if described else []
+
+
+@cache
+def _imagenet_lemmas() -> dict[str, str]:
+    """The words for each WordNet id, from timm's own file; timm itself brings torch."""
+    timm = find_spec("timm")
+    assert timm is not None
+    assert timm.origin is not None
+    file = Path(timm.origin).parent / "data/_info/imagenet_synset_to_lemma.txt"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return {name: lemmas for name, _, lemmas in (line.partition("\t") for line in lines)}
 
 
 @cache

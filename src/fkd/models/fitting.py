@@ -52,9 +52,10 @@ def load_weights(
             *(f"{n} is not in the model" for n in unknown),
         ]
         more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        size = ", and its input size" if any("pos" in name for name in reshaped) else ""
         raise ConfigError(
             f"{origin} does not fit the model: {'; '.join(differences[:_SHOWN])}{more}; "
-            "give the name of the model it was saved from"
+            f"give the name of the model it was saved from{size}"
         )
     model.load_state_dict(dict(state), strict=False)
 

@@ -62,6 +62,8 @@ def parse_model_name(name: str) -> ModelName:
         everything = [*timm.list_models(), *(_TORCHVISION + n for n in torchvision_names())]
         close = difflib.get_close_matches(name.partition(".")[0], everything, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
+        if _looks_like_path(name):
+            hint = "there is no such folder either"
         raise ConfigError(f"unknown model {name!r}; {hint}")
     tags = _tags(library, architecture)
     if tag and tag not in tags:
@@ -72,9 +74,23 @@ def parse_model_name(name: str) -> ModelName:
     return ModelName(library, architecture, tag)
 
 
+def is_model_name(name: str) -> bool:
+    """Whether a network is called `name`, whatever its tag."""
+    bare = name.removeprefix(_TORCHVISION).removeprefix(_TIMM)
+    architecture = _FORMER.get(bare, bare).partition(".")[0]
+    if name.startswith(_TORCHVISION):
+        return architecture in torchvision_names()
+    return bool(timm.is_model(architecture))
+
+
 def torchvision_names() -> list[str]:
     """Torchvision's classification networks."""
     return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def _looks_like_path(name: str) -> bool:
+    """Whether a user probably meant a folder."""
+    return "/" in name.removeprefix(_TORCHVISION).removeprefix(_TIMM) and ":" not in name
 
 
 def _tags(library: str, architecture: str) -> list[str]:

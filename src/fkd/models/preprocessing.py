@@ -5,6 +5,7 @@ costs ten points of accuracy and nothing crashes.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,6 +68,23 @@ class Preprocessing:
         rows.div_(255).sub_(mean).div_(std)
         return pixels
 
+    def changed(
+        self,
+        *,
+        input_size: int | None = None,
+        interpolation: Interpolation | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> "Preprocessing":
+        """With the values that are not None in the place of its own.
+
+        Raises:
+            ConfigError: a value is impossible.
+        """
+        given = {"input_size": input_size, "interpolation": interpolation, "mean": mean, "std": std}
+        values = {name: value for name, value in given.items() if value is not None}
+        return self.from_json({**asdict(self), **values})
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `from_json` takes them."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
@@ -90,6 +108,31 @@ class Preprocessing:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"the preprocessing has no usable field {error}") from error
+
+
+def require_colors(prefix: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Refuse a mean or a deviation of the colors that is not three usable numbers.
+
+    Args:
+        prefix: of the names of the settings, such as "teacher.".
+        mean: where white is 1; those of 0 to 255 are refused.
+        std: likewise.
+
+    Raises:
+        ConfigError: names the setting and the value.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        least_excluded = name == "std"
+        usable = len(values) == 3 and all(
+            0 <= value <= 1 and not (least_excluded and value == 0) for value in values
+        )
+        if not usable:
+            raise ConfigError(
+                f"{prefix}{name} must be three numbers for red, green and blue where white is 1, "
+                f"such as [0.485, 0.456, 0.406], got {list(values)}"
+            )
 
 
 def default_preprocessing(name: ModelName) -> Preprocessing:

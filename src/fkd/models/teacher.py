@@ -15,15 +15,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fkd.checks import require_at_least, require_positive
-from fkd.crops.replay import InputSpec
+from fkd.checks import require_one_of, require_positive, require_whole
+from fkd.crops.replay import InputSpec, Interpolation
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.checkpoints import weights_sha256
 from fkd.models.classes import match_classes, numbered_classes, read_class_names, refuse_duplicates
 from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
-from fkd.models.preprocessing import Preprocessing
+from fkd.models.preprocessing import Preprocessing, require_colors
+from fkd.models.trial import try_network
 from fkd.models.zoo import load_model
+from fkd.userfiles import settle_paths
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,15 @@ class TeacherConfig:
 
     Attributes:
         name: a timm name, or "torchvision/" and torchvision's; pretrained unless there is a
-            checkpoint. May be left out for a run folder.
-        checkpoint: a file of weights, or a run folder.
+            checkpoint. Or a model folder: of a run of fkd, of timm or of transformers.
+        checkpoint: a file of weights, or a model folder, which needs no name.
         weight: its share in an ensemble, relative to the others'.
         temperature: divides the logits before the softmax.
         input_size: pixels of its crops; by default those of its own configuration.
+        interpolation: how its crops are resized; by default that of its own configuration.
+        mean: of red, green, blue, where white is 1, for weights that were trained with others than
+            its own configuration says.
+        std: standard deviation of the same.
         class_names: a file with the names of its outputs (JSON list, or one a line), where they
             are not known.
 
@@ -52,6 +58,9 @@ class TeacherConfig:
     weight: float = 1.0
     temperature: float = 1.0
     input_size: int | None = None
+    interpolation: Interpolation | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     class_names: str | None = None
 
     def __post_init__(self) -> None:
@@ -59,7 +68,10 @@ class TeacherConfig:
             raise ConfigError("teacher.name: give a model name, or a run folder as its checkpoint")
         for field in ("weight", "temperature"):
             require_positive(f"teacher.{field}", getattr(self, field))
-        require_at_least(1, "teacher.input_size", self.input_size)
+        require_whole(1, "teacher.input_size", self.input_size)
+        require_one_of(Interpolation, "teacher.interpolation", self.interpolation)
+        require_colors("teacher.", self.mean, self.std)
+        settle_paths(self, "checkpoint", "class_names")
 
 
 class NotFinite(TeacherError):
@@ -94,7 +106,11 @@ class Teacher:
         weight: float = 1.0,
         temperature: float = 1.0,
     ) -> None:
-        """Takes over a model whose outputs are called `class_names`, and changes it for speed."""
+        """Takes over a model whose outputs are called `class_names`, and changes it for speed.
+
+        Raises:
+            ConfigError: two classes have one name, or the network cannot take crops of its size.
+        """
         refuse_duplicates(class_names, f"teacher {name}")
         self.name = name
         self.preprocessing = preprocessing
@@ -105,6 +121,7 @@ class Teacher:
         self._head = list(class_names)
         self._columns: Tensor | None = None  # outputs in the order of class_names; None for all
         self.model = model.eval().requires_grad_(False)
+        try_network(self.model, preprocessing, f"teacher {name}")
         self.num_folded = fold_batch_norms(self.model, self._example())
         self.num_unfolded = count_batch_norms(self.model)
         self.model.to(memory_format=torch.channels_last)
@@ -361,6 +378,9 @@ def _load_teacher(config: TeacherConfig) -> Teacher:
         pretrained=config.checkpoint is None,
         checkpoint=config.checkpoint,
         input_size=config.input_size,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
     )
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     if config.class_names is not None:

@@ -3,6 +3,7 @@
 Nothing is downloaded unless `pretrained=True` and the weights are not installed as a package.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +12,18 @@ import timm
 import torchvision
 from torch import nn
 
+from fkd.crops.replay import Interpolation
 from fkd.errors import ConfigError
-from fkd.models.checkpoints import Checkpoint, ModelCard, load_checkpoint
+from fkd.models.cards import ModelCard
+from fkd.models.checkpoints import Checkpoint, load_checkpoint
 from fkd.models.classes import imagenet_classes
 from fkd.models.fitting import load_weights, stored_classes
-from fkd.models.names import ModelName, parse_model_name
+from fkd.models.hub import quick_answers
+from fkd.models.names import ModelName, is_model_name, parse_model_name
 from fkd.models.packaged import load_packaged, package_for, packaged_file
 from fkd.models.preprocessing import Preprocessing, default_preprocessing, has_fixed_input_size
+from fkd.models.state_dicts import select
+from fkd.userfiles import home_path
 
 _TORCHVISION_CLASSES = 1000  # torchvision's weights for classification are all of ImageNet-1k
 
@@ -59,23 +65,35 @@ def load_model(
     checkpoint: str | None = None,
     new_head: bool = False,
     input_size: int | None = None,
+    interpolation: Interpolation | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     **kwargs: Any,
 ) -> LoadedModel:
     """Build a network with random weights, pretrained ones, or those of a checkpoint.
 
     Args:
         name: a timm name, or "torchvision/" and torchvision's; a tag after a dot picks the weights.
-            May be left out for a model folder, which knows it.
+            Or a model folder, which is then the checkpoint. May be left out for one.
         num_classes: outputs of the head; by default those of the weights.
         pretrained: load the weights of that name. With another number of classes the head is new.
         checkpoint: a file of weights or a model folder (see `fkd.models.checkpoints`).
         new_head: start a new head where the checkpoint's has other than `num_classes` classes.
         input_size: pixels; by default that of the weights.
+        interpolation: how crops are resized; by default that of the weights.
+        mean: of red, green, blue, where white is 1; by default that of the weights.
+        std: standard deviation of the same; by default that of the weights.
         kwargs: further arguments of the network.
 
     Raises:
         ConfigError: there is no such network, its weights cannot be obtained, or they do not fit.
     """
+    if name is not None and is_model_folder(name):
+        if checkpoint is not None:
+            raise ConfigError(
+                f"{name} is a model folder; give it alone, or a name and a checkpoint"
+            )
+        name, checkpoint, pretrained = None, name, False
     if pretrained and checkpoint is not None:
         raise ConfigError("give either pretrained or a checkpoint, not both")
     if new_head and num_classes is None:
@@ -83,11 +101,12 @@ def load_model(
     stored = None if checkpoint is None else load_checkpoint(checkpoint)
     parsed, card = _identify(name, stored)
     preprocessing = default_preprocessing(parsed) if card is None else card.preprocessing
+    preprocessing = preprocessing.changed(
+        input_size=input_size, interpolation=interpolation, mean=mean, std=std
+    )
     arguments = {**({} if card is None else card.kwargs), **kwargs}
-    if input_size is not None:
-        preprocessing = replace(preprocessing, input_size=input_size)
-        if has_fixed_input_size(parsed):
-            arguments["img_size"] = input_size
+    if (input_size is not None or card is not None) and has_fixed_input_size(parsed):
+        arguments["img_size"] = preprocessing.input_size
     if stored is not None:
         built = _restore(parsed, stored, num_classes, new_head, arguments)
     elif pretrained:
@@ -97,6 +116,19 @@ def load_model(
     return LoadedModel(
         built.model, str(parsed), built.num_classes, preprocessing, built.class_names
     )
+
+
+def is_model_folder(name: str) -> bool:
+    """Whether a name means a folder: one that is there and is not called like a network.
+
+    A network's name goes before a folder of the same name; "./resnet18" is always the folder.
+    """
+    if is_model_name(name):
+        return False
+    try:
+        return home_path(name).is_dir()
+    except OSError:  # too long, a loop of links: no name either, which is what is said then
+        return False
 
 
 class _Built(NamedTuple):
@@ -112,6 +144,13 @@ def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, M
             owner = "a model" if stored is None else f"the model in {stored.path}"
             raise ConfigError(f"give the name of {owner}; only a run folder tells it by itself")
         return parse_model_name(name), None
+    if not stored.card.name:
+        if name is None:
+            raise ConfigError(
+                f"{stored.path.parent} is a model of transformers, whose networks are not built "
+                "here; give weights in the names of timm, and the name of the network"
+            )
+        return parse_model_name(name), stored.card
     parsed = parse_model_name(stored.card.name)
     if name is not None and parse_model_name(name).architecture != parsed.architecture:
         raise ConfigError(f"{stored.path} is of {parsed}, not {name}; leave the name out")
@@ -141,6 +180,8 @@ def _restore(
 ) -> _Built:
     """The network with the weights of a checkpoint."""
     built = _create(name, num_classes, kwargs)
+    needed = [n for n in built.model.state_dict() if not n.endswith("num_batches_tracked")]
+    stored = replace(stored, state=select(stored.state, needed))
     stored_head = stored_classes(stored.state, built.model, built.num_classes)
     if num_classes is None and stored_head != built.num_classes:
         built = _create(name, stored_head, kwargs)
@@ -189,7 +230,8 @@ def _download(name: ModelName, kwargs: dict[str, Any]) -> _Built:
                 name.architecture, weights=weights, progress=False, **kwargs
             )
             return _Built(model, _TORCHVISION_CLASSES)
-        model = timm.create_model(name.library_name, pretrained=True, **kwargs)
+        with quick_answers():
+            model = timm.create_model(name.library_name, pretrained=True, **kwargs)
         return _Built(model, _timm_classes(model))
     except (TypeError, AssertionError) as error:
         raise ConfigError(f"model {name} cannot be built with {kwargs}: {error}") from error

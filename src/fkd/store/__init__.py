@@ -6,8 +6,8 @@ from fkd.store.content import LABELED, UNREADABLE, ImageFacts, LabeledCrops, Lab
 from fkd.store.convert import Conversion, convert_store
 from fkd.store.reader import LabelStore
 from fkd.store.sizes import predict_num_bytes
-from fkd.store.verify import Problem, repair_store, verify_store
-from fkd.store.writer import StoreWriter
+from fkd.store.verify import Problem, repair_store, set_shards_aside, verify_store
+from fkd.store.writer import StoreWriter, require_own_folder
 
 __all__ = [
     "LABELED",
@@ -24,5 +24,7 @@ __all__ = [
     "keys_digest",
     "predict_num_bytes",
     "repair_store",
+    "require_own_folder",
+    "set_shards_aside",
     "verify_store",
 ]

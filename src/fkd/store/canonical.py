@@ -79,7 +79,7 @@ class Fields:
         """A whole number in [low, high]."""
         value = self._members.get(name)
         if type(value) is not int or not low <= value <= high:
-            raise self._odd(name, f"a whole number from {low} to {high}")
+            raise self.odd(name, f"a whole number from {low} to {high}")
         return value
 
     def text(self, name: str) -> str:
@@ -90,7 +90,7 @@ class Fields:
         """One of these strings."""
         value = self.text(name)
         if value not in choices:
-            raise self._odd(name, f"one of {', '.join(choices)}")
+            raise self.odd(name, f"one of {', '.join(choices)}")
         return value
 
     def absent(self, name: str, where: str) -> None:
@@ -102,7 +102,7 @@ class Fields:
         """64 hexadecimal digits."""
         value = self.text(name)
         if not _DIGEST.fullmatch(value):
-            raise self._odd(name, "64 hexadecimal digits")
+            raise self.odd(name, "64 hexadecimal digits")
         return value
 
     def items(self, name: str) -> list[Any]:
@@ -117,7 +117,7 @@ class Fields:
         """A list of two numbers."""
         first, *rest = self._as_floats(name, self._members.get(name), "two numbers")
         if len(rest) != 1:
-            raise self._odd(name, "two numbers")
+            raise self.odd(name, "two numbers")
         return first, rest[0]
 
     def __contains__(self, name: str) -> bool:
@@ -135,19 +135,20 @@ class Fields:
     def _typed(self, name: str, kind: type[T], wanted: str) -> T:
         value = self._members.get(name)
         if not isinstance(value, kind):
-            raise self._odd(name, wanted)
+            raise self.odd(name, wanted)
         return value
 
     def _as_floats(self, name: str, items: Any, wanted: str) -> list[float]:
         whole = isinstance(items, list) and bool(items)
         if not whole or not all(type(item) in (int, float) for item in items):
-            raise self._odd(name, wanted)
+            raise self.odd(name, wanted)
         try:
             return [float(item) for item in items]
         except OverflowError as error:
-            raise self._odd(name, wanted) from error
+            raise self.odd(name, wanted) from error
 
-    def _odd(self, name: str, wanted: str) -> FormatError:
+    def odd(self, name: str, wanted: str) -> FormatError:
+        """What to raise for a member that is missing or is not what was `wanted`."""
         if name not in self._members:
             return FormatError(f"{self._file} lacks the field {name} ({wanted})")
         return FormatError(f"{self._file}: {name} is {_short(self._members[name])}, not {wanted}")

@@ -1,4 +1,4 @@
-"""What a store's `config` says about its layout; all its other members are carried along unread.
+"""What a store's `config` says; members that mean nothing to this package are carried along unread.
 
 The config is the identity of a store: its canonical JSON hashes to `config_id`, which every shard
 and commit repeats.
@@ -19,6 +19,7 @@ from fkd.labels.codecs import Codec, Logits, TopKLogits, TopKLogProbs
 from fkd.labels.quantization import VALUE_DTYPES
 from fkd.store import canonical
 from fkd.store.canonical import Fields
+from fkd.store.provenance import Provenance, parse_provenance
 
 FORMAT = "fkd-label-store"
 FORMAT_VERSION = 1
@@ -29,6 +30,9 @@ MAX_EXTRAS = 64
 MAX_LEVELS = 1 << 16
 MAX_PACKED_CROPS = 1 << 16  # equal crops take no bits at all, so their number needs a bound
 MAX_GRID_SIDE = 1 << 12  # cells along a side of a label map
+# Numbers of all crops of an image, which are read at once: 2 GiB where each is in the file, 256 MiB
+# where many may come out of few bits.
+MAX_NUMBERS, MAX_PACKED_NUMBERS = 1 << 28, 1 << 25
 # dtypes that a replayed augmentation may store, as spelled in the config
 EXTRA_DTYPES = ("b1", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
 Form = Literal["plain", "compact"]  # of stores of crops; label maps have one form
@@ -66,6 +70,7 @@ class StoreConfig:
         crops: how boxes and flips are drawn again; None where they are stored.
         levels: steps of the square root of a probability, see `fkd.store.packing`; of compact
             stores whose codec has both ids and values.
+        provenance: how the labels were made.
         source: the JSON object itself.
         config_id: SHA-256 of its canonical JSON.
     """
@@ -83,6 +88,7 @@ class StoreConfig:
     grid: tuple[int, int] | None
     crops: CropConfig | None
     levels: int | None
+    provenance: Provenance
     source: dict[str, Any]
     config_id: str
 
@@ -106,6 +112,12 @@ class StoreConfig:
         """V: values stored per crop."""
         return self.codec.num_values(self.num_classes)
 
+    @property
+    def numbers_per_image(self) -> int:
+        """About so many numbers of up to 8 bytes all crops of an image have."""
+        extras = sum(math.prod(extra.shape) for extra in self.extras)
+        return self.num_crops * (5 + self.num_ids + self.num_values + extras)
+
     def shard_range(self, number: int) -> tuple[int, int]:
         """First image of a shard, and one past its last."""
         first = number * self.images_per_shard
@@ -116,7 +128,8 @@ class StoreConfig:
         """Read a config; `file` is named in errors.
 
         Raises:
-            FormatError: a field is missing, malformed or means nothing in this form.
+            FormatError: a field is missing, malformed or means nothing in this form, or an image
+                would take more memory than any has.
             NewerFormat: the store needs a newer version of this package.
         """
         fields = Fields(value, file)
@@ -129,7 +142,7 @@ class StoreConfig:
         has_levels = form == "compact" and _has_ids_and_values(codec, num_classes)
         if "origin" in fields:
             fields.choice("origin", ("labeled", "imported"))
-        return StoreConfig(
+        config = StoreConfig(
             form=form,
             num_images=fields.integer("num_images", 1, MAX_IMAGES),
             num_crops=num_crops,
@@ -143,9 +156,17 @@ class StoreConfig:
             grid=_parse_grid(fields, form, num_crops, file),
             crops=_parse_geometry(fields, form, file),
             levels=_parse_levels(fields, has_levels),
+            provenance=parse_provenance(fields, file),
             source=value,
             config_id=config_id(value, file),
         )
+        most = MAX_PACKED_NUMBERS if config.compact else MAX_NUMBERS
+        if config.numbers_per_image >= most:
+            raise FormatError(
+                f"{file}: the crops of an image have {config.numbers_per_image:,} numbers; a "
+                f"{form} store allows {most:,}"
+            )
+        return config
 
 
 def form_members(
@@ -165,7 +186,7 @@ def form_members(
         `geometry`. The latter is "recomputed"; a caller that stores boxes says "stored".
 
     Raises:
-        ConfigError: there is no compact form of such labels.
+        ConfigError: there is no compact form of such labels, or a `value_dtype` means nothing.
     """
     members: dict[str, Any] = {"format_version": FORMAT_VERSION, "form": form}
     if form == "compact":
@@ -174,9 +195,20 @@ def form_members(
         members["geometry"] = "recomputed"
     if form == "compact" and _has_ids_and_values(codec, num_classes):
         members["levels"] = default_levels(codec.num_ids(num_classes))
-    elif codec.num_values(num_classes):
+    if has_value_dtype(form, codec, num_classes):
         members["value_dtype"] = value_dtype or ("f16" if codec.stores == "logits" else "u16")
+    elif value_dtype is not None:
+        raise ConfigError(
+            f"value_dtype: {form} stores of codec {codec.name} have no values of type "
+            f"{value_dtype}; leave it out" + (", or use form plain" if "levels" in members else "")
+        )
     return members
+
+
+def has_value_dtype(form: str, codec: Codec, num_classes: int) -> bool:
+    """Whether a store keeps values of a `value_dtype`, and neither square roots nor none at all."""
+    packed = form == "compact" and _has_ids_and_values(codec, num_classes)
+    return codec.num_values(num_classes) > 0 and not packed
 
 
 def default_levels(k: int) -> int:

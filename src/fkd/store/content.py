@@ -3,23 +3,29 @@
 One type for all of it, `LabeledCrops`; how it becomes bytes is in `fkd.store.shard`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from fkd.crops.records import CropRecords
+from fkd.labels.codec_names import PerTeacher
 from fkd.labels.codecs import Codec, decode
 from fkd.labels.encoded import Encoded
 from fkd.store.canonical import MAX_KEY_BYTES
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import draw_geometry, grid_boxes
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 LABELED, UNREADABLE = 0, 1
 _EXTRA = "crop.extra."
+_ABOVE_ONE = 1e-3  # by which rounding may lift a probability above 1
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,13 @@ class ImageFacts:
         }
 
     @staticmethod
-    def from_columns(columns: Mapping[str, np.ndarray]) -> "ImageFacts":
+    def from_columns(columns: Mapping[str, np.ndarray]) -> ImageFacts:
         """The inverse of `columns`."""
         names = ("image.crc32", "image.bytes", "image.size", "image.status")
         return ImageFacts(*(columns[name] for name in names))
 
     @staticmethod
-    def zeros(n: int) -> "ImageFacts":
+    def zeros(n: int) -> ImageFacts:
         """Facts to be filled by `put`, of the types of those that were read."""
         return ImageFacts(
             crc32=np.zeros(n, np.uint32),
@@ -64,12 +70,12 @@ class ImageFacts:
             status=np.zeros(n, np.uint8),
         )
 
-    def put(self, index: np.ndarray, facts: "ImageFacts") -> None:
+    def put(self, index: np.ndarray, facts: ImageFacts) -> None:
         """Overwrite some of the facts."""
         for name, array in facts.columns.items():
             self.columns[name][index] = array
 
-    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "ImageFacts":
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> ImageFacts:
         """The same facts with a function applied to each array."""
         return ImageFacts(*map(function, (self.crc32, self.num_bytes, self.size, self.status)))
 
@@ -89,11 +95,11 @@ class LabeledCrops:
     records: CropRecords
     label: Encoded
 
-    def __getitem__(self, index: Any) -> "LabeledCrops":
+    def __getitem__(self, index: Any) -> LabeledCrops:
         """Some of the images, all their crops."""
         return self.map(lambda array: array[index])
 
-    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "LabeledCrops":
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> LabeledCrops:
         """The same crops with a function applied to each array."""
         return LabeledCrops(
             self.images.map(function), self.records.map(function), self.label.map(function)
@@ -109,7 +115,7 @@ class LabeledCrops:
         return columns | {name: array for name, array in labels.items() if array is not None}
 
     @staticmethod
-    def from_columns(columns: Mapping[str, np.ndarray]) -> "LabeledCrops":
+    def from_columns(columns: Mapping[str, np.ndarray]) -> LabeledCrops:
         """The inverse of `columns`."""
         extra = {n.removeprefix(_EXTRA): a for n, a in columns.items() if n.startswith(_EXTRA)}
         return LabeledCrops(
@@ -160,6 +166,21 @@ def check_content(config: StoreConfig, keys: Sequence[bytes], content: LabeledCr
     _check_labels(config, labeled_content.label)
 
 
+def check_read(config: StoreConfig, crops: LabeledCrops) -> None:
+    """Refuse what labeled images cannot have, of crops that were read, quickly.
+
+    Checksums are no defense against a store that was made to do harm: a class id, a crop box or a
+    probability out of range would end in a wrong label or outside an array.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    _check_inside(crops.records.box, crops.images.size)
+    _check_ids(config, crops.label)
+    if config.value_dtype != "u16":  # which holds nothing but probabilities
+        _check_values(config, crops.label.values)
+
+
 def _check_shapes(config: StoreConfig, n: int, content: LabeledCrops) -> None:
     m, images = config.num_crops, content.images
     expected = {
@@ -199,14 +220,7 @@ def _check_keys(keys: Sequence[bytes]) -> None:
 def _check_boxes(config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops) -> None:
     """Boxes and flips of labeled images."""
     box, flip, size = content.records.box, content.records.flip, content.images.size
-    height, width = (size[:, side, None].astype(np.int64) for side in (0, 1))
-    inside = (
-        (box >= 0).all()
-        and (box[..., 2:] > 0).all()
-        and (box[..., 0] + box[..., 2] <= height).all()
-        and (box[..., 1] + box[..., 3] <= width).all()
-    )
-    _require(bool(inside), "a crop box leaves its image or is empty")
+    _check_inside(box, size)
     if config.crops is not None:
         numbers = np.broadcast_to(np.arange(config.num_crops), flip.shape)
         drawn_box, drawn_flip = draw_geometry(config.crops, keys, size, numbers)
@@ -217,17 +231,44 @@ def _check_boxes(config: StoreConfig, keys: Sequence[bytes], content: LabeledCro
         _require(same, "boxes are not the cells of the grid, unflipped")
 
 
+def _check_inside(box: np.ndarray, size: np.ndarray) -> None:
+    """Boxes (n, m, 4) of images of these sizes (n, 2)."""
+    start, length = box[..., :2], box[..., 2:]
+    end = size[:, None].astype(np.int64, copy=False)
+    outside = (start < 0) | (length <= 0) | (start + length > end)
+    _require(not np.count_nonzero(outside), "a crop box leaves its image or is empty")
+
+
+def _check_ids(config: StoreConfig, label: Encoded) -> None:
+    """Known classes, none twice in the label of a teacher: twice makes others negative."""
+    if label.ids is None or label.ids.size == 0:
+        return
+    teachers = config.codec.count if isinstance(config.codec, PerTeacher) else 1
+    shape = (*label.ids.shape[:-1], teachers, label.ids.shape[-1] // teachers)
+    ordered = np.sort(label.ids.reshape(shape), axis=-1)
+    unknown = (ordered[..., 0] < 0) | (ordered[..., -1] >= config.num_classes)
+    _require(not np.count_nonzero(unknown), "a class id is out of range")
+    twice = ordered[..., 1:] == ordered[..., :-1]
+    _require(not np.count_nonzero(twice), "a label names a class twice")
+
+
+def _check_values(config: StoreConfig, values: np.ndarray | None) -> None:
+    """Ranges, written so that a NaN fails too."""
+    if values is None or values.size == 0:
+        return
+    low, high = values.min(), values.max()
+    if config.codec.stores == "probabilities":
+        sound = low >= 0.0 and high <= 1.0 + _ABOVE_ONE
+        _require(bool(sound), "a label value is no probability from 0 to 1")
+    else:
+        _require(bool(np.isfinite(low) and np.isfinite(high)), "a label value is NaN or infinite")
+
+
 def _check_labels(config: StoreConfig, label: Encoded) -> None:
     """Ids and values of labeled images."""
-    if label.ids is not None:
-        known = ((label.ids >= 0) & (label.ids < config.num_classes)).all()
-        _require(bool(known), "a class id is out of range")
-    if (values := label.values) is None:
-        return
-    _require(bool(np.isfinite(values).all()), "a label value is NaN or infinite")
-    if config.codec.stores == "probabilities":
-        _require(bool((values >= 0).all()), "a probability is below 0")
-    if config.levels is not None:
+    _check_ids(config, label)
+    _check_values(config, label.values)
+    if (values := label.values) is not None and config.levels is not None:
         falling = (values[..., 1:] <= values[..., :-1]).all()
         _require(bool(falling), "probabilities are not in falling order")
         _require(bool((values[..., 0] > 0).all()), "a label has no probability above 0")

@@ -9,12 +9,13 @@ stopped.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fkd.errors import ConfigError, FormatError
+from fkd.checks import require_whole
+from fkd.errors import ConfigError, FormatError, StoreError
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import (
     Codec,
@@ -28,7 +29,14 @@ from fkd.labels.codecs import (
 from fkd.labels.comparison import LabelComparison, compare
 from fkd.labels.encoded import Encoded
 from fkd.labels.targets import SoftTargets
-from fkd.store.config import MAX_PACKED_CROPS, Form, StoreConfig, form_members, parse_crops
+from fkd.store.config import (
+    MAX_PACKED_CROPS,
+    Form,
+    StoreConfig,
+    form_members,
+    has_value_dtype,
+    parse_crops,
+)
 from fkd.store.content import LABELED, LabeledCrops
 from fkd.store.geometry import draw_geometry
 from fkd.store.reader import LabelStore
@@ -87,13 +95,14 @@ def convert_store(
         ConfigError: the source does not hold what is asked for.
         StoreError: the source cannot be read, or the new store cannot be written.
     """
+    require_whole(None, "num_crops", num_crops)
     before, listener = LabelStore.open(source), progress or Progress()
     if before.grid is not None:
         raise ConfigError(
             f"store: {before.path} holds label maps, which have one form; make smaller ones by "
             "`fkd label-maps --top_k`"
         )
-    target = before.codec if codec is None else parse_codec(codec)
+    target = before.codec if codec is None else _with_weights_of(before.codec, parse_codec(codec))
     require_derivable(before.codec, target, before.num_classes)
     config = _new_config(before, form, num_crops, target, listener)
     with StoreWriter.open(out, config) as writer:
@@ -102,13 +111,26 @@ def convert_store(
         listener.begins("converting", sum(stop - first for first, stop in ranges))
         for number, (first, stop) in zip(pending, ranges, strict=True):
             rows = np.arange(first, stop)
-            writer.commit(number, before.keys(rows), _content(before, writer.config, rows))
+            _commit(writer, number, before, rows)
             listener.advanced(stop - first)
         listener.begins("comparing", before.num_images)
         written = LabelStore.open(out, partial=True)
         comparison = _compare_labels(before, written, listener)
         writer.finish(before.environment, _canaries(before, written.num_crops))
     return Conversion(before, LabelStore.open(out), comparison)
+
+
+def _commit(writer: StoreWriter, number: int, store: LabelStore, rows: np.ndarray) -> None:
+    """Write these rows of a store as a shard."""
+    try:
+        writer.commit(number, store.keys(rows), _content(store, writer.config, rows))
+    except ValueError as error:  # in a store of this package nothing of the kind is found
+        raise FormatError(f"{store.path}: {error}; get the store again") from error
+    except MemoryError as error:
+        raise StoreError(
+            f"a shard of {len(rows):,} images with {writer.config.num_crops:,} crops each does not "
+            "fit into memory; keep fewer (--num_crops), or use a machine with more memory"
+        ) from error
 
 
 def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
@@ -118,6 +140,9 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
         ConfigError: they do not.
     """
     check_codec(new, num_classes)
+    if isinstance(old, PerTeacher) and isinstance(new, PerTeacher) and old.count == new.count:
+        require_derivable(old.codec, new.codec, num_classes)
+        return
     if new == old or (isinstance(old, Full) and _has_one_label(new)):
         return
     fewer = new.num_ids(num_classes) <= old.num_ids(num_classes)
@@ -130,9 +155,19 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
     # What mr labels leave out may have been scaled away.
     simpler |= isinstance(old, MarginalRenorm) and isinstance(new, Hard | MarginalRenorm)
     if not (fewer and simpler):
+        remedy = "label again"
+        if isinstance(old, PerTeacher) and not isinstance(new, PerTeacher):
+            remedy = f"for a label of each teacher write {new.name}*{old.count}"
         raise ConfigError(
-            f"codec: labels of codec {old.name} do not hold what {new.name} needs; label again"
+            f"codec: labels of codec {old.name} do not hold what {new.name} needs; {remedy}"
         )
+
+
+def _with_weights_of(old: Codec, new: Codec) -> Codec:
+    """The weights of teachers are kept."""
+    if isinstance(old, PerTeacher) and isinstance(new, PerTeacher) and old.count == new.count:
+        return replace(new, weights=old.weights)
+    return new
 
 
 def _has_one_label(codec: Codec) -> bool:
@@ -154,7 +189,10 @@ def _new_config(
     config: dict[str, Any] = json.loads(json.dumps(store.config))
     for name in _FORM_MEMBERS:
         config.pop(name, None)
-    value_dtype = store.config.get("value_dtype") if codec.stores == store.codec.stores else None
+    kept_dtype = codec.stores == store.codec.stores and has_value_dtype(
+        form, codec, store.num_classes
+    )
+    value_dtype = store.config.get("value_dtype") if kept_dtype else None
     config |= {"num_crops": kept, "codec": codec.name, "converted_from": store.root_hash}
     config |= form_members(form, codec, store.num_classes, value_dtype)
     if form == "compact" and not _can_recompute(store, kept, progress):
@@ -192,7 +230,7 @@ def _content(store: LabelStore, config: StoreConfig, rows: np.ndarray) -> Labele
         whole[labeled] = array
         return whole
 
-    label = _derive(store, config.codec, read.label)
+    label = _derive(store.codec, config.codec, read.label, store.num_classes)
     return LabeledCrops(images, read.records.map(spread), label.map(spread))
 
 
@@ -207,17 +245,20 @@ def _first_crops(num_images: int, num_crops: int) -> np.ndarray:
     return np.broadcast_to(np.arange(num_crops), (num_images, num_crops))
 
 
-def _derive(store: LabelStore, codec: Codec, label: Encoded) -> Encoded:
-    """Labels (n, M) by a codec from those that the store has."""
-    if codec == store.codec:
+def _derive(old: Codec, new: Codec, label: Encoded, num_classes: int) -> Encoded:
+    """Labels (n, M) by a codec from those of another."""
+    if new == old:
         return label
-    if label.ids is None or isinstance(store.codec, TopKLogProbs):
-        encoded = codec.encode(decode(store.codec, label, store.num_classes))
+    if isinstance(old, PerTeacher) and isinstance(new, PerTeacher):
+        parts = [_derive(old.codec, new.codec, part, num_classes) for part in old.split(label)]
+        return Encoded.concatenate(parts, axis=-1)
+    if label.ids is None or isinstance(old, TopKLogProbs):
+        encoded = new.encode(decode(old, label, num_classes))
         assert label.values is not None
         leading = label.values.shape[:-1]
         return encoded.map(lambda array: array.reshape(*leading, array.shape[-1]))
-    k = codec.num_ids(store.num_classes)
-    values = label.values if codec.num_values(store.num_classes) else None
+    k = new.num_ids(num_classes)
+    values = label.values if new.num_values(num_classes) else None
     return Encoded(label.ids[..., :k], None if values is None else values[..., :k])
 
 
@@ -239,8 +280,6 @@ def _compare_labels(before: LabelStore, after: LabelStore, progress: Progress) -
     return comparison
 
 
-def _canaries(store: LabelStore, num_crops: int) -> list[Any]:
+def _canaries(store: LabelStore, num_crops: int) -> list[dict[str, Any]]:
     """The canaries whose crops are still there."""
-    if num_crops == store.num_crops:
-        return store.canaries
-    return [canary for canary in store.canaries if canary["crop"] < num_crops]
+    return [canary.in_manifest() for canary in store.canaries if canary.crop < num_crops]

@@ -152,6 +152,12 @@ def place(
     return placed
 
 
+def least_bytes(config: StoreConfig, num_images: int) -> int:
+    """Bytes that a shard of so many images has at least, for a store of this config."""
+    placed = place(columns_of(config, False), num_images, num_key_bytes=num_images)
+    return max(column.stop for column in placed.values())
+
+
 def metadata_of(config_id: str, first_image: int) -> dict[str, str]:
     """The `__metadata__` of a shard's header."""
     return {

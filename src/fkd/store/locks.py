@@ -9,7 +9,7 @@ dies, however it dies:
 A second leader is refused at once, also while helpers of a dead leader still run. Children that a
 writer forks (data loader workers) give the locks up at birth, so they cannot keep them after it.
 
-`fcntl` is imported where a lock is taken: Windows has none, and readers need no lock.
+Windows has no such locks, and readers need none.
 """
 
 import os
@@ -18,7 +18,7 @@ import weakref
 from pathlib import Path
 
 from fkd.errors import StoreError, StoreLocked
-from fkd.store import files
+from fkd.store import durable, files
 from fkd.store.manifest import CONFIG, LOCK, MANIFEST
 
 _POLL_SECONDS = 0.02
@@ -59,9 +59,7 @@ class WriterLock:
 
     def share(self) -> None:
         """After `lead`: the folder is prepared."""
-        import fcntl
-
-        fcntl.flock(self._descriptors[0], fcntl.LOCK_SH)
+        durable.lock(self._descriptors[0], self._root / LOCK, shared=True, wait=True)
 
     @staticmethod
     def join(root: Path, patience: float) -> "WriterLock":
@@ -84,24 +82,34 @@ class WriterLock:
         raise StoreError(f"process 0 did not open {root} within {patience:.0f} seconds")
 
     def release(self) -> None:
-        """Give the locks up; a second time does nothing."""
+        """Give all locks up; a second time does nothing.
+
+        Raises:
+            StoreError: the system reports an error; the locks are given up all the same.
+        """
+        failures = []
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            try:
+                durable.close(self._descriptors.pop(), self._root / LOCK)
+            except StoreError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _take(self, name: str, *, shared: bool = False, create: bool = False) -> bool:
-        import fcntl
-
         try:
-            descriptor = files.open_for_lock(self._root, name, create)
+            descriptor = durable.open_for_lock(self._root, name, create)
         except FileNotFoundError:
             return False
+        taken = False
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptors.append(descriptor)
-        return True
+            taken = durable.lock(descriptor, self._root / name, shared=shared)
+        finally:
+            if not taken:
+                durable.close(descriptor, self._root / name)
+        if taken:
+            self._descriptors.append(descriptor)
+        return taken
 
 
 def _has_leader(root: Path) -> bool:

@@ -18,6 +18,8 @@ from fkd.errors import DamagedStore, FormatError
 from fkd.store import canonical, files
 from fkd.store.canonical import Fields, percent_decode, percent_encode
 from fkd.store.config import FORMAT, FORMAT_VERSION, MAX_IMAGES, StoreConfig, require_version
+from fkd.store.layout import least_bytes
+from fkd.store.provenance import parse_canaries, parse_libraries
 
 CONFIG, MANIFEST, LOCK = "config.json", "manifest.json", "lock"
 SHARDS, COMMITS, QUARANTINE = "shards", "commits", "quarantine"
@@ -109,6 +111,11 @@ class ShardEntry:
                 f"{file}: shard {self.number} holds images {self.first_image} to {stop - 1}, "
                 "which the config puts elsewhere"
             )
+        if self.num_bytes < (least := least_bytes(config, self.num_images)):
+            raise FormatError(
+                f"{file}: shard {self.number} has {self.num_bytes:,} bytes, but "
+                f"{self.num_images:,} images take at least {least:,}"
+            )
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Manifest:
         config_id: SHA-256 of config.json.
         shards: one entry per shard, in order.
         environment: library versions and hardware of the last run; informational.
-        canaries: what some crops looked like to the teacher; see `fkd.data.canary`.
+        canaries: what some crops looked like to the teacher; see `fkd.store.provenance`.
     """
 
     config_id: str
@@ -178,11 +185,11 @@ class Manifest:
         return manifest
 
     def require_fits(self, config: StoreConfig, file: str) -> None:
-        """Make sure that the shards are those of a config.
+        """Make sure that the shards are those of a config, and the other members what they must be.
 
         Raises:
             DamagedStore: the config is another one.
-            FormatError: the shards contradict it.
+            FormatError: the shards contradict it; canaries or environment are malformed.
         """
         if config.config_id != self.config_id:
             raise DamagedStore(f"{file} belongs to another {CONFIG}; restore both from a copy")
@@ -194,6 +201,8 @@ class Manifest:
             entry.require_range(config, f"{file}: shards.{entry.number}")
         if any(a.first_key >= b.first_key for a, b in pairwise(self.shards)):
             raise FormatError(f"{file}: the first keys of its shards are not ascending")
+        parse_canaries(self.canaries, config.num_images, config.num_crops, file)
+        parse_libraries(self.environment, file)
 
 
 def read_finished(folder: Path) -> tuple[Manifest, StoreConfig]:

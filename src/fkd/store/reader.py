@@ -17,19 +17,18 @@ from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
 from fkd.labels.codecs import Codec
 from fkd.store import files
 from fkd.store.canonical import keys_digest, printable
-from fkd.store.config import StoreConfig
-from fkd.store.content import LABELED, ImageFacts, LabeledCrops, LabeledImage
-from fkd.store.join import Fingerprint, describe_mismatch, describe_replaced
-from fkd.store.manifest import (
-    CONFIG,
-    MANIFEST,
-    MAX_COMMIT_BYTES,
-    ShardEntry,
-    commit_name,
-    read_commits,
-    read_config,
-    read_finished,
+from fkd.store.content import (
+    LABELED,
+    UNREADABLE,
+    ImageFacts,
+    LabeledCrops,
+    LabeledImage,
+    check_read,
 )
+from fkd.store.join import Fingerprint, describe_mismatch, describe_replaced
+from fkd.store.manifest import MAX_COMMIT_BYTES, commit_name
+from fkd.store.opening import Opened, read_store
+from fkd.store.provenance import Provenance
 from fkd.store.shard import Shard, read_crops
 
 
@@ -45,6 +44,7 @@ class LabelStore:
         root_hash: covers every byte; None for an unfinished store.
         canaries: what some crops looked like to the teacher.
         environment: library versions and hardware that made the store.
+        libraries: those of them on which the last bits of pixels depend.
 
     Example:
         >>> from fkd import LabelStore
@@ -56,15 +56,14 @@ class LabelStore:
         ((6, 4), torch.Size([6, 4]))
     """
 
-    def __init__(
-        self, path: Path, config: StoreConfig, shards: Sequence[ShardEntry], check_reads: bool
-    ) -> None:
+    def __init__(self, path: Path, opened: Opened, check_reads: bool) -> None:
         self.path = path
-        self.root_hash: str | None = None
-        self.canaries: list[Any] = []
-        self.environment: dict[str, Any] = {}
-        self._parsed = config
-        self._entries = {entry.number: entry for entry in shards}
+        self.root_hash = opened.root_hash
+        self.canaries = opened.canaries
+        self.environment = opened.environment
+        self.libraries = opened.libraries
+        self._parsed = opened.config
+        self._entries = {entry.number: entry for entry in opened.shards}
         self._numbers = sorted(self._entries)
         self._first_keys = [self._entries[number].first_key for number in self._numbers]
         self._check_reads = check_reads
@@ -86,12 +85,8 @@ class LabelStore:
             MissingLabel: not finished, and `partial` is not set.
             DamagedStore: the small files differ from their checksums.
         """
-        folder = Path(path).absolute()
-        if not folder.is_dir():
-            raise FormatError(f"{folder} is not a folder; give the folder of a label store")
-        if files.exists(folder, MANIFEST):
-            return _open_finished(folder, check_reads)
-        return _open_partial(folder, partial, check_reads)
+        folder = files.absolute(path)
+        return LabelStore(folder, read_store(folder, partial=partial), check_reads)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -134,9 +129,19 @@ class LabelStore:
         return self._parsed.codec
 
     @property
+    def provenance(self) -> Provenance:
+        """How the labels were made."""
+        return self._parsed.provenance
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all shards."""
         return sum(entry.num_bytes for entry in self._entries.values())
+
+    @property
+    def committed(self) -> list[range]:
+        """The rows of each shard that is there, in order."""
+        return [range(*self._parsed.shard_range(number)) for number in self._numbers]
 
     def __len__(self) -> int:
         return self.num_images
@@ -153,9 +158,13 @@ class LabelStore:
         dtype = self._parsed.value_dtype
         return (
             f"LabelStore({str(self.path)!r}: {self.num_images:,} images x {self.num_crops} crops, "
-            f"{self.codec.name}{f' {dtype}' if dtype else ''}, teacher {_teachers(self.config)}, "
+            f"{self.codec.name}{f' {dtype}' if dtype else ''}, teacher {self._teachers()}, "
             f"{self.num_bytes:,} bytes)"
         )
+
+    def _teachers(self) -> str:
+        names = [teacher.name for teacher in self.provenance.teachers if teacher.name is not None]
+        return " + ".join(ascii(name)[1:-1] for name in names) or "unknown"
 
     def __reduce__(self) -> tuple[Callable[..., "LabelStore"], tuple[Any, ...]]:
         return _reopen, (self.path, self._check_reads, self.config_id, self.root_hash)
@@ -201,9 +210,15 @@ class LabelStore:
             for number, row in zip(numbers.tolist(), local.tolist(), strict=True)
         ]
 
-    def images(self, rows: ArrayLike) -> ImageFacts:
-        """What the store knows of the image files of these rows."""
-        return self._facts(self._in_range(rows), self._check_reads)
+    def images(self, rows: ArrayLike, *, check: bool = True) -> ImageFacts:
+        """What the store knows of the image files of these rows.
+
+        Args:
+            rows: (n,).
+            check: compare the rows with their checksums, which reads all of them, as far as this
+                store does so at all; without it, a damaged row may say anything.
+        """
+        return self._facts(self._in_range(rows), check and self._check_reads)
 
     def labeled(self, rows: ArrayLike) -> np.ndarray:
         """Whether each of these rows has labels, bool; False for images that could not be read.
@@ -234,6 +249,10 @@ class LabelStore:
         shards, local = [self._shard(row // size) for row in wanted], [row % size for row in wanted]
         read = read_crops(self._parsed, shards, local, chosen, self._check_reads)
         self._require_labels(wanted, read)
+        try:
+            check_read(self._parsed, read)
+        except ValueError as error:
+            raise FormatError(f"{self.path}: {error}; get the store again") from error
         return read
 
     def join(
@@ -282,6 +301,8 @@ class LabelStore:
                 if check:
                     shard.check(local[group].tolist())
                 facts.put(group, shard.facts(local[group]))
+        if (facts.status > UNREADABLE).any():
+            raise FormatError(f"{self.path}: the status of an image is neither 0 nor 1")
         return facts
 
     def _find(self, keys: Sequence[bytes]) -> np.ndarray:
@@ -309,16 +330,13 @@ class LabelStore:
             shard.check(range(len(shard)))
 
     def _require_labels(self, rows: Sequence[int], read: LabeledCrops) -> None:
-        """Refuse unreadable images, and ids that would let a decoder leave its arrays."""
+        """Refuse unreadable images."""
         if np.count_nonzero(read.images.status):
             unlabeled = np.flatnonzero(read.images.status != LABELED)
             raise MissingLabel(
                 f"{self.path} has no labels for {len(unlabeled)} of these images, because they "
                 f"could not be read; the first is {printable(self.keys([rows[unlabeled[0]]])[0])}"
             )
-        ids = read.label.ids
-        if ids is not None and np.count_nonzero(ids >= self.num_classes):
-            raise FormatError(f"{self.path} holds a class id above {self.num_classes - 1}")
 
     def _in_range(self, rows: Any) -> np.ndarray:
         wanted = np.asarray(rows, np.int64).reshape(-1)
@@ -360,36 +378,6 @@ def _within(numbers: np.ndarray, limit: int) -> bool:
     """Whether all of these int64 lie in [0, limit)."""
     listed = numbers.ravel().tolist()  # sooner checked than an array, of the few of a batch
     return not listed or (min(listed) >= 0 and max(listed) < limit)
-
-
-def _teachers(config: dict[str, Any]) -> str:
-    """Names of the teachers, where the config has them in the usual place."""
-    teachers = config.get("teachers")
-    listed = teachers if isinstance(teachers, list) else []
-    names = [teacher.get("name") for teacher in listed if isinstance(teacher, dict)]
-    return " + ".join(ascii(name)[1:-1] for name in names if isinstance(name, str)) or "unknown"
-
-
-def _open_finished(folder: Path, check_reads: bool) -> LabelStore:
-    manifest, config = read_finished(folder)
-    store = LabelStore(folder, config, manifest.shards, check_reads)
-    store.root_hash = manifest.root_hash
-    store.canaries, store.environment = manifest.canaries, manifest.environment
-    return store
-
-
-def _open_partial(folder: Path, partial: bool, check_reads: bool) -> LabelStore:
-    if not files.exists(folder, CONFIG):
-        raise FormatError(f"{folder} is not a label store: it has no {MANIFEST}")
-    config = read_config(folder)
-    shards = read_commits(folder, config)
-    if not partial:
-        verb = "label" if config.grid is None else "label-maps"
-        raise MissingLabel(
-            f"{folder} is not finished: {len(shards)} of {config.num_shards} shards are labeled; "
-            f"run the same `fkd {verb}` command again"
-        )
-    return LabelStore(folder, config, shards, check_reads)
 
 
 def _reopen(path: Path, check_reads: bool, config_id: str, root_hash: str | None) -> LabelStore:

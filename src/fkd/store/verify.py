@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from fkd.errors import DamagedStore, FormatError, NewerFormat, StoreError
-from fkd.store import files
+from fkd.store import durable, files
 from fkd.store.canonical import keys_digest, printable, sha256
 from fkd.store.config import StoreConfig
 from fkd.store.content import LABELED, check_content
@@ -29,7 +29,6 @@ from fkd.store.manifest import (
     LOCK,
     MANIFEST,
     QUARANTINE,
-    SHARDS,
     Manifest,
     ShardEntry,
     commit_name,
@@ -40,18 +39,26 @@ from fkd.store.manifest import (
     shard_name,
 )
 from fkd.store.shard import Shard, read_crops
+from fkd.store.strays import belongs, is_companion, is_temporary, list_folder, shard_number
 
 T = TypeVar("T")
-_CHUNK_ROWS, _CHUNK_CROPS = 256, 1 << 18
+_CHUNK_ROWS, _CHUNK_NUMBERS = 256, 1 << 22
 Progress = Callable[[int, int], None]  # shards done, shards in all
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one file of a store; `file` is its name inside the folder."""
+    """Something wrong with one file of a store.
+
+    Attributes:
+        file: its name inside the folder.
+        message: what is wrong.
+        repairable: whether `repair_store`, and the command that made the store, put it right.
+    """
 
     file: str
     message: str
+    repairable: bool = True
 
 
 def verify_store(
@@ -73,7 +80,7 @@ def verify_store(
         >>> verify_store("labels")
         []
     """
-    folder = Path(path).absolute()
+    folder = files.absolute(path)
     return _Check(folder, partial).run(progress or (lambda done, total: None))
 
 
@@ -84,15 +91,33 @@ def repair_store(path: str | os.PathLike[str]) -> list[str]:
 
     Raises:
         StoreLocked: a process is writing to the store.
+        StoreError: the system does not let a file be read; nothing is moved.
         FormatError: the folder is no label store at all, or (NewerFormat) of a newer format.
     """
-    folder = Path(path).absolute()
+    folder = files.absolute(path)
     _require_store(folder)
     lock = WriterLock.prepare(folder)
     try:
         partial = not files.exists(folder, MANIFEST)
-        broken = {problem.file for problem in verify_store(folder, partial=partial)}
+        problems = _Check(folder, partial, repairs=True).run(lambda done, total: None)
+        broken = {problem.file for problem in problems if problem.repairable}
         return _quarantine(folder, broken)
+    finally:
+        lock.release()
+
+
+def set_shards_aside(path: str | os.PathLike[str], numbers: Iterable[int]) -> list[str]:
+    """Move these shards, their commits and the manifest to quarantine/; their new names.
+
+    Labeling then makes them again. For shards that are sound, but not of the images of now.
+
+    Raises:
+        StoreLocked: a process is writing to the store.
+    """
+    folder = files.absolute(path)
+    lock = WriterLock.prepare(folder)
+    try:
+        return _quarantine(folder, [shard_name(number) for number in numbers])
     finally:
         lock.release()
 
@@ -100,9 +125,10 @@ def repair_store(path: str | os.PathLike[str]) -> list[str]:
 class _Check:
     """One pass over a store; problems are collected, not raised."""
 
-    def __init__(self, folder: Path, partial: bool) -> None:
+    def __init__(self, folder: Path, partial: bool, *, repairs: bool = False) -> None:
         self._folder = folder
         self._partial = partial
+        self._repairs = repairs  # a file that cannot be read now is not damaged
         self._problems: list[Problem] = []
 
     def run(self, progress: Progress) -> list[Problem]:
@@ -124,15 +150,17 @@ class _Check:
         try:
             return step()
         except StoreError as error:
-            if isinstance(error, NewerFormat):
-                raise  # nothing is damaged, and nothing to repair
-            self._report(file, str(error))
+            unreadable = not isinstance(error, DamagedStore | FormatError)
+            if isinstance(error, NewerFormat) or (unreadable and self._repairs):
+                raise  # nothing is damaged, as far as can be seen
+            self._problems.append(Problem(file, str(error), repairable=not unreadable))
             return None
 
     def _manifest(self) -> Manifest | None:
         if not files.exists(self._folder, MANIFEST):
             if not self._partial:
-                self._report(MANIFEST, "is missing: the store is not finished; label again")
+                message = "is missing: the store is not finished; run the command that made it"
+                self._problems.append(Problem(MANIFEST, message, repairable=False))
             return None
         return self._attempt(MANIFEST, bind(read_manifest, self._folder))
 
@@ -178,7 +206,7 @@ class _Check:
         if keys[0] != entry.first_key:
             raise FormatError(f"{shard.path} begins with another key than its commit says")
         shard.check_records()
-        step = max(1, min(_CHUNK_ROWS, _CHUNK_CROPS // config.num_crops))
+        step = max(1, min(_CHUNK_ROWS, _CHUNK_NUMBERS // config.numbers_per_image))
         for first in range(0, len(shard), step):
             _check_rows(config, shard, keys, range(first, min(first + step, len(shard))))
         if sha256(shard.file_bytes) != entry.sha256:
@@ -192,28 +220,18 @@ class _Check:
             self._report(MANIFEST, "the keys of the shards are not those of the config")
 
     def _strays(self, config: StoreConfig) -> None:
-        for inner in ("", SHARDS, COMMITS):
-            leaves = self._attempt(inner, bind(files.names, self._folder, inner)) or []
-            for leaf in leaves:
-                name = f"{inner}/{leaf}" if inner else leaf
-                unfinished = self._partial and leaf.startswith(files.TEMPORARY)
-                if not (_belongs(name, config) or unfinished):
-                    shown = printable(os.fsencode(name))
-                    self._report(shown, "does not belong to the store; move it away")
+        for name in self._attempt("", bind(list_folder, self._folder)) or []:
+            unfinished = self._partial and is_temporary(name)
+            if not (belongs(name, config.num_shards) or is_companion(name) or unfinished):
+                shown = printable(os.fsencode(name))
+                message = "does not belong to the store; move it away"
+                self._problems.append(Problem(shown, message, repairable=False))
         if files.exists(self._folder, LOCK):
             self._attempt(LOCK, lambda: files.read(self._folder, LOCK, limit=0))
 
 
-def _belongs(name: str, config: StoreConfig) -> bool:
-    number = _shard_number(name)
-    if number is None:
-        return name in {CONFIG, MANIFEST, LOCK, SHARDS, COMMITS, QUARANTINE}
-    return number < config.num_shards
-
-
 def _require_store(folder: Path) -> None:
-    if not folder.is_dir():
-        raise FormatError(f"{folder} is not a folder; give the folder of a label store")
+    files.require_folder(folder)
     if not files.exists(folder, MANIFEST) and not files.exists(folder, CONFIG):
         raise FormatError(f"{folder} is not a label store: it has no {MANIFEST}")
 
@@ -241,7 +259,7 @@ def _check_rows(config: StoreConfig, shard: Shard, keys: list[bytes], rows: rang
 
 def _quarantine(folder: Path, broken: Iterable[str]) -> list[str]:
     broken = set(broken)
-    numbers = {number for name in broken if (number := _shard_number(name)) is not None}
+    numbers = {number for name in broken if (number := shard_number(name)) is not None}
     doomed = [name(number) for number in sorted(numbers) for name in (shard_name, commit_name)]
     if CONFIG in broken:
         doomed.append(CONFIG)
@@ -249,13 +267,6 @@ def _quarantine(folder: Path, broken: Iterable[str]) -> list[str]:
         doomed.append(MANIFEST)
     doomed = [name for name in doomed if files.exists(folder, name)]
     if doomed:
-        files.make_folder(folder / QUARANTINE)
+        durable.make_folder(folder / QUARANTINE)
     # The manifest goes first: a kill in between then leaves an unfinished store, not a wrong one.
-    return [files.move(folder, name, QUARANTINE) for name in reversed(doomed)]
-
-
-def _shard_number(name: str) -> int | None:
-    """The shard that a name of a shard or commit means; None for other files."""
-    inner, _, leaf = name.partition("/")
-    suffix = {SHARDS: ".safetensors", COMMITS: ".json"}.get(inner)
-    return None if suffix is None else number_of(leaf, suffix)
+    return [durable.move(folder, name, QUARANTINE) for name in reversed(doomed)]

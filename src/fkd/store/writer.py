@@ -11,12 +11,13 @@ its commit file is there, and what a dead process left unfinished is removed und
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
-from fkd.store import canonical, files
+from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreError, StoreMismatch
+from fkd.store import canonical, durable, files
 from fkd.store.canonical import keys_digest, sha256
 from fkd.store.config import StoreConfig
 from fkd.store.content import LabeledCrops
@@ -26,7 +27,6 @@ from fkd.store.manifest import (
     CONFIG,
     LOCK,
     MANIFEST,
-    QUARANTINE,
     SHARDS,
     Manifest,
     ShardEntry,
@@ -38,9 +38,9 @@ from fkd.store.manifest import (
     shard_name,
 )
 from fkd.store.shard import Shard, encode_shard
+from fkd.store.strays import belongs, is_companion, is_temporary, list_folder
 
 _PATIENCE = 600.0  # seconds that helpers wait for process 0, which may load a teacher first
-_OURS = {LOCK, CONFIG, MANIFEST, SHARDS, COMMITS, QUARANTINE}
 
 
 class StoreWriter:
@@ -81,14 +81,17 @@ class StoreWriter:
             FormatError: the folder holds other files, or the config is malformed.
             StoreFull: no space.
         """
-        folder = Path(path).absolute()
+        folder = files.absolute(path)
         parsed = StoreConfig.parse(dict(config), "the config")
         if rank > 0:
             lock = WriterLock.join(folder, _PATIENCE)
-            prepare = _require_same_config
+            prepare = _join
+        elif files.is_folder(folder) and _is_finished(folder):
+            lock = WriterLock(folder)
+            prepare = _look_at_finished
         else:
-            _require_own_folder(folder)
-            files.make_folder(folder)
+            require_own_folder(folder, parsed)
+            durable.make_folder(folder)
             lock = WriterLock.prepare(folder)
             prepare = _prepare
         try:
@@ -159,8 +162,8 @@ class StoreWriter:
             num_images=stop - first,
             first_key=keys[0],
         )
-        files.publish(self.path, entry.file, shard.data)
-        files.publish(self.path, commit_name(number), entry.commit(self.config.config_id))
+        durable.publish(self.path, entry.file, shard.data)
+        durable.publish(self.path, commit_name(number), entry.commit(self.config.config_id))
         self._committed.add(number)
 
     def finish(
@@ -196,7 +199,7 @@ class StoreWriter:
         )
         data, file = manifest.encode(), str(self.path / MANIFEST)
         Manifest.parse(data, file).require_fits(self.config, file)
-        files.publish(self.path, MANIFEST, data)
+        durable.publish(self.path, MANIFEST, data)
         return manifest.root_hash
 
     def _look_for_commits(self) -> None:
@@ -220,20 +223,73 @@ class StoreWriter:
             )
 
 
-def _require_own_folder(folder: Path) -> None:
-    """Refuse to write among files of others."""
-    if not folder.exists():
+def require_own_folder(path: str | os.PathLike[str], config: StoreConfig) -> None:
+    """Refuse to write among files of others, or into another store; nothing is written here.
+
+    Args:
+        path: folder of the store to be; it need not exist.
+        config: the identity of the store.
+
+    Raises:
+        FormatError: the folder holds other files, or is a file.
+        StoreMismatch: it is a store of another config; every differing field is named.
+        DamagedStore: its config is damaged.
+    """
+    folder = files.absolute(path)
+    if not files.is_folder(folder):
+        if files.is_something(folder):
+            raise FormatError(f"{folder} is a file; give a new or empty folder for the store")
         return
-    if not folder.is_dir():
-        raise FormatError(f"{folder} is a file; give a new or empty folder for the store")
-    leaves = files.names(folder)
-    foreign = [leaf for leaf in leaves if leaf not in _OURS and not _is_temporary(leaf)]
+    leaves = list_folder(folder)
     if CONFIG in leaves:
-        read_config(folder)
-    elif foreign:
-        raise FormatError(
-            f"{folder} holds other files ({foreign[0]!a}); give a new or empty folder for the store"
-        )
+        _require_own_config(folder, config, leaves)
+        return
+    foreign = [name for name in leaves if not (belongs(name) or _is_harmless(name))]
+    if LOCK in leaves and not _is_empty(folder, LOCK):
+        foreign.append(LOCK)
+    if foreign:
+        raise _other_files(folder, foreign[0])
+
+
+def _require_own_config(folder: Path, config: StoreConfig, leaves: Sequence[str]) -> None:
+    """Refuse the config of another store, or of no store at all."""
+    try:
+        _require_same_config(folder, config)
+    except (DamagedStore, FormatError) as error:
+        if not {SHARDS, COMMITS, MANIFEST} & set(leaves):
+            raise _other_files(folder, CONFIG) from error
+        raise
+
+
+def _is_harmless(name: str) -> bool:
+    return is_temporary(name) or is_companion(name)
+
+
+def _is_empty(folder: Path, name: str) -> bool:
+    try:
+        return files.read(folder, name, limit=0) == b""
+    except FormatError:
+        return False
+
+
+def _other_files(folder: Path, name: str) -> FormatError:
+    return FormatError(
+        f"{folder} holds other files ({name!a}); give a new or empty folder for the store"
+    )
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether the last file is there, and nothing that a killed run has left beside it."""
+    leaves = list_folder(folder)
+    return {MANIFEST, CONFIG} <= set(leaves) and not any(map(is_temporary, leaves))
+
+
+def _look_at_finished(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
+    """What `_prepare` does where there is nothing to write: the disk may be read-only."""
+    read_finished(folder)
+    _require_same_config(folder, config)
+    with suppress(StoreError):  # a run that was killed may have linked names only
+        durable.sync_folder(folder)
 
 
 def _prepare(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
@@ -241,19 +297,24 @@ def _prepare(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
     _remove_temporaries(folder)
     if not files.exists(folder, CONFIG):
         read_commits(folder, config)  # refuses to give the shards of other settings this config
-        files.publish(folder, CONFIG, canonical.encode(config.source))
-    _require_same_config(folder, config, lock)
+        durable.publish(folder, CONFIG, canonical.encode(config.source))
+    _require_same_config(folder, config)
     lock.lead()
     for name in (SHARDS, COMMITS):
-        files.make_folder(folder / name)
+        durable.make_folder(folder / name)
     _remove_uncommitted(folder)
     # A run that was killed may have linked names without making them durable.
     for name in ("", SHARDS, COMMITS):
-        files.sync_folder(folder, name)
+        durable.sync_folder(folder, name)
     lock.share()
 
 
-def _require_same_config(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
+def _join(folder: Path, config: StoreConfig, lock: WriterLock) -> None:
+    """What a helper does instead of `_prepare`."""
+    _require_same_config(folder, config)
+
+
+def _require_same_config(folder: Path, config: StoreConfig) -> None:
     stored = read_config(folder)
     if stored.config_id != config.config_id:
         lines = list(canonical.differences(stored.source, config.source))
@@ -264,14 +325,9 @@ def _require_same_config(folder: Path, config: StoreConfig, lock: WriterLock) ->
 
 
 def _remove_temporaries(folder: Path) -> None:
-    for inner in ("", SHARDS, COMMITS):
-        for leaf in files.names(folder, inner):
-            if _is_temporary(leaf):
-                files.remove(folder, f"{inner}/{leaf}" if inner else leaf)
-
-
-def _is_temporary(leaf: str) -> bool:
-    return leaf.startswith(files.TEMPORARY)
+    for name in list_folder(folder):
+        if is_temporary(name):
+            durable.remove(folder, name)
 
 
 def _remove_uncommitted(folder: Path) -> None:
@@ -279,4 +335,4 @@ def _remove_uncommitted(folder: Path) -> None:
     for leaf in files.names(folder, SHARDS):
         number = number_of(leaf, ".safetensors")
         if number is not None and not files.exists(folder, commit_name(number)):
-            files.remove(folder, shard_name(number))
+            durable.remove(folder, shard_name(number))

@@ -12,6 +12,7 @@ from fkd.checks import (
     require_at_least,
     require_in,
     require_positive,
+    require_whole,
 )
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.replay import Interpolation
@@ -20,7 +21,7 @@ from fkd.data.batches import Workers
 from fkd.data.crop_sources import CropOrder
 from fkd.data.decoders import DecoderChoice
 from fkd.data.mixing import MixingConfig
-from fkd.data.sources import ImagesConfig
+from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
@@ -33,13 +34,16 @@ from fkd.methods import (
     ReLabelConfig,
     find_method,
 )
+from fkd.models.preprocessing import require_colors
 from fkd.models.teacher import TeacherConfig
+from fkd.userfiles import settle_paths
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
+_CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
 _MOST_THREADS = 4  # more wait for Python's lock
 
 FREE_FIELDS = frozenset(
-    {"out", "store", "device", "num_workers", "workers"}
+    {"out", "store", "device", "num_workers", "workers", "resume_from"}
     | {"val_every", "log_every", "checkpoint_seconds"}
     | {f"{images}.{name}" for images in ("images", "val") for name in ("root", "download")}
 )
@@ -60,6 +64,8 @@ class StudentConfig:
         interpolation: how its crops are resized; the paper's students use bilinear.
         normalization: mean and deviation of its colors: those of its own weights, or ImageNet's
             whatever its weights were made with, as MEAL V2 has it.
+        mean: of red, green, blue, where white is 1, in the place of that of `normalization`.
+        std: standard deviation of the same.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth; the paper's transformers use 0.1.
     """
@@ -71,13 +77,17 @@ class StudentConfig:
     input_size: int | None = None
     interpolation: Interpolation = "bilinear"
     normalization: Literal["own", "imagenet"] = "own"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("drop_rate", "drop_path_rate"):
             require_in("[0, 1)", f"student.{name}", getattr(self, name))
-        require_at_least(1, "student.input_size", self.input_size)
+        require_whole(1, "student.input_size", self.input_size)
+        require_colors("student.", self.mean, self.std)
+        settle_paths(self, "checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +103,13 @@ class TrainConfig:
             holds label maps.
         val: images in class folders to measure accuracy on after every pass.
         val_every: passes between two such measurements; the last pass ends with one anyway.
-        crops_per_image: m, crops of one image in a mini-batch.
+        crops_per_image: m, crops of one image in a mini-batch; by default 4 of stored crops (all
+            where a store has fewer), as in the paper, and 1 of fresh ones, as in the papers of the
+            methods that draw them.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
-        batch_size: crops per optimizer step, over all processes and accumulated parts.
+        batch_size: crops per optimizer step, over all processes and accumulated parts; by default a
+            sixteenth of the number of images, rounded down to a power of two from 32 to the paper's
+            1024.
         optimizer: what updates the weights.
         schedule: learning rate, warm-up, single-crop ending.
         mixing: MixUp and CutMix; an online teacher sees the mixed crops.
@@ -128,7 +142,7 @@ class TrainConfig:
         clip_grad: largest norm of the gradient.
         accumulate_steps: forward passes per optimizer step; each sees a part of batch_size.
         amp: compute in bf16 or fp16 instead of float32.
-        device: cpu or cuda; by default a GPU if there is one.
+        device: cpu, cuda, cuda:1, mps, xpu; by default a GPU if there is one.
         seed: of weights, order, crops, mixing and dropout.
         decoder: what decodes JPEGs: auto is simplejpeg where it is installed and gives exactly the
             pixels of pillow, with which labels are made.
@@ -140,6 +154,8 @@ class TrainConfig:
             is better where storage is slow.
         log_every: optimizer steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
+        resume_from: a checkpoint of this run (out/checkpoints/step-NUMBER.pt) to resume from where
+            newer ones cannot be read; without it they end the run.
 
     Example:
         >>> from fkd import ImagesConfig, TrainConfig
@@ -163,9 +179,9 @@ class TrainConfig:
     store: str | None = None
     val: ImagesConfig | None = None
     val_every: int = 1
-    crops_per_image: int = 4
+    crops_per_image: int | None = None
     epochs: int = 300
-    batch_size: int = 1024
+    batch_size: int | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
@@ -190,24 +206,27 @@ class TrainConfig:
     clip_grad: float | None = None
     accumulate_steps: int = 1
     amp: Literal["no", "bf16", "fp16"] = "no"
-    device: Literal["cpu", "cuda"] | None = None
+    device: str | None = None
     seed: int = 0
     decoder: DecoderChoice = "auto"
     num_workers: int | None = None
     workers: Literal["auto", "threads", "processes"] = "auto"
     log_every: int = 20
     checkpoint_seconds: float = 60.0
+    resume_from: str | None = None
 
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out: give the folder of the run, e.g. --out runs/mine")
+        settle_paths(self, "out", "store", "resume_from")
+        refuse_same_folder(self.out, self.images, self.val)
         method = find_method(self.method)
         self._check_crop_source(method)
         self._check_teachers(method)
         self._check_unused(method)
         self._check_mixing(method)
         self._check_numbers()
-        plan_passes(self.epochs, self.crops_per_image, self.schedule)  # checks these three
+        plan_passes(self.epochs, crops_per_image(self), self.schedule)  # checks these three
 
     def _check_crop_source(self, method: type[Method]) -> None:
         if crop_source_kind(self) == "stored" and self.store is None:
@@ -258,16 +277,17 @@ class TrainConfig:
                 f"student_augment: method {self.method} gives teacher and student the same crops; "
                 "use teacher_augment, which both see"
             )
-        if self.mixing.within_image and self.crops_per_image == 1:
+        if self.mixing.within_image and crops_per_image(self) == 1:
             raise ConfigError(
                 "mixing.within_image mixes crops of the same image: use crops_per_image above 1"
             )
 
     def _check_numbers(self) -> None:
         for name in ("batch_size", "accumulate_steps", "val_every", "max_images", "log_every"):
-            require_at_least(1, name, getattr(self, name))
-        for name in ("num_workers", "checkpoint_seconds"):
-            require_at_least(0, name, getattr(self, name))
+            require_whole(1, name, getattr(self, name))
+        require_whole(0, "num_workers", self.num_workers)
+        require_whole(None, "seed", self.seed)
+        require_at_least(0, "checkpoint_seconds", self.checkpoint_seconds)
         require_in("(0, 1)", "ema_decay", self.ema_decay)
         require_positive("clip_grad", self.clip_grad)
         require_in("[0, 1)", "label_smoothing", self.label_smoothing)
@@ -279,6 +299,17 @@ class TrainConfig:
 def crop_source_kind(config: TrainConfig) -> CropSourceKind:
     """Where crops come from."""
     return config.crop_source or find_method(config.method).crop_source
+
+
+def crops_per_image(config: TrainConfig) -> int:
+    """m; where it is not given, that of a store with enough crops."""
+    default = _CROPS_PER_IMAGE[crop_source_kind(config)]
+    return default if config.crops_per_image is None else config.crops_per_image
+
+
+def starts_from_weights(config: TrainConfig) -> bool:
+    """Whether the student has learned something before the run."""
+    return config.student.pretrained or config.student.checkpoint is not None
 
 
 def all_teachers(config: TrainConfig) -> list[TeacherConfig]:
@@ -309,4 +340,5 @@ def kind_of_workers(config: TrainConfig) -> Workers:
 
 def on_gpu(config: TrainConfig) -> bool:
     """Whether the student is trained on a GPU."""
-    return config.device != "cpu" and torch.cuda.is_available()
+    named = config.device is None or config.device.partition(":")[0] == "cuda"
+    return named and torch.cuda.is_available()

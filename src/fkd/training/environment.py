@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from fkd.models.devices import describe_device
+
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow", "accelerate")
 
 
@@ -22,7 +24,7 @@ def describe_environment(
         "versions": {"python": sys.version.split()[0]}
         | {name: version(name) for name in _PACKAGES},
         "hardware": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "device": describe_device(device),
             "processes": num_processes,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),

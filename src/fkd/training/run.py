@@ -3,8 +3,8 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from fkd.data.batches import load_batches
-from fkd.engine.checkpoint import Checkpoints
+from fkd.data.batches import Batch, load_batches
+from fkd.data.decoders import DecoderReport
+from fkd.engine.checkpoint import Checkpoints, State
 from fkd.engine.durable import replace_file, replace_text
 from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
 from fkd.engine.loop import LoopConfig, run
@@ -27,16 +28,22 @@ from fkd.engine.schedule import Pass, plan_passes
 from fkd.engine.state import TrainState
 from fkd.errors import ConfigError, RunError
 from fkd.evaluation.accuracy import measure_accuracy
-from fkd.models.checkpoints import CARD_FILE, CLASSES_FILE, MODEL_FILE
+from fkd.models.cards import CARD_FILE, CLASSES_FILE
+from fkd.models.checkpoints import MODEL_FILE
+from fkd.models.devices import resolve_device
+from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
     TrainConfig,
     count_workers,
+    crops_per_image,
     kind_of_workers,
     on_gpu,
 )
+from fkd.training.defaults import default_batch_size, odd_settings
 from fkd.training.environment import describe_environment
-from fkd.training.setup import TrainSetup, build_setup
+from fkd.training.failures import explained_failures
+from fkd.training.setup import TrainData, TrainSetup, build_setup, fill_in, open_data
 
 
 @dataclass(frozen=True)
@@ -94,23 +101,40 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
         >>> train(config).num_steps
         4
     """
-    path, settings = Path(config.out), asdict(config)
     accelerator = _start_accelerator(config)
-    main = accelerator.is_main_process
-    if is_finished(path, settings, free=FREE_FIELDS):
-        return _read_result(path, leads=main, already_finished=True)
-    setup = build_setup(config, accelerator.device)
-    state = TrainState.build(
-        setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
-    )
+    with explained_failures(accelerator.num_processes):
+        data = open_data(config)
+        return _run(fill_in(config, data), data, accelerator, progress or Progress())
+
+
+def _run(
+    config: TrainConfig, data: TrainData, accelerator: Accelerator, progress: Progress
+) -> TrainResult:
+    """Train with settings whose defaults are filled in."""
+    path, settings, main = Path(config.out), asdict(config), accelerator.is_main_process
+    is_finished(path, settings, None, free=FREE_FIELDS)  # refuses before anything is loaded
+    setup = build_setup(config, data, accelerator.device)
     environment = describe_environment(
         config.seed, accelerator.num_processes, accelerator.device, setup.data
+    )
+    if is_finished(path, settings, environment, free=FREE_FIELDS):
+        return _read_result(path, leads=main, already_finished=True)
+    if main:
+        for remark in setup.remarks:
+            progress.remark(remark)
+    try_training(
+        setup.student,
+        setup.card.preprocessing,
+        f"student {setup.card.name}",
+        _build_order(config, setup, accelerator).fewest_crops,
+    )
+    state = TrainState.build(
+        setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
     )
     folder = open_run_folder(path, settings, environment, free=FREE_FIELDS, main=main)
     with folder as checkpoints:
         accelerator.wait_for_everyone()  # the main process has checked the folder
-        with _translated_errors():
-            _train(config, setup, state, checkpoints, progress if main else None)
+        _train(config, setup, state, checkpoints, progress if main else Progress())
         if main:
             _save(path, state.result, setup)
         accelerator.wait_for_everyone()
@@ -123,70 +147,81 @@ def _train(
     setup: TrainSetup,
     state: TrainState,
     checkpoints: Checkpoints,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """All steps that are left."""
     accelerator = state.accelerator
-    resumed = checkpoints.load_newest()
-    if resumed is not None:
-        state.load_state(resumed)
-    accelerator.wait_for_everyone()  # all have read before the main process writes the next one
+    main = accelerator.is_main_process
+    resumed = _resume(config, state, checkpoints, progress)
     order = _build_order(config, setup, accelerator)
-    log = MetricsLog(Path(config.out), state.step) if accelerator.is_main_process else None
-    recorder = Recorder(
-        state,
-        log_every=config.log_every,
-        checkpoint_seconds=config.checkpoint_seconds,
-        log=log,
-        checkpoints=checkpoints if accelerator.is_main_process else None,
-        progress=progress,
-        resumed=resumed,
-    )
-    if progress is not None:
-        passes = describe_passes(order.passes, config.crops_per_image)
-        description = f"{passes}; images decoded by {setup.decoder}"
+    log = MetricsLog(Path(config.out), state.step) if main else None
+    with ExitStack() as opened:
+        if log is not None:
+            opened.enter_context(closing(log))
+        recorder = Recorder(
+            state,
+            log_every=config.log_every,
+            checkpoint_seconds=config.checkpoint_seconds,
+            log=log,
+            checkpoints=checkpoints if main else None,
+            progress=progress,
+            resumed=resumed,
+        )
+        description = f"{describe_run(config, order, setup.decoder)}; {setup.inputs}"
         progress.begin(state.step, order.num_steps, description)
-    batches = load_batches(
+        for sentence in odd_settings(config, order):
+            progress.warn(sentence)
+        batches = opened.enter_context(closing(_load_batches(config, setup, order, state)))
+        run(_loop_config(config, setup, order, accelerator.device), state, recorder, batches)
+
+
+def _resume(
+    config: TrainConfig, state: TrainState, checkpoints: Checkpoints, progress: Progress
+) -> State | None:
+    """Put the state of the newest checkpoint in place; returns it, None where there is none.
+
+    Raises:
+        RunError: a checkpoint cannot be read or used, or processes read different ones.
+    """
+    resume_from = None if config.resume_from is None else Path(config.resume_from)
+    resumed = checkpoints.load_newest(progress.warn, resume_from=resume_from)
+    if resumed is not None:
+        try:
+            state.load_state(resumed)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise RunError(
+                f"the newest checkpoint in {checkpoints.folder} does not fit the student or this "
+                f"version of fkd: {' '.join(str(error).split())}; give another --out"
+            ) from error
+    # All have read before the main process writes the next one.
+    here = torch.tensor([state.step], device=state.accelerator.device)
+    steps = set(state.accelerator.gather(here).tolist())
+    if len(steps) > 1:
+        raise RunError(
+            f"the processes of this run find checkpoints of different steps in {config.out} "
+            f"({min(steps)} and {max(steps)}); give an --out that all of them share"
+        )
+    return resumed
+
+
+def _load_batches(
+    config: TrainConfig, setup: TrainSetup, order: Order, state: TrainState
+) -> Generator[Batch, None, None]:
+    return load_batches(
         setup.cutter,
         (chunk.requests for chunk in order.chunks(state.step)),
         num_workers=count_workers(config),
-        pin_memory=accelerator.device.type == "cuda",
+        pin_memory=state.accelerator.device.type == "cuda",
         workers=kind_of_workers(config),
         bursts=not on_gpu(config),  # then threads pause during a training step
     )
-    try:
-        run(_loop_config(config, setup, order, accelerator.device), state, recorder, batches)
-    finally:
-        if log is not None:
-            log.close()
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    """Turn torch's errors about memory into RunError."""
-    again = "the same command resumes from the last checkpoint"
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"the GPU has too little memory; {again} on a larger one, or give another --out and a "
-            "smaller batch_size or more accumulate_steps"
-        ) from error
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        # A worker that dies while it sends a batch closes the connection instead.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        raise RunError(
-            f"a process that loads images was killed, perhaps for lack of memory; {again}, with "
-            "fewer --num_workers if need be"
-        ) from error
 
 
 def _build_order(config: TrainConfig, setup: TrainSetup, accelerator: Accelerator) -> Order:
     return Order(
         images=setup.chosen,
-        passes=plan_passes(config.epochs, config.crops_per_image, config.schedule),
-        batch_size=config.batch_size,
+        passes=plan_passes(config.epochs, crops_per_image(config), config.schedule),
+        batch_size=config.batch_size or default_batch_size(len(setup.chosen)),
         seed=config.seed,
         world_size=accelerator.num_processes,
         rank=accelerator.process_index,
@@ -227,6 +262,13 @@ def _evaluate(
     return {"val_top1": accuracy.top1, "val_top5": accuracy.top5}
 
 
+def describe_run(config: TrainConfig, order: Order, decoder: DecoderReport) -> str:
+    """What is going to be done, such as "2 passes with 4 crops per image; 80 steps of 32 crops"."""
+    passes = describe_passes(order.passes, crops_per_image(config))
+    steps = f"{order.num_steps:,} step{'s' * (order.num_steps > 1)} of {order.batch_size:,} crops"
+    return f"{passes}; {steps}; images decoded by {decoder}"
+
+
 def describe_passes(passes: Sequence[Pass], crops_per_image: int) -> str:
     """For example "74 passes with 4 crops per image, 4 with 1"."""
     counts = Counter(of_pass.crops_per_image for of_pass in passes)
@@ -247,19 +289,26 @@ def _start_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         ConfigError: the device is missing, or lacks the precision.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: there is no usable GPU; use cpu, or leave device out")
+    wanted = None if config.device is None else resolve_device(config.device)
     if not torch.distributed.is_initialized():
         # accelerate would otherwise keep the settings of an earlier run of this process.
         AcceleratorState._reset_state(reset_partial_state=True)
     # Without a GPU, accelerate must know: it would not connect several processes.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    if wanted is not None and wanted.type != "cpu" and ":" in str(config.device):
+        torch.accelerator.set_device_index(wanted)
     # Otherwise accelerate sets a number of threads, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
-        return Accelerator(mixed_precision=config.amp, cpu=cpu)
+        accelerator = Accelerator(mixed_precision=config.amp, cpu=cpu)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"amp {config.amp} cannot be used here: {error}") from error
+    if wanted is not None and accelerator.device.type != wanted.type:
+        raise ConfigError(
+            f"device: {config.device} is there, but training would run on "
+            f"{accelerator.device.type}; use that, or cpu"
+        )
+    return accelerator
 
 
 def _save(path: Path, model: nn.Module, setup: TrainSetup) -> None:
@@ -273,14 +322,16 @@ def _save(path: Path, model: nn.Module, setup: TrainSetup) -> None:
 
 def _read_result(path: Path, *, leads: bool, already_finished: bool) -> TrainResult:
     lines = read_metrics(path / METRICS)
-    trained = [line for line in lines if "loss" in line][-1]
+    trained = [line for line in lines if "loss" in line]
+    if not trained:
+        raise RunError(f"{path / METRICS} is missing or damaged; the student beside it is whole")
     evaluated = [line for line in lines if "val_top1" in line]
     last = evaluated[-1] if evaluated else {}
     return TrainResult(
         path=path,
-        num_steps=int(trained["step"] or 0),
+        num_steps=int(trained[-1]["step"] or 0),
         seconds=lines[-1]["seconds"] or 0.0,
-        loss=trained["loss"] or 0.0,
+        loss=trained[-1]["loss"] or 0.0,
         val_top1=last.get("val_top1"),
         val_top5=last.get("val_top5"),
         leads=leads,

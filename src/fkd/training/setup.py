@@ -10,26 +10,33 @@ from torch import nn
 
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import CropCutter
-from fkd.data.canary import check_canaries
+from fkd.data.canary import check_canaries, describe_missing_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
-from fkd.data.joining import join_store, map_classes, true_classes
+from fkd.data.joining import (
+    describe_differing_classes,
+    join_store,
+    map_classes,
+    true_classes,
+)
 from fkd.data.maps import MapCropSource
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
-from fkd.data.sources import ImageSource, open_source
+from fkd.data.sources import ImageSource, open_source, remarks_of
+from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
-from fkd.models.checkpoints import ModelCard
+from fkd.models.cards import ModelCard
 from fkd.models.names import parse_model_name
 from fkd.models.preprocessing import has_fixed_input_size
 from fkd.models.teacher import TeacherEnsemble, load_teachers
 from fkd.models.zoo import load_model
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.store import LabelStore, keys_digest
-from fkd.training.config import TrainConfig, all_teachers, crop_source_kind
+from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
+from fkd.training.defaults import fill_defaults
 
 _SUBSET = b"max_images"  # names the random stream that chooses them
 
@@ -48,6 +55,8 @@ class TrainSetup:
         decoder: decodes the images, and how its pixels compare.
         validation: what accuracy is measured on, if there are images for it.
         data: JSON object that identifies the data by content.
+        remarks: what the user may want to know of the images and the store, a sentence each.
+        inputs: input sizes of teachers and student side by side, for people.
     """
 
     class_names: list[str]
@@ -59,17 +68,49 @@ class TrainSetup:
     decoder: DecoderReport
     validation: LabeledImages | None
     data: dict[str, Any]
+    remarks: list[str]
+    inputs: str
 
 
-def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
-    """Open, load and build everything, and check that it fits together.
+@dataclass(frozen=True)
+class TrainData:
+    """What is trained on, as opened from the paths of the settings.
+
+    Attributes:
+        images: all of them.
+        store: the label store, if there is one.
+    """
+
+    images: ImageSource
+    store: LabelStore | None
+
+
+def open_data(config: TrainConfig) -> TrainData:
+    """The images and the store of a run.
+
+    Raises:
+        FKDError: one of them is missing or damaged.
+    """
+    store = None if config.store is None else LabelStore.open(config.store)
+    images = open_source(config.images)
+    return TrainData(images if store is None else labeled_part(images, store), store)
+
+
+def fill_in(config: TrainConfig, data: TrainData) -> TrainConfig:
+    """The settings of a run on these data, without defaults that depend on them."""
+    num_images = min(len(data.images), config.max_images or len(data.images))
+    store = data.store if crop_source_kind(config) == "stored" else None
+    return fill_defaults(config, num_images, None if store is None else store.num_crops)
+
+
+def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> TrainSetup:
+    """Load and build everything, and check that it fits together.
 
     Raises:
         FKDError: something is missing, damaged, unknown, or does not fit.
     """
-    images = open_source(config.images)
+    images, store = data.images, data.store
     decoder = choose_decoder(images, config.decoder)
-    store = None if config.store is None else LabelStore.open(config.store)
     teacher = _load_teacher(config, images, store, device)
     class_names = _class_names(images, store, teacher)
     crops, labeled = _open_crops(config, images, store, decoder.decoder)
@@ -102,7 +143,25 @@ def build_setup(config: TrainConfig, device: torch.device) -> TrainSetup:
         decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
+        remarks=_image_remarks(images, validation, class_names) + _store_remarks(config, store),
+        inputs=_describe_inputs(store, teacher, card),
     )
+
+
+def _describe_inputs(
+    store: LabelStore | None, teacher: TeacherEnsemble | None, card: ModelCard
+) -> str:
+    """For example "teacher resnet50 224 pixels bicubic; student resnet18 160 pixels bilinear"."""
+    labeled = store.config.get("teachers") if store is not None and teacher is None else None
+    teachers = teacher.identity() if teacher is not None else labeled
+    parts = [
+        f"teacher {of_one.get('name')} {of_one['input_size']} pixels {of_one.get('interpolation')}"
+        for of_one in (teachers if isinstance(teachers, list) else [])
+        if "input_size" in of_one  # imported label maps do not tell
+    ]
+    own = card.preprocessing
+    parts.append(f"student {card.name} {own.input_size} pixels {own.interpolation}")
+    return "; ".join(parts)
 
 
 def _load_teacher(
@@ -151,8 +210,7 @@ def _open_crops(
         crops = MapCropSource(images, store, fresh, augment, swap_xy=swap_xy)
     else:
         crops = _stored_crops(config, images, store)
-    if store.canaries:  # imported stores have none
-        check_canaries(store, images, decoder)
+    check_canaries(store, images, decoder)
     return crops, join.labeled
 
 
@@ -161,7 +219,7 @@ def _stored_crops(config: TrainConfig, images: ImageSource, store: LabelStore) -
     return StoredCropSource(
         images,
         store,
-        crops_per_image=config.crops_per_image,
+        crops_per_image=crops_per_image(config),
         offset=config.schedule.warmup_epochs,
         seed=config.seed,
         order=config.order,
@@ -193,7 +251,10 @@ def _require_classes(images: ImageSource, truth: np.ndarray, positions: np.ndarr
 
 def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, ModelCard]:
     student = config.student
-    drop_rates = {"drop_rate": student.drop_rate, "drop_path_rate": student.drop_path_rate}
+    drop_rates: dict[str, Any] = {
+        "drop_rate": student.drop_rate,
+        "drop_path_rate": student.drop_path_rate,
+    }
     torch.manual_seed(config.seed)
     loaded = load_model(
         student.name,
@@ -207,6 +268,7 @@ def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, Mo
     preprocessing = replace(loaded.preprocessing, interpolation=student.interpolation)
     if student.normalization == "imagenet":
         preprocessing = replace(preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    preprocessing = preprocessing.changed(mean=student.mean, std=student.std)
     has_fixed_size = has_fixed_input_size(parse_model_name(loaded.name))
     kwargs = {"img_size": preprocessing.input_size} if has_fixed_size else {}
     return loaded.model, ModelCard(loaded.name, num_classes, preprocessing, kwargs)
@@ -230,6 +292,29 @@ def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble
             options=None if kind.options is None else getattr(config, kind.options),
         )
     )
+
+
+def _image_remarks(
+    images: ImageSource, validation: LabeledImages | None, class_names: Sequence[str]
+) -> list[str]:
+    """What the user may want to know of the images, and of their classes."""
+    remarks = remarks_of(images)
+    if validation is None:
+        return remarks
+    known = class_names if images.class_names is None else images.class_names
+    difference = describe_differing_classes(validation.source, known, class_names)
+    remarks += [*remarks_of(validation.source), *([difference] if difference else [])]
+    return list(dict.fromkeys(remarks))  # both may be the same images
+
+
+def _store_remarks(config: TrainConfig, store: LabelStore | None) -> list[str]:
+    """What the user may want to know of the store that crops come from."""
+    if store is None or (
+        crop_source_kind(config) == "fresh" and not find_method(config.method).reads_maps
+    ):
+        return []
+    remark = describe_missing_canaries(store)
+    return [remark] if remark else []
 
 
 def _identify(

@@ -8,6 +8,7 @@ import base64
 import io
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,23 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
+from fkd.checks import require_whole
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import replay, resize
 from fkd.data.identity import load_labeled
 from fkd.data.joining import join_store
 from fkd.data.sources import ImageSource
-from fkd.errors import ConfigError
+from fkd.errors import escape_controls
 from fkd.store import LabelStore
 from fkd.store.canonical import printable
 from fkd.viewing.summary import TopClasses, sample_labeled_rows, summarize, top_classes
 
 # Eight colors that stay apart on light and dark images and for most color-blind readers.
 _COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
+
+# How a page is known again; the template has it near its beginning.
+_GENERATOR = b'<meta name="generator" content="fkd view">'
+_HEAD_BYTES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +57,8 @@ class PageConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_images", "crops_per_image", "num_classes", "image_side", "crop_side"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            require_whole(1, name, getattr(self, name))
+        require_whole(None, "seed", self.seed)
 
 
 def render_page(store: LabelStore, images: ImageSource, config: PageConfig | None = None) -> str:
@@ -67,13 +73,32 @@ def render_page(store: LabelStore, images: ImageSource, config: PageConfig | Non
     join_store(images, store)  # a position in the source is a row of the store
     rows = sample_labeled_rows(store, config.num_images, config.seed)
     template = files("fkd.viewing").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_spell_out
+    )
     return environment.from_string(template).render(
         title=store.path.name,
         summary=summarize(store, num_samples=0),
         cards=[_card(store, images, row, config) for row in rows.tolist()],
         config=config,
     )
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file was written from `render_page`, as far as its first bytes tell.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _GENERATOR in file.read(_HEAD_BYTES)
+
+
+def _spell_out(value: Any) -> Any:
+    """What the template shows, without characters that would turn around the text beside them."""
+    return escape_controls(value) if isinstance(value, str) else value
 
 
 def _card(store: LabelStore, images: ImageSource, row: int, config: PageConfig) -> dict[str, Any]:

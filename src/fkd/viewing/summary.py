@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from fkd.labels.arrays import decode_array, entropies
 from fkd.models.classes import display_names
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LabelStore
@@ -71,7 +71,7 @@ def summarize(store: LabelStore, *, num_samples: int = 8, seed: int = 0) -> Stor
 
 def top_classes(store: LabelStore, row: int, k: int) -> list[TopClasses]:
     """The k most probable classes of every crop of one image, decoded."""
-    probabilities = store[store.keys([row])[0]].decode().numpy()
+    probabilities = _probabilities(store, store.keys([row])[0])
     k = min(k, probabilities.shape[1])
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     names = display_names(store.class_names)
@@ -127,10 +127,16 @@ def _statistics(store: LabelStore, rows: np.ndarray) -> tuple[float, float]:
     """Mean top probability and mean entropy (nats) over the crops of the rows."""
     if len(rows) == 0:
         return float("nan"), float("nan")
-    labels = [store[key].decode() for key in store.keys(rows)]
-    confidence = np.mean([label.max(1).values.mean().item() for label in labels])
-    entropy = np.mean([torch.special.entr(label).sum(1).mean().item() for label in labels])
+    labels = [_probabilities(store, key) for key in store.keys(rows)]
+    confidence = np.mean([label.max(1).mean() for label in labels])
+    entropy = np.mean([entropies(label).mean() for label in labels])
     return float(confidence), float(entropy)
+
+
+def _probabilities(store: LabelStore, key: bytes) -> np.ndarray:
+    """The decoded labels of all crops of an image, float64 (M, C)."""
+    image = store[key]
+    return decode_array(image.codec, image.label, image.num_classes)
 
 
 def _settings_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""Files and folders that options name, looked up before anything slow is imported.
+
+Only what must exist is looked up, and only its presence: what a file says is its reader's concern.
+"""
+
+import os
+import stat
+from collections.abc import Iterable
+
+from fkd.cli.arguments import Argument
+from fkd.errors import ConfigError
+from fkd.userfiles import home_path, os_reason, read_text
+
+# The last part of an option's name, and what it wants.
+INPUTS = {
+    "config": "a YAML file of settings",
+    "root": "a folder of images, or one Parquet file",
+    "store": "the folder of a label store",
+    "maps": "the folder of the released maps",
+    "checkpoint": "a file of weights, or a run folder",
+    "class_names": "a file with one class name per line",
+    "name": "a model name, or a run folder",
+    "model": "the folder of a finished run, or a model name",
+}
+OUTPUTS = ("out",)
+"""Files and folders that a verb writes; they need not exist."""
+
+_FOLDERS = frozenset({"store", "maps"})
+_FILES = frozenset({"config", "class_names"})
+_NAMES = frozenset({"name", "model"})
+_LIBRARIES = ("torchvision/", "timm/")  # before the name of a model
+
+
+def input_of(option: str) -> str | None:
+    """The key of `INPUTS` that an option belongs to; None for an option that names no input."""
+    last = option.lstrip("-").rpartition(".")[2]
+    return last if last in INPUTS else None
+
+
+def require_inputs(arguments: Iterable[Argument], positional: tuple[str, ...]) -> None:
+    """Refuse paths that are not there, or are a file for a folder or the other way round.
+
+    Args:
+        arguments: of the command line.
+        positional: names of the positional arguments, in order.
+
+    Raises:
+        ConfigError: names option, path and reason.
+    """
+    given = list(arguments)
+    downloads = any(a.option in ("--images.download", "--images.format") for a in given)
+    names = iter(positional)
+    for argument in given:
+        option = argument.option.lstrip("-") or next(names, "")
+        kind, value = input_of(option), argument.value
+        if value == "" and (kind is not None or option in OUTPUTS):
+            raise ConfigError(f"{option} is empty; give {INPUTS.get(kind or '', 'a path')}")
+        if kind is None or value is None or _is_settings(value, kind):
+            continue
+        if kind in _NAMES and not _is_path(value):
+            continue
+        if not (kind == "root" and downloads):
+            _require(option, value, kind)
+
+
+def _is_settings(value: str, kind: str) -> bool:
+    """Whether a value is null, a group in YAML, or a file of settings (`train --maps`)."""
+    return (
+        value == "null"
+        or value.startswith(("{", "["))
+        or (kind == "maps" and value.endswith((".yaml", ".yml", ".json")))
+    )
+
+
+def _is_path(value: str) -> bool:
+    """Whether a value that may be the name of a model is a folder."""
+    is_name = value.startswith(_LIBRARIES) or ":" in value  # hf-hub:owner/name
+    return value.startswith(("~", ".")) or ("/" in value and not is_name)
+
+
+def _require(option: str, value: str, kind: str) -> None:
+    try:
+        mode = os.stat(home_path(value)).st_mode
+    except FileNotFoundError:
+        raise ConfigError(f"{option}: {value} does not exist; give {INPUTS[kind]}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: {value} cannot be opened: {os_reason(error)}; give {INPUTS[kind]}"
+        ) from None
+    found = _what(mode)
+    refused = {"a device"} | ({"a folder"} if kind in _FILES else set())
+    if found in refused | ({"a file"} if kind in _FOLDERS else set()):
+        raise ConfigError(f"{option}: {value} is {found}; give {INPUTS[kind]}")
+    if kind == "config":
+        read_text(option, value)
+
+
+def _what(mode: int) -> str:
+    """What a path leads to; a pipe reads like a file, a device may have no end."""
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        return "a device"
+    return "a folder" if stat.S_ISDIR(mode) else "a file"

@@ -1,0 +1,134 @@
+"""The classes of images in Parquet files: labels of any type that can mean one, and their names."""
+
+import json
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from fkd.data.class_ids import require_class_ids
+from fkd.data.parquet_files import DAMAGE, Footer, damage_reason
+from fkd.errors import ConfigError
+
+try:
+    import pyarrow as pa
+    from pyarrow import compute as pc
+    from pyarrow import parquet as pq
+except ImportError:  # ParquetSource says what to install
+    pa = None
+
+
+def read_classes(footers: Sequence[Footer], column: str) -> tuple[list[str] | None, np.ndarray]:
+    """Class names, None where no image has a label, and the label of every row (int32, -1 for
+    none).
+
+    Raises:
+        ConfigError: the column holds no classes; files name different classes, or none for a label.
+    """
+    names = _same_names(footers, column)
+    values = [_read_column(footer, column) for footer in footers]
+    is_text = [_is_text(part.type) for part in values if not pa.types.is_null(part.type)]
+    if len(set(is_text)) > 1:
+        raise ConfigError(
+            f"images.label_column: column {column!r} holds text in some files and numbers in "
+            f"others ({footers[0].name} ...); keep one data set in one folder"
+        )
+    if is_text and is_text[0]:
+        return _text_classes([text for part in values for text in part.cast("string").to_pylist()])
+    num_images = sum(footer.num_rows for footer in footers)
+    labels = []
+    for part, footer in zip(values, footers, strict=True):
+        limits = _limits(part)
+        where = f"images.label_column: column {column!r} of {footer.name}"
+        require_class_ids(*limits, num_images=num_images, names=names, where=where)
+        labels.append(part.cast(pa.int64()).fill_null(-1).to_numpy())
+    every = np.concatenate(labels)
+    largest = int(every.max(initial=-1))
+    if names is None and largest >= 0:
+        names = [str(i) for i in range(largest + 1)]
+    return names, every.astype(np.int32)
+
+
+def _read_column(footer: Footer, column: str) -> Any:
+    """The labels of a file, without the encoding as a dictionary."""
+    try:
+        table = pq.read_table(footer.path, columns=[column], use_threads=False)
+        values = table.column(0)
+        values.validate(full=True)
+        if len(values) != footer.num_rows:
+            raise ValueError(f"it has {len(values)} labels of {footer.num_rows} images")
+        kind = values.type
+        if pa.types.is_dictionary(kind):
+            values = values.cast(kind.value_type)
+    except (*DAMAGE, pa.ArrowException) as error:
+        raise ConfigError(
+            f"images.root: column {column!r} of {footer.name} cannot be read "
+            f"({damage_reason(error)}); restore the file"
+        ) from error
+    if not (_is_text(values.type) or pa.types.is_integer(values.type) or values.type == pa.null()):
+        raise ConfigError(
+            f"images.label_column: column {column!r} of {footer.name} holds {kind}, not classes; "
+            "name a column of integers or text, or null for images without labels"
+        )
+    return values
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether the values of a column are the names of classes: text, or true and false."""
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_boolean(kind)
+    )
+
+
+def _text_classes(texts: list[str | None]) -> tuple[list[str] | None, np.ndarray]:
+    names = sorted({text for text in texts if text is not None})
+    label_of: dict[str | None, int] = {name: label for label, name in enumerate(names)}
+    return names or None, np.array([label_of.get(text, -1) for text in texts], dtype=np.int32)
+
+
+def _limits(values: Any) -> tuple[int, int]:
+    """The smallest and the largest of integers of any width, -1 where there are only nulls."""
+    if pa.types.is_null(values.type):
+        return -1, -1
+    limits = pc.min_max(values).as_py()
+    return (-1, -1) if limits["min"] is None else (limits["min"], limits["max"])
+
+
+def _same_names(footers: Sequence[Footer], column: str) -> list[str] | None:
+    """The class names in the metadata, which must be the same in all files."""
+    names = [_names_in_metadata(footer.schema, column) for footer in footers]
+    for footer, here in zip(footers, names, strict=True):
+        if here != names[0]:
+            raise ConfigError(
+                f"images.root: {footer.name} and {footers[0].name} name different classes "
+                f"({_first_difference(here, names[0])}); keep one data set in one folder"
+            )
+    if names[0] is not None and len(set(names[0])) < len(names[0]):
+        raise ConfigError(
+            f"images.label_column: {footers[0].name} gives two classes the same name; "
+            "correct the metadata"
+        )
+    return names[0]
+
+
+def _first_difference(names: list[str] | None, others: list[str] | None) -> str:
+    if names is None or others is None:
+        return "only one of them names any"
+    pairs = zip_longest(names, others)
+    label, (name, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"class {label} is {name!r} and {other!r}"
+
+
+def _names_in_metadata(schema: Any, column: str) -> list[str] | None:
+    """The names of a Hugging Face ClassLabel, if the schema carries them."""
+    try:
+        document = json.loads((schema.metadata or {})[b"huggingface"])
+        names = document["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):  # no such metadata, or not in this form
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None

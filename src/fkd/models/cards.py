@@ -1,0 +1,243 @@
+"""Model folders: what lies beside the weights and says which network they are of and what it sees.
+
+    student.json              of fkd: "name", "num_classes", preprocessing, "kwargs": a `ModelCard`
+    classes.json              of fkd: class names in the order of the outputs; may be missing
+    config.json               of timm (`save_for_hf`): "architecture", "num_classes", "model_args",
+                              "pretrained_cfg" with "input_size", "mean", "std", "label_names", ...
+    config.json               of transformers: "model_type", "id2label"; beside it
+    preprocessor_config.json  "image_mean", "image_std", "size", "crop_size", "resample", ...
+
+A folder is read in the first of these layouts that it has. Its values go before what timm knows of
+an architecture by name: weights that were trained with another normalization lose ten points of
+accuracy with that of the name, and nothing crashes.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fkd.errors import ConfigError
+from fkd.models.classes import imagenet_classes, read_class_names, refuse_duplicates
+from fkd.models.network_arguments import check_arguments
+from fkd.models.preprocessing import Preprocessing
+from fkd.userfiles import read_text
+
+CARD_FILE = "student.json"
+CLASSES_FILE = "classes.json"
+CONFIG_FILE = "config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
+
+_TIMM_DEFAULTS: dict[str, Any] = {
+    "input_size": [3, 224, 224],
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}  # what timm assumes of a member that its file leaves out
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as transformers writes them
+_DEFAULT_LABELS = 2  # transformers writes no labels where there are its own two
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What `student.json` says.
+
+    Attributes:
+        name: the architecture, as `build_model` takes it; empty where a folder only has the name
+            that transformers gives it.
+        num_classes: outputs of the head.
+        preprocessing: the input that the weights expect.
+        kwargs: further arguments with which the network was built.
+    """
+
+    name: str
+    num_classes: int
+    preprocessing: Preprocessing
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of `student.json`."""
+        own = {"name": self.name, "num_classes": self.num_classes, "kwargs": self.kwargs}
+        return {**own, **self.preprocessing.to_json()}
+
+    @classmethod
+    def from_json(cls, fields: Any) -> "ModelCard":
+        """From the contents of `student.json`; fields it does not know are left alone.
+
+        Raises:
+            ConfigError: a field is missing or impossible, or an argument is not allowed.
+        """
+        if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+            raise ConfigError("the model card has no name")
+        num_classes, kwargs = fields.get("num_classes"), fields.get("kwargs", {})
+        return cls(
+            fields["name"],
+            _class_count(num_classes),
+            Preprocessing.from_json(fields),
+            check_arguments(kwargs),
+        )
+
+
+def read_card(folder: Path) -> tuple[ModelCard | None, list[str] | None]:
+    """What a model folder says of its network, and what it calls the classes; None for unknown.
+
+    Raises:
+        ConfigError: a file is damaged, or files contradict each other.
+    """
+    if (folder / CARD_FILE).exists():
+        card = _parse(folder / CARD_FILE, ModelCard.from_json)
+        return card, _own_names(folder, card)
+    if not (folder / CONFIG_FILE).exists():
+        return None, _own_names(folder, None)
+    card, names = _parse(folder / CONFIG_FILE, lambda fields: _from_config(fields, folder))
+    own = _own_names(folder, card)
+    return card, names if own is None else own
+
+
+def is_described(folder: Path) -> bool:
+    """Whether something beside the weights in a folder certainly describes them.
+
+    Any program may leave a config.json beside a file that was given by its own name.
+    """
+    if (folder / CARD_FILE).exists():
+        return True
+    if not (folder / CONFIG_FILE).exists():
+        return False
+    if (folder / PROCESSOR_FILE).exists():
+        return True
+    return '"architecture"' in read_text("checkpoint", folder / CONFIG_FILE)
+
+
+def _own_names(folder: Path, card: ModelCard | None) -> list[str] | None:
+    path = folder / CLASSES_FILE
+    if not path.exists():
+        return None
+    names = read_class_names(path)
+    if card is not None and len(names) != card.num_classes:
+        raise ConfigError(
+            f"checkpoint: {path} names {len(names)} classes, but the model has "
+            f"{card.num_classes}; restore the run folder"
+        )
+    return names
+
+
+def _parse(path: Path, parse: Any) -> Any:
+    """What `parse` makes of a JSON file."""
+    text = read_text("checkpoint", path)
+    try:
+        return parse(json.loads(text))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(
+            f"checkpoint: {path} is no model card ({error}); correct it, or put the weights "
+            "into a folder of their own and name the network"
+        ) from error
+
+
+def _from_config(fields: Any, folder: Path) -> tuple[ModelCard, list[str] | None]:
+    """timm's or transformers' `config.json`."""
+    if isinstance(fields, dict) and isinstance(fields.get("architecture"), str):
+        return _of_timm(fields)
+    if isinstance(fields, dict) and ("model_type" in fields or "id2label" in fields):
+        return _of_transformers(fields, folder / PROCESSOR_FILE)
+    raise ConfigError('neither timm\'s "architecture" nor transformers\' "model_type" is in it')
+
+
+def _of_timm(fields: dict[str, Any]) -> tuple[ModelCard, list[str] | None]:
+    config = fields.get("pretrained_cfg", fields)  # older files have one level
+    if not isinstance(config, dict):
+        raise ConfigError("pretrained_cfg is no object")
+    known = {name: value for name, value in config.items() if value is not None}
+    input_of = {**_TIMM_DEFAULTS, **known}
+    kwargs = check_arguments(fields.get("model_args") or {})
+    side = _side(kwargs.get("img_size") or list(input_of["input_size"])[1:])
+    num_classes = _class_count(fields.get("num_classes", config.get("num_classes", 1000)))
+    if kwargs.pop("in_chans", 3) != 3:
+        raise ConfigError("the network does not take three colors")
+    kwargs.pop("num_classes", None)
+    names = fields.get("label_names") or config.get("label_names") or config.get("labels")
+    if isinstance(names, dict):
+        names = [names[key] for key in sorted(names, key=int)]
+    card = ModelCard(
+        fields["architecture"].partition(".")[0],  # the tag would name other weights than these
+        num_classes,
+        Preprocessing.from_json({**input_of, "input_size": side}),
+        kwargs,
+    )
+    return card, _checked_names(names, num_classes)
+
+
+def _of_transformers(fields: dict[str, Any], processor: Path) -> tuple[ModelCard, list[str] | None]:
+    labels = fields.get("id2label")
+    names = None
+    if labels is not None:
+        names = [labels[key] for key in sorted(labels, key=int)]
+        if [int(key) for key in sorted(labels, key=int)] != list(range(len(labels))):
+            raise ConfigError("id2label does not number the classes from 0")
+    num_classes = len(names) if names else fields.get("num_labels", _DEFAULT_LABELS)
+    if names and all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+        names = None  # transformers' own, where the folder names none
+    if not processor.exists():
+        raise ConfigError(f"{PROCESSOR_FILE}, which says what the network sees, is not beside it")
+    preprocessing = _parse(processor, _of_processor)
+    return ModelCard("", _class_count(num_classes), preprocessing), _checked_names(
+        names, num_classes
+    )
+
+
+def _of_processor(fields: Any) -> Preprocessing:
+    """transformers' `preprocessor_config.json`; what it leaves out are ImageNet's usual values."""
+    if not isinstance(fields, dict):
+        raise ConfigError("it is no object")
+    whole = _side(fields.get("size", 224))
+    cropped = fields.get("do_center_crop", "crop_size" in fields) and "crop_size" in fields
+    side = _side(fields["crop_size"]) if cropped else whole
+    mean, std = fields.get("image_mean"), fields.get("image_std")
+    if fields.get("do_normalize", True) is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    resample = fields.get("resample", 2)
+    if resample not in _RESAMPLE:
+        raise ConfigError(f"its resample {resample!r} is neither bilinear (2) nor bicubic (3)")
+    scale = 255 * float(fields.get("rescale_factor", 1 / 255))
+    if fields.get("do_rescale", True) is False:
+        scale = 255.0
+    return Preprocessing.from_json(
+        {
+            "input_size": side,
+            "interpolation": _RESAMPLE[resample],
+            "mean": [float(m) / scale for m in mean or _TIMM_DEFAULTS["mean"]],
+            "std": [float(s) / scale for s in std or _TIMM_DEFAULTS["std"]],
+            "crop_pct": fields.get("crop_pct") or min(1.0, side / whole),
+        }
+    )
+
+
+def _side(size: Any) -> int:
+    """The side of a square, however it is written."""
+    if isinstance(size, dict):
+        sides = [size[name] for name in ("height", "width", "shortest_edge") if name in size]
+    else:
+        sides = size if isinstance(size, list) else [size]
+    if not sides or any(side != sides[0] for side in sides):
+        raise ConfigError(f"the network takes images of {size}; only squares are cut")
+    return int(sides[0])
+
+
+def _class_count(num_classes: Any) -> int:
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise ConfigError(f"the model card has no usable num_classes ({num_classes!r})")
+    return num_classes
+
+
+def _checked_names(names: Any, num_classes: int) -> list[str] | None:
+    """Names of all classes; None where there are none, or ImageNet's, which are not unique."""
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError("its class names are no list of names")
+    if len(names) != num_classes:
+        raise ConfigError(f"it names {len(names)} classes, but the model has {num_classes}")
+    if len(set(names)) < len(names) and imagenet_classes(num_classes) is not None:
+        return None  # ImageNet's first words: "crane" is a bird and a machine
+    refuse_duplicates(names, "it")
+    return names

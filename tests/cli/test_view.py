@@ -1,0 +1,54 @@
+"""`fkd view` writes over its own pages only."""
+
+import pytest
+
+from fkd.cli import main
+
+
+@pytest.fixture
+def view(label_store, image_folder, capsys):
+    """Gives the command; returns its exit code and what it said."""
+
+    def run(*options):
+        code = 0
+        try:
+            main(["view", str(label_store.path), f"--images={image_folder}", *map(str, options)])
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+def test_its_own_page_is_written_again(view, tmp_path):
+    page = tmp_path / "page.html"
+    assert view(f"--out={page}")[0] == 0
+    first = page.read_bytes()
+    assert view(f"--out={page}", "--page.num_images=1")[0] == 0
+    assert len(page.read_bytes()) < len(first)
+
+
+@pytest.mark.parametrize("content", [b"", b"my notes", b"<html>another page</html>"])
+def test_anothers_file_is_kept(view, tmp_path, content):
+    (tmp_path / "notes.html").write_bytes(content)
+    code, said = view(f"--out={tmp_path / 'notes.html'}")
+    assert code == 2
+    assert "was not written by `fkd view`; give another file, or --overwrite" in said
+    assert (tmp_path / "notes.html").read_bytes() == content
+    assert view(f"--out={tmp_path / 'notes.html'}", "--overwrite")[0] == 0
+    assert b"fkd view" in (tmp_path / "notes.html").read_bytes()
+
+
+def test_a_link_to_nowhere_is_no_free_place(view, tmp_path):
+    (tmp_path / "page.html").symlink_to(tmp_path / "elsewhere")
+    assert view(f"--out={tmp_path / 'page.html'}")[0] == 2
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_store_may_be_the_current_folder(label_store, image_folder, tmp_path, monkeypatch):
+    (tmp_path / "store").symlink_to(label_store.path)
+    monkeypatch.chdir(tmp_path / "store")
+    main(["view", ".", f"--images={image_folder}"])
+    folder = label_store.path
+    assert folder.with_name(f"{folder.name}.html").exists()
