@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fkd.checks import require_one_of, require_positive, require_whole
+from fkd.checks import require_colors, require_one_of, require_positive, require_whole
 from fkd.crops.replay import InputSpec, Interpolation
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.checkpoints import weights_sha256
 from fkd.models.classes import match_classes, numbered_classes, read_class_names, refuse_duplicates
 from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
-from fkd.models.preprocessing import Preprocessing, require_colors
+from fkd.models.preprocessing import Preprocessing
 from fkd.models.trial import try_network
 from fkd.models.zoo import load_model
 from fkd.userfiles import settle_paths

@@ -10,6 +10,7 @@ from fkd.checks import (
     changed_fields,
     refuse_unused,
     require_at_least,
+    require_colors,
     require_in,
     require_positive,
     require_whole,
@@ -34,7 +35,6 @@ from fkd.methods import (
     ReLabelConfig,
     find_method,
 )
-from fkd.models.preprocessing import require_colors
 from fkd.models.teacher import TeacherConfig
 from fkd.userfiles import settle_paths
 
