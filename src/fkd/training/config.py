@@ -36,6 +36,7 @@ from fkd.methods import (
     find_method,
 )
 from fkd.models.teacher import TeacherConfig
+from fkd.models.zoo import is_model_folder
 from fkd.userfiles import settle_paths
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
@@ -309,7 +310,8 @@ def crops_per_image(config: TrainConfig) -> int:
 
 def starts_from_weights(config: TrainConfig) -> bool:
     """Whether the student has learned something before the run."""
-    return config.student.pretrained or config.student.checkpoint is not None
+    student = config.student
+    return student.pretrained or student.checkpoint is not None or is_model_folder(student.name)
 
 
 def all_teachers(config: TrainConfig) -> list[TeacherConfig]:
