@@ -1,6 +1,7 @@
 """`fkd eval`: the accuracy of a student, or of any model."""
 
 import difflib
+import os
 from dataclasses import replace
 
 import timm
@@ -109,7 +110,8 @@ def _require_name(model: str) -> None:
     except ConfigError as error:
         known = [*timm.list_models(), *(f"torchvision/{name}" for name in torchvision_names())]
         architecture = model.partition(".")[0]
-        if difflib.get_close_matches(architecture, known, n=1, cutoff=_ALIKE):
+        is_file = os.path.isfile(home_path(model))
+        if is_file or difflib.get_close_matches(architecture, known, n=1, cutoff=_ALIKE):
             raise
         raise ConfigError(
             f"model: there is no folder {model} here, and no network of that name; give the "

@@ -153,7 +153,7 @@ def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, M
         return parse_model_name(name), stored.card
     parsed = parse_model_name(stored.card.name)
     if name is not None and parse_model_name(name).architecture != parsed.architecture:
-        raise ConfigError(f"{stored.path} is of {parsed}, not {name}; leave the name out")
+        raise ConfigError(f"{stored.path} is of {parsed}, not {name}; give {parsed} as the name")
     return parsed, stored.card
 
 
