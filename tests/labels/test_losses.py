@@ -124,6 +124,18 @@ def test_two_backward_passes_over_one_graph_add_the_same_gradient_twice(name, te
     torch.testing.assert_close(z.grad, 2 * once, rtol=0, atol=0)
 
 
+def test_compiled_too_two_backward_passes_add_the_same_gradient_twice():
+    logits, targets = batch("ms:5")
+    z = logits.clone().requires_grad_()
+    loss = torch.compile(lambda z: soft_cross_entropy(z, targets).mean(), backend="eager")(z)
+    loss.backward(retain_graph=True)
+    once = z.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(z.grad, 2 * once, rtol=0, atol=0)
+    _, expected = dense_oracle(logits, targets.dense())
+    torch.testing.assert_close(once.double(), expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("offset", [-1000.0, 1000.0])
 @pytest.mark.parametrize("name", CODECS)
 def test_an_offset_of_all_logits_changes_nothing(name, offset):

@@ -43,7 +43,8 @@ class _SoftCrossEntropy(torch.autograd.Function):
         kept = scaled if index is None else scaled.gather(1, index)
         tail_term = tail * (scaled.sum(1) - scaled.shape[1] * log_sum_exp)
         tail_term.masked_fill_(tail == 0.0, 0.0)  # a logit may be -inf
-        ctx.temperature, ctx.probs = temperature, probs
+        # Compiled code does not see that a backward pass took them: there each computes its own.
+        ctx.temperature, ctx.probs = temperature, None if torch.compiler.is_compiling() else probs
         ctx.save_for_backward(logits, index, weight, tail)
         return -((kept - log_sum_exp[:, None]).mul_(weight).sum(1) + tail_term)
 
