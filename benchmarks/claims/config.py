@@ -15,7 +15,7 @@ class ClaimsConfig:
     """The paper's comparisons on your images.
 
     Every row is trained with the same student, optimizer, crops and number of crop-epochs; only
-    what a row is about differs. Stop it any time: the same command goes on, and reports what is
+    what a row is about differs. Stop it any time: the same command resumes, and reports what is
     finished.
 
     Attributes:

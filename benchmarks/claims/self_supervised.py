@@ -5,7 +5,7 @@ python -m benchmarks.claims.run_self_supervised --config benchmarks/claims/cifar
 Every row trains the same student on the same images for the same number of crop-epochs, with the
 same optimizer, head and crops; seeds differ in weights and order. What a student is worth is
 measured by `fkd probe`: nearest neighbors and a linear classifier on its frozen features. Stop it
-any time: the same command goes on after the last finished run. Times count only where nothing else
+any time: the same command resumes after the last finished run. Times count only where nothing else
 runs on the machine, and where no run was stopped.
 """
 

@@ -65,9 +65,9 @@ def test_the_flip_follows_the_crop():
     """Hazard 10: a box refers to the image before the flip."""
     image = torch.arange(24, dtype=torch.uint8).reshape(1, 4, 6).repeat(3, 1, 1)
     records = CropRecords(np.array([[1, 2, 3, 4], [1, 2, 3, 4]]), np.array([False, True]))
-    plain, mirrored = replay(image, records, (3, 4), "bilinear")
+    plain, flipped = replay(image, records, (3, 4), "bilinear")
     assert torch.equal(plain, image[:, 1:4, 2:6])
-    assert torch.equal(mirrored, image[:, 1:4, 2:6].flip(-1))
+    assert torch.equal(flipped, image[:, 1:4, 2:6].flip(-1))
 
 
 def test_memory_layout_does_not_change_pixels():

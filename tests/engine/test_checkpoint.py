@@ -56,7 +56,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(checkpoints, damage):
         path.with_suffix(".json").write_text("{")
     said = []
     assert checkpoints.load_newest(said.append)["step"] == 1
-    assert said == [f"{path} is damaged; training goes on from the checkpoint before"]
+    assert said == [f"{path} is damaged; training resumes from the checkpoint before"]
 
 
 def failing_to_open(victim, code):

@@ -1,4 +1,4 @@
-"""ReLabel: labels of maps, axes; whole runs that go on exactly."""
+"""ReLabel: labels of maps, axes; whole runs that resume exactly."""
 
 from dataclasses import replace
 from pathlib import Path

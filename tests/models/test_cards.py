@@ -1,4 +1,4 @@
-"""What a model folder says of its network is used, whoever wrote it, but never run."""
+"""What a model folder says of its network is used, no matter who wrote it, but never run."""
 
 import json
 

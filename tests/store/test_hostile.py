@@ -1,6 +1,6 @@
 """A store made to do harm is refused by a StoreError, and nothing outside its folder is touched.
 
-Checksums are no defense here: whoever makes a store can make them fit, as `forge` does.
+Checksums are no defense here: who makes a store can make them fit, as `forge` does.
 """
 
 import hashlib

@@ -115,7 +115,7 @@ def test_a_disk_of_any_size_that_is_too_small(
         if said != "TrainResult":
             assert said.startswith("RunError: "), said
             assert "no space left on device" in said.lower()
-            assert "goes on from the last checkpoint" in said
+            assert "resumes from the last checkpoint" in said
         train(config)
         require_same_outcome(config, reference)
     drill.tried(number)

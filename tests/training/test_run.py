@@ -1,4 +1,4 @@
-"""Whole runs of a tiny student: they end, go on exactly, and refuse what cannot work."""
+"""Whole runs of a tiny student: they end, resume exactly, and refuse what cannot work."""
 
 import json
 import multiprocessing
@@ -540,7 +540,7 @@ class KillLoader(StopAt):
 
 
 def test_a_killed_loader_process_is_explained(config):
-    with pytest.raises(RunError, match=r"images was killed by SIGKILL, perhaps .* goes on from"):
+    with pytest.raises(RunError, match=r"images was killed by SIGKILL, perhaps .* resumes from"):
         train(replace(config, num_workers=1, workers="processes"), KillLoader(0))
     train(config)
 

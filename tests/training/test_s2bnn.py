@@ -1,4 +1,4 @@
-"""Whole runs of S2-BNN online: they go on exactly, with any number of processes, in two steps."""
+"""Whole runs of S2-BNN online: they resume exactly, with any number of processes, in two steps."""
 
 import json
 from dataclasses import replace

@@ -28,7 +28,7 @@ def probe(options: ProbeOptions) -> None:
     """Measure what the features of a frozen backbone are worth: k nearest neighbors, linear probe.
 
     The backbone is in eval mode and never trained; no classifier of its own is used, and it needs
-    none. Features of all images are computed once and kept in --out, so a killed run goes on, and
+    none. Features of all images are computed once and kept in --out, so a killed run resumes, and
     the next one with other settings of the classifier takes seconds.
     """
     config = ProbeConfig(

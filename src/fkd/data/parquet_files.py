@@ -78,7 +78,7 @@ def choose_files(root: str, tree: Folder | None, split: str) -> tuple[list[str],
         known = ", ".join(sorted({name for names in splits.values() for name in names}))
         raise ConfigError(f"images.split: {root} has no {split!r}, only {known}; choose one")
     _require_complete(root, chosen)
-    # A key goes on with "/" after the file, so that is what the order must see.
+    # In a key "/" follows the file, so the order must see that.
     chosen.sort(key=lambda file: os.fsencode(file + "/"))
     unassigned = [file for file in files if not splits[file] and file not in chosen]
     return chosen, [

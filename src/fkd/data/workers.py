@@ -33,7 +33,7 @@ from fkd.userfiles import os_reason
 T = TypeVar("T")
 R = TypeVar("R")
 _PATIENCE = 5.0  # seconds until a dead process has an exit code
-_AGAIN = "the same command goes on from the last checkpoint"
+_AGAIN = "the same command resumes from the last checkpoint"
 _is_worker = False
 
 

@@ -130,7 +130,7 @@ def _label_settings(out: Path, teacher: TeacherConfig) -> LabelConfig:
 
 # So few epochs have no room for a staircase, nor for an ending with single crops.
 _SCHEDULE = ScheduleConfig(per_step=True, single_crop_ending=False)
-# A mirrored digit is no digit, and a small crop of one is another.
+# A flipped digit is no digit, and a small crop of one is another.
 _CROPS = CropConfig(scale=(0.6, 1.0), ratio=(0.8, 1.25), flip_prob=0.0)
 
 

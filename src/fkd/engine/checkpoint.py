@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped.
+"""Checkpoints: everything a run needs to resume as if it had never stopped.
 
     RUN/checkpoints/step-00000120.pt      tensors and numbers, written by torch.save
     RUN/checkpoints/step-00000120.json    {"step", "sha256", "bytes", "settings"}: makes it valid
@@ -53,7 +53,7 @@ class Checkpoints:
         sha256, num_bytes = replace_file(path, lambda file: torch.save(state, file))
         record = {"step": step, "sha256": sha256, "bytes": num_bytes, "settings": self.settings}
         replace_text(path.with_suffix(".json"), json.dumps(record) + "\n")
-        # Later ones were passed over when the run went on; they are replaced when it gets there.
+        # Later ones were passed over when the run resumed; they are replaced when it gets there.
         earlier = [other for other in self.records() if other <= path.with_suffix(".json")]
         for old in earlier[:-_KEPT]:
             with writing(old):
@@ -86,7 +86,7 @@ class Checkpoints:
             if state is not None:
                 return state
             if number > 0:
-                warn(f"{_pt(path)} is damaged; training goes on from the checkpoint before")
+                warn(f"{_pt(path)} is damaged; training resumes from the checkpoint before")
         if records:
             raise RunError(
                 f"all checkpoints in {self.folder} are damaged; delete that folder to train again "
@@ -154,10 +154,10 @@ def _pt(record: Path) -> Path:
 
 
 def _cannot_read(record: Path, error: OSError, older: Sequence[Path]) -> RunError:
-    go_on = f", or go on from an older one: --resume_from {_pt(older[-1])}" if older else ""
+    resume = f", or resume from an older one: --resume_from {_pt(older[-1])}" if older else ""
     return RunError(
         f"{_pt(record)}, the newest checkpoint, cannot be read: {os_reason(error)}; make it "
-        f"readable{go_on}"
+        f"readable{resume}"
     )
 
 

@@ -51,7 +51,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {os_reason(error)}; free some space or repair the disk, then "
-            "run the same command again: it goes on from the last checkpoint"
+            "run the same command again: it resumes from the last checkpoint"
         ) from error
 
 

@@ -3,7 +3,7 @@
 Every line of metrics.jsonl has "step" (optimizer steps done) and "epoch"; training lines add "lr",
 "loss" and "train_top1", evaluation lines "val_top1" and "val_top5", of a student of embeddings
 "val_knn". Only "seconds" and "crops_per_second" depend on the clock: apart from them, a run that
-was killed and went on writes the same file as one that was not.
+was killed and resumed writes the same file as one that was not.
 """
 
 import json
@@ -29,7 +29,7 @@ class Progress:
         """Something that is probably wrong, and the way out."""
 
     def begin(self, step: int, num_steps: int, description: str) -> None:
-        """Training starts, or goes on, after `step` of `num_steps` steps."""
+        """Training starts, or resumes, after `step` of `num_steps` steps."""
 
     def advance(self, step: int, metrics: Metrics) -> None:
         """`step` steps are done; the newest metrics."""

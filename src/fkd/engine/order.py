@@ -7,7 +7,7 @@ processes. It is cut into `world_size * accumulate_steps` chunks, which processe
     process       |      0      |   1   |  0  |  1  |
     part          |      0      |   0   |  1  |  1  |
 
-Nothing here is state: a run that goes on at step t, also with other processes, asks for the same
+Nothing here is state: a run that resumes at step t, also with other processes, asks for the same
 batches as one that was never stopped.
 """
 

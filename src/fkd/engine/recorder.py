@@ -43,7 +43,7 @@ class Recorder:
         log: metrics.jsonl; on the main process.
         checkpoints: on the main process.
         progress: what the caller passed; on the main process.
-        resumed: the checkpoint that the run goes on from, if it does.
+        resumed: the checkpoint that the run resumes from, if it does.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ RUN/config.yaml        the settings, as `--config` reads them
 RUN/env.json           seed, data, commit, versions and hardware of the first start
 RUN/metrics.jsonl      one line per log entry
 RUN/tensorboard/       the same for TensorBoard
-RUN/checkpoints/       the newest two; a run that is started again goes on from the newest
+RUN/checkpoints/       the newest two; a run that is started again resumes from the newest
 RUN/classes.json       class names in the order of the outputs
 RUN/student.json       architecture and input of the student
 RUN/model.safetensors  the final weights; written last: its presence means "finished"
@@ -45,7 +45,7 @@ def open_run_folder(
     free: frozenset[str],
     main: bool = True,
 ) -> Iterator[Checkpoints]:
-    """Create the folder of a run, or go on with one of the same settings; yields its checkpoints.
+    """Create the folder of a run, or resume one of the same settings; yields its checkpoints.
 
     Until the context is left, no other process can open the folder.
 

@@ -1,4 +1,4 @@
-"""A linear classifier in training, kept after every epoch, so that a killed evaluation goes on.
+"""A linear classifier in training, kept after every epoch, so that a killed evaluation resumes.
 
 FOLDER/classifier-3f2a....safetensors
     weight, bias                         of the classifier

@@ -1,7 +1,7 @@
 """Features of all images of a source under a frozen network, computed once and kept in files.
 
 The files of one network and one set of images are in a folder of their own, in parts of 2,048
-images, so that a killed extraction goes on after the last complete part:
+images, so that a killed extraction resumes after the last complete part:
 
     FOLDER/tf_efficientnet_lite0-0f3a.../00000000.safetensors
         features    float32 (n, D)

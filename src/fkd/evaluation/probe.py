@@ -145,7 +145,7 @@ class ProbeProgress:
 def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeReport:
     """Measure k nearest neighbors and a linear classifier on the features of a frozen backbone.
 
-    Features that `config.out` holds are used again; after a kill the same call goes on.
+    Features that `config.out` holds are used again; after a kill the same call resumes.
 
     Raises:
         ConfigError: the model cannot be loaded; the images have no classes, a single one, classes

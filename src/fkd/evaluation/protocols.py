@@ -140,7 +140,7 @@ def train_classifier(
         config: the protocol.
         machine: where.
         progress: is told the number of further crops that were used.
-        folder: keeps the classifier after every epoch, from which the same call goes on; None keeps
+        folder: keeps the classifier after every epoch, from which the same call resumes; None keeps
             nothing.
 
     Raises:

@@ -2,7 +2,7 @@
 
 The new store keeps the rows and keys, the facts about the image files, what the config says about
 the teacher, and the canaries; it notes the root hash of the store that it was made from. Its bytes
-are a function of that store and the settings, so a conversion that was killed goes on where it
+are a function of that store and the settings, so a conversion that was killed resumes where it
 stopped.
 """
 
@@ -95,7 +95,7 @@ def convert_store(
     value_dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write a finished store once more, or go on with it.
+    """Write a finished store once more, or resume that.
 
     Args:
         source: a finished store.

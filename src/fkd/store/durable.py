@@ -196,7 +196,7 @@ def _write_error(error: OSError, path: Path, num_bytes: int) -> StoreError:
     if error.errno in _NO_SPACE:
         return StoreFull(
             f"no space for {path} ({num_bytes:,} bytes): {error.strerror}; free some space and run "
-            "the same command again, it goes on after the last complete shard"
+            "the same command again, it resumes after the last complete shard"
         )
     if error.errno in _NO_HARD_LINKS:
         return StoreError(

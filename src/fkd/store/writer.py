@@ -63,7 +63,7 @@ class StoreWriter:
         rank: int = 0,
         world_size: int = 1,
     ) -> "StoreWriter":
-        """Create a store, or go on with one of the same config.
+        """Create a store, or resume one of the same config.
 
         Process 0 of a run leads: it prepares the folder and shuts other runs out. The others wait
         until it has done so, and may then write shards too.
@@ -128,7 +128,7 @@ class StoreWriter:
         return self.config.shard_range(number)
 
     def is_committed(self, number: int) -> bool:
-        """Whether a shard is complete on disk, whoever wrote it."""
+        """Whether a shard is complete on disk, written by this or another process."""
         if number not in self._committed and files.exists(self.path, commit_name(number)):
             self._committed.add(number)
         return number in self._committed

@@ -111,7 +111,7 @@ class StudentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Train a student. Started again, a killed run goes on and a finished one is left alone.
+    """Train a student. Started again, a killed run resumes and a finished one is left alone.
 
     Attributes:
         out: folder of the run.
@@ -176,7 +176,7 @@ class TrainConfig:
             is better where storage is slow.
         log_every: optimizer steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
-        resume_from: a checkpoint of this run (out/checkpoints/step-NUMBER.pt) to go on from where
+        resume_from: a checkpoint of this run (out/checkpoints/step-NUMBER.pt) to resume from where
             newer ones cannot be read; without it they end the run.
 
     Example:

@@ -8,7 +8,7 @@ import torch
 
 from fkd.errors import RunError
 
-_AGAIN = "the same command goes on from the last checkpoint"
+_AGAIN = "the same command resumes from the last checkpoint"
 _LOST = re.compile("gloo|nccl|connection (closed|reset|refused) by peer", re.IGNORECASE)
 
 

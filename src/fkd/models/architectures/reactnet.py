@@ -283,7 +283,7 @@ def _shaped(name: str, value: Tensor) -> Tensor:
     channels = _WIDTHS[int(name.split(".")[1])]
     size = 3 if ".conv1." in name else 1
     if value.numel() != channels * channels * size * size:
-        return value  # of another network; whoever loads it says what does not fit
+        return value  # of another network; the loader says what does not fit
     return value.view(channels, channels, size, size)
 
 
