@@ -95,7 +95,13 @@ def test_the_learning_rate_follows_the_batch_unless_it_is_given(options, num_ima
 
 
 def test_what_is_given_stays():
-    given = settings("fkd", crops_per_image=7, batch_size=5, optimizer=OptimizerConfig(lr=1.0))
+    given = settings(
+        "fkd",
+        crops_per_image=7,
+        batch_size=5,
+        optimizer=OptimizerConfig(lr=1.0),
+        schedule=ScheduleConfig(single_crop_ending=True),
+    )
     assert fill_defaults(given, 600, 4) == given
 
 

@@ -1,9 +1,11 @@
 """Whole runs of S2-BNN online: they resume exactly, with any number of processes, in two steps."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,14 +15,16 @@ from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.data.mixing import MixingConfig
 from fkd.engine.logging import Progress
 from fkd.engine.optim import OptimizerConfig
-from fkd.engine.schedule import ScheduleConfig
+from fkd.engine.order import Order
+from fkd.engine.schedule import Pass, ScheduleConfig
 from fkd.errors import ConfigError
 from fkd.labeling.config import LabelConfig
 from fkd.labeling.run import label
 from fkd.methods import ContrastConfig
 from fkd.models.architectures import reactnet
 from fkd.models.teacher import TeacherConfig
-from fkd.training.config import StudentConfig, TrainConfig, crops_per_image
+from fkd.training.config import StudentConfig, TrainConfig, all_passes
+from fkd.training.defaults import fill_defaults, odd_settings
 from fkd.training.run import train
 from tests.training.processes import train_together
 
@@ -162,8 +166,9 @@ def test_a_binary_network_is_trained_in_two_steps(config_of, monkeypatch, method
 
 REFUSED = [
     ({"crops_per_image": 3}, "needs two crops of an image in every pass"),
-    ({"epochs": 5}, "the one at epoch 4 has 1; use --crops_per_image 2"),
-    ({"schedule": ScheduleConfig()}, "single_crop_ending false"),
+    ({"epochs": 5}, "the one at epoch 4 has 1; use an even number of epochs"),
+    ({"schedule": ScheduleConfig(single_crop_ending=True)}, "leave out .*single_crop_ending"),
+    ({"schedule": ScheduleConfig(warmup_epochs=2)}, "the one at epoch 0 has 1; use .* no warm-up"),
     ({"mixing": MixingConfig(mixup_alpha=1.0)}, "mixing: method .* compares whole crops"),
 ]
 
@@ -176,8 +181,17 @@ def test_contrast_without_pairs_of_crops_is_refused(config_of, method, options, 
 
 
 def test_pairs_are_the_default_of_contrast(config_of):
-    config = config_of("moco", crops_per_image=None)
-    assert crops_per_image(config) == 2
+    config = config_of("moco", crops_per_image=None, schedule=ScheduleConfig())
+    assert all_passes(config) == [Pass(0, 2), Pass(2, 2), Pass(4, 2)]
+    filled = fill_defaults(config, num_images=15, num_crops=None)
+    assert (filled.crops_per_image, filled.schedule.single_crop_ending) == (2, False)
+
+
+def test_more_epochs_are_advised_that_pairs_of_crops_can_have(config_of):
+    config = fill_defaults(config_of("moco"), num_images=15, num_crops=None)
+    order = Order(images=np.arange(15), passes=all_passes(config), batch_size=14, seed=0)
+    (advice,) = (said for said in odd_settings(config, order) if "--epochs" in said)
+    assert int(re.search(r"--epochs (\d+)", advice)[1]) % 2 == 0
 
 
 def test_settings_of_a_queue_are_refused_where_there_is_none(config_of):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -250,7 +250,7 @@ class TrainConfig:
         self._check_unused(method)
         self._check_mixing(method)
         self._check_numbers()
-        passes = plan_passes(self.epochs, crops_per_image(self), self.schedule)  # checks these
+        passes = all_passes(self)  # checks epochs, crops_per_image and schedule
         self._check_pairs(method, passes)
 
     def _check_crop_source(self, method: type[Method]) -> None:
@@ -327,8 +327,8 @@ class TrainConfig:
         if odd:
             raise ConfigError(
                 f"method {self.method} needs two crops of an image in every pass, but the one at "
-                f"epoch {odd[0].epoch} has {odd[0].crops_per_image}; use --crops_per_image 2 "
-                "--schedule.single_crop_ending false, an even number of epochs, and no warm-up"
+                f"epoch {odd[0].epoch} has {odd[0].crops_per_image}; use an even number of epochs, "
+                "no warm-up, and leave out --crops_per_image and --schedule.single_crop_ending"
             )
 
     def _check_numbers(self) -> None:
@@ -355,6 +355,23 @@ def crops_per_image(config: TrainConfig) -> int:
     needs_pairs = find_method(config.method).needs_pairs
     default = 2 if needs_pairs else _CROPS_PER_IMAGE[crop_source_kind(config)]
     return default if config.crops_per_image is None else config.crops_per_image
+
+
+def pass_schedule(config: TrainConfig) -> ScheduleConfig:
+    """The schedule; without a single-crop ending, unless asked for, where crops are in pairs."""
+    if config.schedule.single_crop_ending is not None:
+        return config.schedule
+    needs_pairs = find_method(config.method).needs_pairs
+    return replace(config.schedule, single_crop_ending=not needs_pairs)
+
+
+def all_passes(config: TrainConfig) -> list[Pass]:
+    """The passes of a run over its images, in order.
+
+    Raises:
+        ConfigError: see `plan_passes`.
+    """
+    return plan_passes(config.epochs, crops_per_image(config), pass_schedule(config))
 
 
 def starts_from_weights(config: TrainConfig) -> bool:

@@ -21,7 +21,7 @@ from fkd.engine.loop import LoopConfig, run
 from fkd.engine.order import Order
 from fkd.engine.recorder import Recorder
 from fkd.engine.run_folder import is_finished, open_run_folder
-from fkd.engine.schedule import Pass, plan_passes
+from fkd.engine.schedule import Pass
 from fkd.engine.state import TrainState
 from fkd.errors import ConfigError, RunError
 from fkd.evaluation.accuracy import measure_accuracy
@@ -32,6 +32,7 @@ from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
     TrainConfig,
+    all_passes,
     count_workers,
     crops_per_image,
     kind_of_workers,
@@ -221,7 +222,7 @@ def _load_batches(
 def _build_order(config: TrainConfig, setup: TrainSetup, accelerator: Accelerator) -> Order:
     return Order(
         images=setup.chosen,
-        passes=plan_passes(config.epochs, crops_per_image(config), config.schedule),
+        passes=all_passes(config),
         batch_size=config.batch_size or default_batch_size(len(setup.chosen)),
         seed=config.seed,
         world_size=accelerator.num_processes,
