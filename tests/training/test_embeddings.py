@@ -1,8 +1,6 @@
 """Students of embeddings: whole runs from a store of features to a network that others can use."""
 
 import json
-import os
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +30,7 @@ from fkd.store import LabelStore
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
 from fkd.training.students import build_student
-from tests.training.processes import fork, train_together
+from tests.training.processes import start, train_together
 
 SIDE = 32
 
@@ -197,13 +195,13 @@ def test_a_killed_process_goes_on_to_the_same_bits(config):
     config = replace(config, ssl=SslConfig(loss="bank"), log_every=1, checkpoint_seconds=0)
     reference = replace(config, out=config.out + "-reference")
     train(reference)
-    process, log = fork(config), Path(config.out) / "metrics.jsonl"
+    process, log = start(config), Path(config.out) / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and log.read_text().count("\n") >= 3):
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+    process.kill()
+    process.join()
     assert not (Path(config.out) / "model.safetensors").exists()
     train(config)
     assert_same_bits(config, reference)

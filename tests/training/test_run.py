@@ -28,7 +28,7 @@ from fkd.methods import MealV2Config
 from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
-from tests.training.processes import exit_codes, fork, fork_together, train_together
+from tests.training.processes import exit_codes, start, start_together, train_together
 
 ALIVE = {"method": "mealv2-fkd", "seed": 7}
 """Of the discriminators for so few classes many have no gradient from the start: dead ReLUs."""
@@ -293,10 +293,10 @@ def test_a_killed_process_goes_on_to_the_same_bits(config, drill):
     while left:
         killed = replace(config, out=f"{config.out}-{left}")
         for lines in sorted(draw.sample(range(1, num_lines - 2), min(2, left))):
-            process = fork(killed)
+            process = start(killed)
             wait_for_lines(killed, lines)
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
+            process.kill()
+            process.join()
             assert not (Path(killed.out) / "model.safetensors").exists()
             left -= 1
         train(killed)
@@ -340,9 +340,9 @@ def test_a_run_with_a_discriminator_goes_on_with_another_number_of_processes(pla
     config = replace(plain, accumulate_steps=2, epochs=16, val=None, log_every=1, **ALIVE)
     reference = replace(config, out=config.out + "-reference")
     train(reference)
-    processes = fork_together(config, 2)
+    processes = start_together(config, 2)
     wait_for_lines(config, 4)
-    os.kill(processes[0], signal.SIGTERM)
+    processes[0].terminate()
     assert exit_codes(processes) == [143, 143]
     resumed = StopAt(-1)
     train(config, resumed)
@@ -355,9 +355,9 @@ def test_all_processes_stop_when_one_is_told_to(plain):
     config = replace(plain, epochs=16, log_every=1, val=None)
     reference = replace(config, out=config.out + "-reference")
     train_together(reference, 2)
-    processes = fork_together(config, 2)
+    processes = start_together(config, 2)
     wait_for_lines(config, 4)
-    os.kill(processes[1], signal.SIGTERM)
+    processes[1].terminate()
     assert exit_codes(processes) == [143, 143]
     newest = sorted((Path(config.out) / "checkpoints").glob("*.json"))[-1]
     assert json.loads(newest.read_text())["step"] == lines_of(config)[-1]["step"]
