@@ -124,6 +124,8 @@ def test_a_network_without_a_head_needs_a_file(backbone):
         ({"head": "x", "output": "features"}, "is not used with --teacher.output features"),
         ({"class_names": "x", "output": "features"}, r"teacher\.class_names: with .* features"),
         ({"class_names": "x", "output": "head"}, r"teacher\.class_names: with .* head"),
+        ({"temperature": 2.0, "output": "features"}, r"teacher\.temperature: .* no softmax"),
+        ({"temperature": 2.0, "output": "head"}, r"teacher\.temperature: .* no softmax"),
         ({"output": "classes"}, r"teacher\.output: 'classes' is none of logits, features, head"),
     ],
 )

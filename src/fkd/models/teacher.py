@@ -32,7 +32,7 @@ class TeacherConfig:
         head: a file with that head, where the network has none by itself.
         checkpoint: a file of weights, or a model folder, which needs no name.
         weight: its share in an ensemble, relative to the others'.
-        temperature: divides the logits before the softmax.
+        temperature: divides the logits before the softmax; of no embeddings, which have none.
         input_size: pixels of its crops; by default those of its own configuration.
         interpolation: how its crops are resized; by default that of its own configuration.
         mean: of red, green, blue, where white is 1, for weights that were trained with others than
@@ -77,6 +77,11 @@ class TeacherConfig:
             raise ConfigError(
                 f"teacher.class_names: with --teacher.output {self.output} the outputs are no "
                 "classes; leave it out"
+            )
+        if self.temperature != 1.0 and self.output != "logits":
+            raise ConfigError(
+                f"teacher.temperature: --teacher.output {self.output} takes no softmax; leave it "
+                "out, and give --ssl.temperature to the training of a student"
             )
         require_colors("teacher.", self.mean, self.std)
         settle_paths(self, "checkpoint", "class_names", "head")
