@@ -112,12 +112,6 @@ def test_teachers_of_classes_or_several_are_refused(name, teacher, embedder, met
         build(name, lambda **v: method_inputs(teacher=two, **v))
 
 
-def test_a_temperature_of_the_teacher_alone_is_refused(teacher_config, method_inputs):
-    warm = load_teachers([replace(teacher_config, output="features", temperature=2.0)])
-    with pytest.raises(ConfigError, match=r"teacher\.temperature: 2\.0 has no effect"):
-        build("s2bnn", lambda **v: method_inputs(teacher=warm, **v))
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -110,6 +110,17 @@ def test_a_backbone_and_a_head_are_a_teacher(kind, backbone, tmp_path):
     assert other.identity()[0]["weights_sha256"] != teacher.identity()["weights_sha256"]
 
 
+@pytest.mark.parametrize("output", ["features", "head"])
+def test_a_temperature_of_embeddings_is_refused(output, backbone, tmp_path):
+    _, config = backbone
+    head = None
+    if output == "head":
+        head = str(tmp_path / "h.safetensors")
+        save_file(MlpHead(backbone[0].num_features).state_dict(), head)
+    with pytest.raises(ConfigError, match=rf"teacher\.temperature: the {output} of .* no softmax"):
+        load_teachers([replace(config, output=output, head=head, temperature=2.0)])
+
+
 def test_a_network_without_a_head_needs_a_file(backbone):
     with pytest.raises(
         ConfigError, match=r"test_resnet has no projection head; give a file .*head"
@@ -124,8 +135,6 @@ def test_a_network_without_a_head_needs_a_file(backbone):
         ({"head": "x", "output": "features"}, "is not used with --teacher.output features"),
         ({"class_names": "x", "output": "features"}, r"teacher\.class_names: with .* features"),
         ({"class_names": "x", "output": "head"}, r"teacher\.class_names: with .* head"),
-        ({"temperature": 2.0, "output": "features"}, r"teacher\.temperature: .* no softmax"),
-        ({"temperature": 2.0, "output": "head"}, r"teacher\.temperature: .* no softmax"),
         ({"output": "classes"}, r"teacher\.output: 'classes' is none of logits, features, head"),
     ],
 )

@@ -189,11 +189,6 @@ def _require_embeddings(inputs: MethodInputs) -> None:
             f"teacher.name: {teachers[0].name} gives class scores, and S2-BNN needs embeddings; "
             "add --teacher.output features, or name a network like moco_v2_resnet50"
         )
-    if teachers[0].temperature != 1.0:
-        raise ConfigError(
-            f"teacher.temperature: {teachers[0].temperature} has no effect on embeddings; use "
-            "ssl.temperature, which is of teacher and student"
-        )
     if inputs.options.loss == "bank":
         raise ConfigError(
             "ssl.loss bank: its bank is drawn from a store, and there is none beside an online "

@@ -78,11 +78,6 @@ class TeacherConfig:
                 f"teacher.class_names: with --teacher.output {self.output} the outputs are no "
                 "classes; leave it out"
             )
-        if self.temperature != 1.0 and self.output != "logits":
-            raise ConfigError(
-                f"teacher.temperature: --teacher.output {self.output} takes no softmax; leave it "
-                "out, and give --ssl.temperature to the training of a student"
-            )
         require_colors("teacher.", self.mean, self.std)
         settle_paths(self, "checkpoint", "class_names", "head")
 
@@ -183,6 +178,11 @@ def _teacher(
     class_names: list[str],
     output: TeacherOutput,
 ) -> Teacher:
+    if output != "logits" and config.temperature != 1.0:
+        raise ConfigError(
+            f"teacher.temperature: the {output} of {loaded.name} are no classes and take no "
+            "softmax; leave it out, and give --ssl.temperature to the training of a student"
+        )
     return Teacher(
         network,
         name=loaded.name,
