@@ -4,9 +4,10 @@ python -m benchmarks.claims.run_self_supervised --config benchmarks/claims/cifar
 
 Every row trains the same student on the same images for the same number of crop-epochs, with the
 same optimizer, head and crops; seeds differ in weights and order. What a student is worth is
-measured by `fkd probe`: nearest neighbors and a linear classifier on its frozen features. Stop it
-any time: the same command resumes after the last finished run. Times count only where nothing else
-runs on the machine, and where no run was stopped.
+measured by `fkd probe`: nearest neighbors and a linear classifier on its frozen features, beside
+those of the teacher and of the same network with random weights. Stop it any time: the same command
+resumes after the last finished run. Times count only where nothing else runs on the machine, and
+where no run was stopped.
 """
 
 import json
@@ -14,6 +15,10 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
 
 from benchmarks.claims.runs import Say, subset
 from benchmarks.machine import describe_machine
@@ -45,7 +50,7 @@ class SslClaimsConfig:
         epochs: crop-epochs of every run, and the crops stored per image.
         max_images: train on a random choice of that many images; they are copied into `out`.
         batch_size: crops per step.
-        crops_per_image: m of the rows with a store.
+        crops_per_image: m of the row whose batches have several crops of an image; 1 in the others.
         scale: smallest and largest share of an image's area in a crop.
         optimizer: of every run.
         losses: compared on the store; the first one also with the online teacher.
@@ -81,20 +86,27 @@ class SslClaimsConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train: a method and a loss."""
+    """One way to train: a method, a loss, and m."""
 
     method: str
     loss: SslConfig
+    crops_per_image: int = 1
 
     @property
     def name(self) -> str:
-        """For example "fkd-ssl dims"."""
-        return f"{self.method} {self.loss.loss}"
+        """For example "fkd-ssl dims m4"."""
+        several = f" m{self.crops_per_image}" if self.crops_per_image > 1 else ""
+        return f"{self.method} {self.loss.loss}{several}"
 
 
 def all_rows(config: SslClaimsConfig) -> list[Row]:
     """The online row first, which the others are compared with."""
-    return [Row(_ONLINE, config.losses[0]), *(Row(_STORED, loss) for loss in config.losses)]
+    first = config.losses[0]
+    return [
+        Row(_ONLINE, first),
+        *(Row(_STORED, loss) for loss in config.losses),
+        Row(_STORED, first, config.crops_per_image),
+    ]
 
 
 def run_comparison(config: SslClaimsConfig, say: Say) -> str:
@@ -104,7 +116,9 @@ def run_comparison(config: SslClaimsConfig, say: Say) -> str:
     machine = describe_machine()
     labeling = _make_store(config, say)
     teacher = _probe_teacher(config)
-    say(f"teacher  k-NN {teacher.knn_top1:.2f} %, linear {teacher.linear.top1:.2f} %")
+    say(f"teacher  {_accuracy(teacher)}")
+    untrained = [_probe_untrained(config, seed) for seed in range(config.seeds)]
+    say(f"random weights: {'; '.join(_accuracy(report) for report in untrained)}")
     runs: dict[str, list[dict[str, float]]] = {row.name: [] for row in all_rows(config)}
     for seed in range(config.seeds):
         for row in all_rows(config):
@@ -116,8 +130,10 @@ def run_comparison(config: SslClaimsConfig, say: Say) -> str:
             )
             results = _summary(config, runs) | {"labeling_seconds": labeling, "machine": machine}
             results |= {"teacher": asdict(teacher), "config": asdict(config), "runs": runs}
+            results |= {"untrained": [asdict(report) for report in untrained]}
             (out / "self-supervised.json").write_text(json.dumps(results, indent=1))
-    return _table(_summary(config, runs), labeling)
+    references = {"the teacher": [teacher], "random weights": untrained}
+    return _table(_summary(config, runs), references, labeling)
 
 
 def _make_store(config: SslClaimsConfig, say: Say) -> float | None:
@@ -155,7 +171,7 @@ def _settings(config: SslClaimsConfig, row: Row, seed: int, path: Path) -> Train
     options: dict[str, Any] = {"teacher": config.teacher, "crops": CropConfig(scale=config.scale)}
     if row.method == _STORED:
         store = str(Path(config.out) / "embeddings")
-        options = {"store": store, "crops_per_image": config.crops_per_image}
+        options = {"store": store, "crops_per_image": row.crops_per_image}
     return TrainConfig(
         method=row.method,
         out=str(path),
@@ -180,6 +196,7 @@ def _probe(config: SslClaimsConfig, model: str, checkpoint: str | None = None) -
         ProbeConfig(
             model,
             checkpoint=checkpoint,
+            input_size=config.student.input_size if checkpoint else None,
             images=subset(config),
             val=config.val,
             out=None,
@@ -188,6 +205,18 @@ def _probe(config: SslClaimsConfig, model: str, checkpoint: str | None = None) -
             device=config.device,
         )
     )
+
+
+def _probe_untrained(config: SslClaimsConfig, seed: int) -> ProbeReport:
+    """What the student is worth before it has learned anything."""
+    torch.manual_seed(seed)
+    weights = Path(config.out) / f"untrained-seed{seed}.safetensors"
+    save_file(timm.create_model(config.student.name).state_dict(), weights)
+    return _probe(config, config.student.name, str(weights))
+
+
+def _accuracy(report: ProbeReport) -> str:
+    return f"k-NN {report.knn_top1:.2f} %, linear {report.linear.top1:.2f} %"
 
 
 def _probe_teacher(config: SslClaimsConfig) -> ProbeReport:
@@ -231,7 +260,11 @@ def _summary(
     return {"rows": rows}
 
 
-def _table(summary: dict[str, dict[str, dict[str, float]]], labeling: float | None) -> str:
+def _table(
+    summary: dict[str, dict[str, dict[str, float]]],
+    references: dict[str, list[ProbeReport]],
+    labeling: float | None,
+) -> str:
     lines = [
         "| row | n | linear top-1 | k-NN top-1 | seconds | relative |",
         "|---|---|---|---|---|---|",
@@ -241,6 +274,12 @@ def _table(summary: dict[str, dict[str, dict[str, float]]], labeling: float | No
             f"{row['knn_top1']:.2f} ± {row['knn_top1_std']:.2f} | {row['seconds']:.1f} | "
             f"{row['relative_time']:.2f} x |"
             for name, row in summary["rows"].items()
+        ),
+        *(
+            f"| {name} | {len(reports)} | "
+            f"{statistics.mean(report.linear.top1 for report in reports):.2f} | "
+            f"{statistics.mean(report.knn_top1 for report in reports):.2f} | - | - |"
+            for name, reports in references.items()
         ),
     ]
     told = "" if labeling is None else f"\nlabels: {labeling:.1f} s of the teacher, once\n"

@@ -34,12 +34,15 @@ def test_every_row_is_trained_and_probed_and_a_second_start_repeats_nothing(
     )
     said = []
     text = run_comparison(config, said.append)
-    assert [row.name for row in all_rows(config)] == ["s2bnn dims", "fkd-ssl dims", "fkd-ssl bank"]
+    names = [row.name for row in all_rows(config)]
+    assert names == ["s2bnn dims", "fkd-ssl dims", "fkd-ssl bank", "fkd-ssl dims m2"]
     results = json.loads((tmp_path / "out" / "self-supervised.json").read_text())
-    for name in ("s2bnn dims", "fkd-ssl dims", "fkd-ssl bank"):
+    for name in names:
         assert results["rows"][name]["n"] == len(results["runs"][name]) == 2
         assert f"| {name} | 2 | " in text
     assert results["rows"]["s2bnn dims"]["relative_time"] == 1.0
+    assert "| the teacher | 1 | " in text
+    assert "| random weights | 2 | " in text
     assert results["labeling_seconds"] > 0
     again = run_comparison(config, said.append)
     assert again.partition("labels:")[0].strip() == text.partition("labels:")[0].strip()
