@@ -57,6 +57,23 @@ class TestPlainSplits:
             assert (keys(source), source.class_names) == (["1.png"], None)
 
 
+class TestNoSplits:
+    @pytest.mark.parametrize("layout", ["auto", "folder", "classes", "flat"])
+    def test_a_split_that_is_not_there_to_choose_is_remarked(self, tmp_path, layout):
+        """Else the images of `--val.split val` may be those that are trained on."""
+        write(tmp_path / "photos", "a/1.png", "b/2.png")
+        source = open_folder(tmp_path / "photos", split="val", format=layout)
+        assert len(source) == 2
+        assert remarks_of(source) == [
+            f"images.split val chooses nothing: {tmp_path}/photos is not divided into splits"
+        ]
+        assert not remarks_of(open_folder(tmp_path / "photos", format=layout))
+
+    def test_a_root_that_is_the_split_is_none(self, tmp_path):
+        write(tmp_path / "validation", "a/1.png", "b/2.png")
+        assert not remarks_of(open_folder(tmp_path / "validation", split="val"))
+
+
 # What lies below a root, and the folder to give instead of it.
 OTHER_SPLITS = [
     (["train", "val", "meta"], "train"),
@@ -80,6 +97,9 @@ OTHER_SPLITS = [
     (["seg_train", "seg_test", "seg_pred"], "seg_train"),
     (["birds-train", "birds-val"], "birds-train"),
     (["val_256", "train_256_places365standard"], "train_256_places365standard"),
+    (["CUBTrain", "CUBTest"], "CUBTrain"),
+    (["VOCtrain", "VOCtest"], "VOCtrain"),
+    (["TRAINImages", "TESTImages"], "TRAINImages"),
 ]
 
 
@@ -144,6 +164,34 @@ class TestNamesOfClasses:
         }.items():
             assert {split_kind(name.encode()) for name in names} == {kind}
 
+    @pytest.mark.parametrize(
+        ("names", "give"),
+        [
+            (["images", "masks"], "images"),
+            (["Images", "labels"], "Images"),
+            (["JPEGImages", "SegmentationClass"], "JPEGImages"),
+            (["image_2", "label_2"], "image_2"),
+            (["gt", "img"], "img"),
+            (["fold1", "fold2"], "fold1"),
+            (["part-000000", "part-000001"], "part-000000"),
+            (["Split 1", "Split 2", "Split 3"], "Split 1"),
+        ],
+    )
+    def test_some_are_of_no_class(self, tmp_path, names, give):
+        write(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(2)))
+        with pytest.raises(
+            ConfigError, match=rf"not look like classes; give {tmp_path}/{give}, or"
+        ):
+            open_folder(tmp_path)
+        assert open_folder(tmp_path, format="classes").class_names == sorted(names)
+
+    def test_images_beside_annotations_without_images(self, tmp_path):
+        write(tmp_path, "train/images/1.png", "train/labels/1.txt", "val/images/1.png")
+        with pytest.raises(
+            ConfigError, match=rf"give {tmp_path}/train/images, or {tmp_path}/train"
+        ):
+            open_folder(tmp_path)
+
 
 class TestDepth:
     @pytest.mark.parametrize(
@@ -181,6 +229,14 @@ class TestDepth:
         assert remarks_of(source) == [
             f"{tmp_path} has one class, images; if that is no class, give {tmp_path}/images"
         ]
+
+    def test_who_insists_within_a_split_does_not_get_the_splits_as_classes(self, tmp_path):
+        """As the classes of Tiny ImageNet are: images.format classes at the root would be wrong."""
+        write(tmp_path, *(f"train/n0{i}/images/1.png" for i in (1, 2)), "val/images/1.png")
+        insist = f"{tmp_path}/train with images.format classes if they are classes"
+        with pytest.raises(ConfigError, match=insist):
+            open_folder(tmp_path)
+        assert open_folder(tmp_path / "train", format="classes").class_names == ["n01", "n02"]
 
     def test_the_advice_within_a_split_begins_at_the_root(self, tmp_path):
         write(tmp_path, "train/images/cat/1.png", "val/images/cat/2.png")

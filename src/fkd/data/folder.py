@@ -12,7 +12,14 @@ from typing import Literal
 import numpy as np
 
 from fkd.data.formats import image_extensions
-from fkd.data.layout import Layout, as_classes, find_classes, place, without_classes
+from fkd.data.layout import (
+    Layout,
+    as_classes,
+    describe_unused_split,
+    find_classes,
+    place,
+    without_classes,
+)
 from fkd.data.listing import Folder, read_tree
 from fkd.errors import ConfigError, ImageError
 from fkd.store.canonical import printable
@@ -131,10 +138,14 @@ def scan_folder(
             f"images.root: no image files ({known}) below {root}{others}; give another folder"
         )
     if layout == "flat":
-        return _as_source(root, without_classes(root, tree, split))
-    if layout == "classes":
-        return _as_source(root, as_classes(root, tree))
-    return _as_source(root, find_classes(root, tree, split))
+        found = without_classes(root, tree, split)
+    elif layout == "classes":
+        found = as_classes(root, tree)
+    else:
+        found = find_classes(root, tree, split)
+    if found.folder is tree:
+        found.remarks.extend(describe_unused_split(root, split))
+    return _as_source(root, found)
 
 
 def _as_source(root: str, layout: Layout) -> FolderSource:

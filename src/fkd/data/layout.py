@@ -8,6 +8,7 @@ like them, and every other one is refused with the folder to give instead.
     ROOT/1.jpg              no classes
     ROOT/train/...          splits, if all folders are called so: the one called `split`
     ROOT/Train/... , ROOT/meta/... , ROOT/images/cat/1.jpg          refused
+    ROOT/images/1.jpg beside ROOT/masks/1.png , ROOT/fold1/1.jpg    refused
 """
 
 import os
@@ -36,6 +37,14 @@ _FILLERS = frozenset(
     {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "part", "full"}
     | {"ilsvrc", "coco", "voc"}
 )
+# Where an upper-case word ends in TRAINSet and in VOCtrain; the first that finds a split is right.
+_WORDS = (
+    re.compile("[A-Z]?[a-z]+|[A-Z]+|[^\x00-\x7f]+"),
+    re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\x00-\x7f]+"),
+)
+# Folders of images that go with masks, labels or other images, not a class.
+_IMAGES = re.compile(rb"(?:jpe?g|png|raw|rgb)?[-_ ]?(?:images?|imgs?)(?:[-_ ]?\d+)?", re.IGNORECASE)
+_PART = re.compile(rb"(?:fold|part|split|shard|chunk|batch|subset)[-_ ]?\d+", re.IGNORECASE)
 _SHOWN = 4
 
 
@@ -70,12 +79,29 @@ def split_kind(name: bytes) -> str | None:
 def _split_words(name: bytes) -> tuple[str | None, list[str]]:
     """The kind of split of which a name has one word, and its words that say something else."""
     text = name.decode("utf-8", "replace")
-    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[^\x00-\x7f]+", text)]
-    words = [word.removesuffix("set") or word for word in words]
+    readings = [_read_words(pattern.findall(text)) for pattern in _WORDS]
+    return next((reading for reading in readings if reading[0] is not None), readings[0])
+
+
+def _read_words(parts: Sequence[str]) -> tuple[str | None, list[str]]:
+    words = [part.lower().removesuffix("set") or part.lower() for part in parts]
     kinds = [_KIND_OF[word] for word in words if word in _KIND_OF]
     known = _KIND_OF.keys() | _FILLERS | set(string.ascii_lowercase)  # of trainA, v2
     others = [word for word in words if word not in known]
     return (kinds[0] if len(kinds) == 1 else None), others
+
+
+def describe_unused_split(root: str, split: str) -> list[str]:
+    """A remark on a split that was asked for where there are none; nothing if that is no surprise.
+
+    Args:
+        root: what holds no splits.
+        split: the setting, "train" by default.
+    """
+    own_kind = split_kind(os.fsencode(os.path.basename(os.path.abspath(root))))
+    if split == "train" or own_kind == (split_kind(os.fsencode(split)) or split):
+        return []
+    return [f"images.split {split} chooses nothing: {root} is not divided into splits"]
 
 
 def find_classes(root: str, tree: Folder, split: str) -> Layout:
@@ -87,8 +113,9 @@ def find_classes(root: str, tree: Folder, split: str) -> Layout:
         split: which of its splits is wanted, if it holds some.
 
     Raises:
-        ConfigError: splits lie beside something else or are spelled otherwise; most images lie
-            deeper than classes do; or as `as_classes`. Names the folder to give instead.
+        ConfigError: splits lie beside something else or are spelled otherwise; folders are called
+            as no class is; most images lie deeper than classes do; or as `as_classes`. Names the
+            folder to give instead.
     """
     if _holds_splits(tree):
         return find_classes(root, _enter_split(root, tree, split), split)
@@ -96,6 +123,7 @@ def find_classes(root: str, tree: Folder, split: str) -> Layout:
         return Layout(tree, None, [])
     if not tree.images:
         _refuse_depth(root, tree, split)
+        _refuse_names(root, tree)
     layout = as_classes(root, tree)
     if layout.classes is not None and len(layout.classes) == 1:
         (only,) = layout.classes
@@ -188,8 +216,8 @@ def _enter_split(root: str, tree: Folder, split: str) -> Folder:
     if not _are_plain(tree):
         raise ConfigError(
             f"images.root: {where} holds {_names(tree.folders)}, of which some look like splits of "
-            f"one data set, not classes; give {place(root, _best_split(tree, split))}, or set "
-            "images.format classes if they are classes"
+            f"one data set, not classes; give {place(root, _best_split(tree, split))}, or "
+            f"{_insist(root, tree)} if they are classes"
         )
     splits = {os.fsdecode(folder.name): folder for folder in tree.folders}
     if split not in splits:
@@ -212,6 +240,30 @@ def _best_split(tree: Folder, split: str) -> Folder:
     return min(tree.folders, key=rank)
 
 
+def _refuse_names(root: str, tree: Folder) -> None:
+    """Refuse folders that are called as no class is: images beside masks, parts with numbers."""
+    if len(tree.folders) == 1:
+        return
+    images = [folder for folder in tree.folders if _IMAGES.fullmatch(folder.name)]
+    are_parts = all(_PART.fullmatch(folder.name) for folder in tree.folders)
+    if images or are_parts:
+        given = (images or tree.folders)[0]
+        raise ConfigError(
+            f"images.root: {place(root, tree)} holds {_names(tree.folders)}, which do not look "
+            f"like classes; give {place(root, given)}, or {_insist(root, tree)} if they are classes"
+        )
+
+
+def _insist(root: str, tree: Folder) -> str:
+    """How to have the folders directly below a folder as classes, whatever they are called.
+
+    In a split it takes the folder itself: below the root the splits would be the classes.
+    """
+    if tree.path:
+        return f"{place(root, tree)} with images.format classes"
+    return "set images.format classes"
+
+
 def _refuse_depth(root: str, tree: Folder, split: str) -> None:
     """Refuse a tree of which most images do not lie directly in the folders below the root."""
     direct = sum(len(folder.images) for folder in tree.folders)
@@ -224,7 +276,7 @@ def _refuse_depth(root: str, tree: Folder, split: str) -> None:
     raise ConfigError(
         f"images.root: {deeper} of {tree.num_images} images below {place(root, tree)} lie deeper "
         f"than in {_names(tree.folders)} (such as {printable(example)}), so that these look like "
-        f"no classes; give {place(root, _best_level(tree, split))}, or set images.format classes "
+        f"no classes; give {place(root, _best_level(tree, split))}, or {_insist(root, tree)} "
         "if they are classes"
     )
 
