@@ -132,9 +132,23 @@ def test_what_is_no_class_is_one_sentence(tmp_path, labels):
         open_labels(tmp_path, labels)
 
 
-def test_text_and_numbers_do_not_mix(tmp_path):
-    with pytest.raises(ConfigError, match="text in some files and numbers in others"):
-        open_labels(tmp_path, ["a"], [1])
+@pytest.mark.parametrize(
+    ("first", "second", "kinds"),
+    [
+        (["a"], [1], "text in some files and numbers in others"),
+        (["a"], [True], "truth values in some files and text in others"),
+        ([1], [True], "truth values in some files and numbers in others"),
+    ],
+)
+def test_text_numbers_and_truth_values_do_not_mix(tmp_path, first, second, kinds):
+    with pytest.raises(ConfigError, match=kinds):
+        open_labels(tmp_path, first, second)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t"])
+def test_empty_text_names_no_class(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"empty text \(image 1\).* use null"):
+        open_labels(tmp_path, ["a", text])
 
 
 def test_damaged_labels_are_one_sentence(tmp_path):

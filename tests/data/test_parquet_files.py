@@ -54,6 +54,9 @@ class TestNumberedSets:
             (["train-00000-of-00002-0a1b2c"], "number 1"),
             (["a/train-00000-of-00002", "b/train-00000-of-00001"], "number 1"),
             (["data-1-of-3", "data-3-of-3"], "number 2"),
+            (["data_1of3", "data_3of3"], "number 2"),
+            (["train-0000_of_0003", "train-0002_of_0003"], "number 1"),
+            (["Part 1 OF 3", "Part 3 OF 3"], "number 2"),
             (["train-00001-of-00002", "test-00000-of-00001"], "number 0"),
         ],
     )
@@ -114,6 +117,30 @@ class TestSplits:
         write(tmp_path / f"{other}-0.parquet")
         write(tmp_path / "mnist_test.parquet")
         assert keys(open_folder(tmp_path)) == ["train-0.parquet/000000", "train-0.parquet/000001"]
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("TrainSet", "TestSet"),
+            ("trainA", "testA"),
+            ("learn", "validate"),
+            ("birds TRN", "birds TST"),
+            ("trainSet/0", "devSet/0"),
+            ("data", "minival"),
+        ],
+    )
+    def test_spelled_as_no_split_usually_is_they_are_refused(self, tmp_path, names):
+        for name in names:
+            write(tmp_path / f"{name}.parquet")
+        with pytest.raises(ConfigError, match="look like different splits of one data set; give"):
+            open_folder(tmp_path)
+        assert len(open_folder(tmp_path / f"{names[0]}.parquet")) == 2
+
+    def test_one_that_is_not_there_to_choose_is_remarked(self, tmp_path):
+        write(tmp_path / "0.parquet")
+        (remark,) = remarks_of(open_folder(tmp_path, split="test"))
+        assert remark == f"images.split test chooses nothing: {tmp_path} is not divided into splits"
+        assert not remarks_of(open_folder(tmp_path))
 
     def test_none_of_the_name_is_refused_with_those_there(self, tmp_path):
         write(tmp_path / "Train" / "0.parquet")
@@ -247,6 +274,24 @@ class TestNames:
             open_folder(tmp_path)
         for part in ("a.parquet", "b.parquet", "name different classes", difference):
             assert part in str(caught.value)
+
+    def test_names_by_number_are_read(self, tmp_path):
+        write(tmp_path / "a.parquet", names={"1": "dog", "0": "cat"})
+        assert open_folder(tmp_path).class_names == ["cat", "dog"]
+
+    @pytest.mark.parametrize("names", [["cat", None], {"0": "cat", "7": "dog"}, "cat", 7, [["a"]]])
+    def test_names_that_are_none_are_refused(self, tmp_path, names):
+        write(tmp_path / "a.parquet", names=names)
+        with pytest.raises(ConfigError, match="no list of names; correct the metadata"):
+            open_folder(tmp_path)
+
+    @pytest.mark.parametrize("column", ["image", "label"])
+    def test_columns_of_the_same_name_are_refused(self, tmp_path, column):
+        columns = {"image": pa.array([b"x"]), "label": pa.array([0])}
+        arrays, names = [*columns.values(), columns[column]], [*columns, column]
+        pq.write_table(pa.table(arrays, names=names), tmp_path / "a.parquet")
+        with pytest.raises(ConfigError, match=rf"images\.{column}_column: .* several columns"):
+            open_folder(tmp_path)
 
     def test_names_must_be_unique(self, tmp_path):
         write(tmp_path / "a.parquet", names=["cat", "cat"])

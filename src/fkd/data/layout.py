@@ -76,6 +76,18 @@ def split_kind(name: bytes) -> str | None:
     return None if others else kind
 
 
+def usual_split_in(path: str) -> str | None:
+    """The kind of split that the parts of a path have one word for, whatever else they say.
+
+    Example:
+        >>> [usual_split_in(path) for path in ("plants/trainA", "TestSet-0", "holdout", "more")]
+        ['train', 'test', None, None]
+    """
+    kinds = {_split_words(os.fsencode(part))[0] for part in path.split("/")}
+    usual = kinds - {None, "other"}
+    return usual.pop() if len(usual) == 1 else None
+
+
 def _split_words(name: bytes) -> tuple[str | None, list[str]]:
     """The kind of split of which a name has one word, and its words that say something else."""
     text = name.decode("utf-8", "replace")

@@ -18,6 +18,8 @@ try:
 except ImportError:  # ParquetSource says what to install
     pa = None
 
+_NUMBERS = "numbers"
+
 
 def read_classes(footers: Sequence[Footer], column: str) -> tuple[list[str] | None, np.ndarray]:
     """Class names, None where no image has a label, and the label of every row (int32, -1 for
@@ -28,14 +30,15 @@ def read_classes(footers: Sequence[Footer], column: str) -> tuple[list[str] | No
     """
     names = _same_names(footers, column)
     values = [_read_column(footer, column) for footer in footers]
-    is_text = [_is_text(part.type) for part in values if not pa.types.is_null(part.type)]
-    if len(set(is_text)) > 1:
+    kinds = sorted({_kind_of(part.type) for part in values if not pa.types.is_null(part.type)})
+    if len(kinds) > 1:
         raise ConfigError(
-            f"images.label_column: column {column!r} holds text in some files and numbers in "
-            f"others ({footers[0].name} ...); keep one data set in one folder"
+            f"images.label_column: column {column!r} holds {kinds[1]} in some files and {kinds[0]} "
+            f"in others ({footers[0].name} ...); keep one data set in one folder"
         )
-    if is_text and is_text[0]:
-        return _text_classes([text for part in values for text in part.cast("string").to_pylist()])
+    if kinds and kinds[0] != _NUMBERS:
+        texts = [text for part in values for text in part.cast("string").to_pylist()]
+        return _text_classes(texts, f"images.label_column: column {column!r} of {footers[0].name}")
     num_images = sum(footer.num_rows for footer in footers)
     labels = []
     for part, footer in zip(values, footers, strict=True):
@@ -85,7 +88,20 @@ def _is_text(kind: Any) -> bool:
     )
 
 
-def _text_classes(texts: list[str | None]) -> tuple[list[str] | None, np.ndarray]:
+def _kind_of(values: Any) -> str:
+    """What the values of a column of classes are, by their type."""
+    if pa.types.is_boolean(values):
+        return "truth values"
+    return "text" if _is_text(values) else _NUMBERS
+
+
+def _text_classes(texts: list[str | None], where: str) -> tuple[list[str] | None, np.ndarray]:
+    empty = next((i for i, text in enumerate(texts) if text is not None and not text.strip()), None)
+    if empty is not None:
+        raise ConfigError(
+            f"{where} holds empty text (image {empty}), which names no class; use null for images "
+            "without a class"
+        )
     names = sorted({text for text in texts if text is not None})
     label_of: dict[str | None, int] = {name: label for label, name in enumerate(names)}
     return names or None, np.array([label_of.get(text, -1) for text in texts], dtype=np.int32)
@@ -125,10 +141,23 @@ def _first_difference(names: list[str] | None, others: list[str] | None) -> str:
 
 
 def _names_in_metadata(schema: Any, column: str) -> list[str] | None:
-    """The names of a Hugging Face ClassLabel, if the schema carries them."""
+    """The names of a Hugging Face ClassLabel, if the schema carries them.
+
+    Raises:
+        ConfigError: it has names that are none.
+    """
     try:
         document = json.loads((schema.metadata or {})[b"huggingface"])
         names = document["info"]["features"][column]["names"]
     except (KeyError, TypeError, ValueError):  # no such metadata, or not in this form
         return None
-    return [str(name) for name in names] if isinstance(names, list) else None
+    if isinstance(names, dict) and set(names) == {str(i) for i in range(len(names))}:
+        names = [names[str(i)] for i in range(len(names))]  # as cards of data sets write them
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
+        raise ConfigError(
+            f"images.label_column: the names of the classes of column {column!r} in the metadata "
+            "are no list of names; correct the metadata"
+        )
+    return [str(name) for name in names]

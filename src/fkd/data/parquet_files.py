@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from fkd.data.layout import describe_unused_split, usual_split_in
 from fkd.data.listing import Folder
 from fkd.errors import ConfigError
 from fkd.store.canonical import printable
@@ -27,7 +28,11 @@ _SPLIT_IN_PATH = re.compile(
     r"(?=[-_./\d])",
     re.IGNORECASE,
 )
-_OF_A_SET = re.compile(r"(?P<stem>.*?)(?P<number>\d+)-of-(?P<total>\d+)(?!.*-of-\d)")
+# NUMBER-of-TOTAL, also 1of5 and 0001_of_0005.
+_OF_A_SET = re.compile(
+    r"(?P<stem>.*?)(?P<number>\d+)[-_. ]?of[-_. ]?(?P<total>\d+)(?!.*\d[-_. ]?of[-_. ]?\d)",
+    re.IGNORECASE,
+)
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)\.parquet")
 
 
@@ -73,7 +78,10 @@ def choose_files(root: str, tree: Folder | None, split: str) -> tuple[list[str],
     if not files:
         raise ConfigError(f"images.root: no .parquet file in {root}; give another file or folder")
     splits = {file: _SPLIT_IN_PATH.findall(file)[-1:] for file in files}
-    chosen = [file for file in files if splits[file] == [split]] if any(splits.values()) else files
+    is_divided = any(splits.values())
+    chosen = [file for file in files if splits[file] == [split]] if is_divided else files
+    if not is_divided:
+        _refuse_mixed_splits(root, files)
     if not chosen:
         known = ", ".join(sorted({name for names in splits.values() for name in names}))
         raise ConfigError(f"images.split: {root} has no {split!r}, only {known}; choose one")
@@ -83,6 +91,7 @@ def choose_files(root: str, tree: Folder | None, split: str) -> tuple[list[str],
     unassigned = [file for file in files if not splits[file] and file not in chosen]
     return chosen, [
         *_describe_gaps(chosen),
+        *([] if is_divided else describe_unused_split(root, split)),
         *_describe_left_out(unassigned, "of no split"),
     ]
 
@@ -159,6 +168,18 @@ def _read_footer(file: str, path: str) -> Footer:
         ) from error
 
 
+def _refuse_mixed_splits(root: str, files: Sequence[str]) -> None:
+    """Refuse files of which some are a split that is spelled otherwise: TestSet.parquet."""
+    kinds = {file: usual_split_in(file.removesuffix(".parquet")) for file in files}
+    named = [file for file, kind in kinds.items() if kind is not None]
+    if named and len(set(kinds.values())) > 1:
+        other = next(file for file in files if kinds[file] != kinds[named[0]])
+        raise ConfigError(
+            f"images.root: {named[0]} and {other} in {root} look like different splits of one data "
+            "set; give one file or folder, or rename them to train-..., test-..."
+        )
+
+
 def _require_complete(root: str, files: Sequence[str]) -> None:
     """Refuse a set of files called NUMBER-of-TOTAL that is not whole, or is there twice."""
     sets: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
@@ -211,6 +232,11 @@ def _describe_left_out(files: Sequence[str], kind: str) -> list[str]:
 
 def _require_columns(footers: Sequence[Footer], image: str, label: str | None) -> None:
     for field, column in (("image_column", image), ("label_column", label)):
+        for footer in footers:
+            if column is not None and footer.schema.names.count(column) > 1:
+                raise ConfigError(
+                    f"images.{field}: {footer.name} has several columns {column!r}; rename one"
+                )
         have = [column is None or column in footer.schema.names for footer in footers]
         if not any(have):
             there = ", ".join(footers[0].schema.names)
