@@ -220,13 +220,21 @@ OURS = {
 
 
 @pytest.mark.parametrize("kind", OURS)
-@pytest.mark.parametrize("where", ["out", "a/out", "a/b/c/out", ".hidden/out"])
+@pytest.mark.parametrize("where", ["out", "a/out", "a/b/c/out", ".hidden/out", "outs/1", "x/y/z"])
 def test_stores_and_runs_are_no_classes(tmp_path, kind, where):
     write(tmp_path, "a/1.png", "b/1.png", *(f"{where}/{name}" for name in OURS[kind]))
     source = open_folder(tmp_path)
     assert source.class_names == ["a", "b"]
     assert keys(source) == ["a/1.png", "b/1.png"]
     assert remarks_of(source) == []
+
+
+def test_a_folder_of_nothing_but_stores_and_runs_is_no_class(tmp_path):
+    files = [f"outs/{i}/{name}" for i, kind in enumerate(OURS) for name in OURS[kind]]
+    write(tmp_path, "a/1.png", "b/1.png", *files, "outs/0.html", "outs/notes.txt")
+    assert open_folder(tmp_path).class_names == ["a", "b"]
+    write(tmp_path, "outs/1.png")
+    assert open_folder(tmp_path).class_names == ["a", "b", "outs"]
 
 
 @pytest.mark.parametrize("kind", OURS)

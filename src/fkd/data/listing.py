@@ -132,7 +132,7 @@ def _why_no_folder(root: str) -> str:
 def _read(
     root: bytes, path: bytes, above: frozenset[tuple[int, int]], broken: list[str]
 ) -> Folder | None:
-    """The folder `root/path`; None for one of ours.
+    """The folder `root/path`; None for one of ours, or a folder below the root for nothing else.
 
     `above` identifies the folders that contain it; links that cannot be followed go to `broken`.
     """
@@ -148,6 +148,7 @@ def _read(
         return None
     folder = Folder(path)
     extensions = image_extensions()
+    holds_ours = False
     for entry in entries:
         if _is_hidden(entry.name):
             continue
@@ -155,10 +156,12 @@ def _read(
         if is_folder and entry.name.lower() not in _SYSTEM_FOLDERS:
             below = _read(root, folder.join(entry.name), above | {identity}, broken)
             folder.folders.extend([] if below is None else [below])
+            holds_ours |= below is None
         elif is_folder is False:
             _add_file(folder, entry.name, extensions)
     folder.folders.sort(key=lambda below: below.name)
-    return folder
+    is_empty = not (folder.images or folder.tables or folder.folders or folder.left_out)
+    return None if path and holds_ours and is_empty else folder
 
 
 def _scan(path: bytes) -> tuple[list["os.DirEntry[bytes]"], tuple[int, int]]:
