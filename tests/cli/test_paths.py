@@ -122,6 +122,43 @@ def test_paths_that_cannot_work(verb, option, room, tmp_path, capsys, monkeypatc
             assert "does not exist" not in printed, (situation, printed)
 
 
+@pytest.mark.parametrize(
+    ("verb", "option", "checkpoint"),
+    [
+        ("label", "--teacher.name", "--teacher.checkpoint"),
+        ("train", "--student.name", "--student.checkpoint"),
+        ("eval", "model", "--checkpoint"),
+    ],
+)
+def test_weights_in_the_place_of_a_name(verb, option, checkpoint, room, tmp_path, capsys):
+    words = words_for(verb, option, room[1].weights, room[1], tmp_path / "out")
+    code, printed = run(words, capsys)
+    assert code == 2
+    assert "weights.safetensors is a file; give" in printed
+    assert f"weights go into {checkpoint}, beside the name of their network" in printed
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
+def test_a_file_of_settings_without_any_says_so(content, room, tmp_path, capsys):
+    path = tmp_path / "settings.yaml"
+    path.write_text(content, encoding="utf-8")
+    code, printed = run(["plan", f"--config={path}"], capsys)
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "settings.yaml is empty; give a YAML file of settings" in printed
+
+
+def test_settings_through_a_pipe_are_read_once(room, tmp_path, capsys):
+    """As a shell gives them: --config <(generate ...)."""
+    reader, writer = os.pipe()
+    os.write(writer, b"num_crops: 3\n")
+    os.close(writer)
+    words = [word for word in command("plan", room[1], tmp_path) if "num_crops" not in word]
+    code, printed = run(["plan", *words, f"--config=/dev/fd/{reader}"], capsys)
+    os.close(reader)
+    assert code == 0, printed
+    assert "6 x 3 crops" in printed
+
+
 def as_nobody(words: list[str], folder: Path) -> tuple[int, str]:
     """Exit code and output of a command that another user gives; 99 for an exception."""
     written = folder / "printed"

@@ -46,6 +46,15 @@ def test_a_link_to_nowhere_is_no_free_place(view, tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_folder_is_no_page(view, tmp_path, overwrite):
+    code, said = view(f"--out={tmp_path}", *overwrite)
+    assert (code, said) == (
+        2,
+        f"fkd: error: out: {tmp_path} is a folder; give the file of the page, such as page.html\n",
+    )
+
+
 def test_the_store_may_be_the_current_folder(label_store, image_folder, tmp_path, monkeypatch):
     (tmp_path / "store").symlink_to(label_store.path)
     monkeypatch.chdir(tmp_path / "store")

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from fkd.crops.records import CropRecords
-from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
+from fkd.errors import (
+    DamagedStore,
+    FormatError,
+    MissingLabel,
+    StoreError,
+    StoreLocked,
+    StoreMismatch,
+)
 from fkd.store import LabelStore, StoreWriter, verify_store
 
 
@@ -142,6 +149,13 @@ def test_somebody_elses_config_json_is_left_alone(lab, tmp_path):
     with pytest.raises(FormatError, match=r"holds other files \('config\.json'\)"):
         StoreWriter.open(tmp_path, lab.Job().config)
     assert sorted(os.listdir(tmp_path)) == [".tmp.theirs", "config.json"]
+
+
+def test_a_link_to_nowhere_in_place_of_the_folder_is_no_other_process(lab, tmp_path):
+    (tmp_path / "store").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="a link to nowhere is in the way") as caught:
+        StoreWriter.open(tmp_path / "store", lab.Job().config)
+    assert not isinstance(caught.value, StoreLocked)
 
 
 def test_a_file_in_place_of_the_folder_is_refused(lab, tmp_path):

@@ -92,8 +92,16 @@ def _require(option: str, value: str, kind: str) -> None:
     refused = {"a device"} | ({"a folder"} if kind in _FILES else set())
     if found in refused | ({"a file"} if kind in _FOLDERS else set()):
         raise ConfigError(f"{option}: {value} is {found}; give {INPUTS[kind]}")
-    if kind == "config":
-        read_text(option, value)
+    if kind in _NAMES and found == "a file":
+        group = option.rpartition(".")[0]
+        checkpoint = f"--{group}.checkpoint" if group else "--checkpoint"
+        raise ConfigError(
+            f"{option}: {value} is a file; give {INPUTS[kind]}; weights go into {checkpoint}, "
+            "beside the name of their network"
+        )
+    # What comes through a pipe can be read only once, by the parser.
+    if kind == "config" and stat.S_ISREG(mode) and not read_text(option, value).strip():
+        raise ConfigError(f"{option}: {value} is empty; give {INPUTS[kind]}")
 
 
 def _what(mode: int) -> str:

@@ -31,6 +31,10 @@ def view(
     """
     folder = home_path(store)
     target = _beside(folder) if out is None else home_path(out)
+    if target.is_dir():
+        raise ConfigError(
+            f"out: {target} is a folder; give the file of the page, such as page.html"
+        )
     if not overwrite and os.path.lexists(target) and not is_page(target):
         raise ConfigError(
             f"out: {target} is there and was not written by `fkd view`; give another file, or "

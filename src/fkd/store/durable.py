@@ -61,8 +61,11 @@ def make_folder(path: Path) -> None:
         return
     make_folder(path.parent)
     with _writing(path, 0):
-        with suppress(FileExistsError):
+        try:
             files.call(os.mkdir, path, 0o777)
+        except FileExistsError as error:  # by another process, or this is a link to nowhere
+            if not files.is_folder(path):
+                raise OSError(error.errno, "a link to nowhere is in the way") from error
         with files.open_folder(path.parent, "") as directory:
             directory.sync()
 
