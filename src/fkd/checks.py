@@ -5,7 +5,7 @@ for a default, passes.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from numbers import Real
 from typing import Any, get_args
@@ -78,6 +78,32 @@ def require_one_of(choices: object, name: str, value: str | None) -> None:
     known = get_args(choices)
     if value is not None and value not in known:
         raise ConfigError(f"{name}: {value!a} is none of {', '.join(known)}")
+
+
+def require_colors(prefix: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Refuse a mean or a deviation of the colors that is not three usable numbers.
+
+    Args:
+        prefix: of the names of the settings, such as "teacher.".
+        mean: where white is 1; those of 0 to 255 are refused.
+        std: likewise.
+
+    Raises:
+        ConfigError: names the setting and the value.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        try:
+            colors = [float(value) for value in values]
+        except (TypeError, ValueError):
+            colors = []
+        usable = len(colors) == 3 and all(0 <= color <= 1 for color in colors)
+        if not usable or (name == "std" and 0.0 in colors):
+            raise ConfigError(
+                f"{prefix}{name} must be three numbers for red, green and blue where white is 1, "
+                f"such as [0.485, 0.456, 0.406], got {colors or values!r}"
+            )
 
 
 def changed_fields(config: Any) -> set[str]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torchvision.transforms import v2
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD, MultiCropDataset, collate_crops
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, StoreMismatch
+from fkd.labels.codecs import Hard
 from fkd.labels.losses import SoftTargetLoss
 
 
@@ -202,7 +204,53 @@ def test_whole_numbers_are_needed(image_source, label_store, setting, value):
         MultiCropDataset(image_source, label_store, **settings)
 
 
-@pytest.mark.parametrize("epoch", [-1, 0.5, 1.0, True])
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    {
+        "crops_per_image": [None],
+        "size": [None],
+        "seed": [None],
+        "interpolation": ["nearest", "BILINEAR", None, 3],
+        "output": ["float16", torch.float32, None],
+        "order": ["independent", "random", None],
+        "decoder": ["turbo", None],
+        "mean": [None, 0.5, (0.5,), (0.5, 0.5), (124, 116, 104), "abc", (float("nan"),) * 3],
+        "std": [None, (0, 0, 0), (-1, 1, 1), (58, 57, 57)],
+        "student_augment": [None, {}, "color_jitter"],
+        "codec": ["ms:none", "best"],
+    }.items(),
+)
+def test_settings_that_cannot_be_are_refused_at_once(image_source, label_store, setting, values):
+    """Most of them were taken for another choice, or for another normalization, in silence."""
+    for value in values:
+        settings = {"crops_per_image": 1, "size": 8} | {setting: value}
+        with pytest.raises(ConfigError, match=setting):
+            MultiCropDataset(image_source, label_store, **settings)
+
+
+@pytest.mark.parametrize("store", [None, 3, b"store"])
+def test_a_store_is_one_or_its_path(image_source, store):
+    with pytest.raises(ConfigError, match=r"^store: give a LabelStore or the path of one"):
+        MultiCropDataset(image_source, store, crops_per_image=1, size=8)
+
+
+def test_a_codec_may_be_its_spelling(image_source, label_store):
+    spelled, built = (
+        MultiCropDataset(image_source, label_store, crops_per_image=1, size=8, codec=codec)
+        for codec in ("hard", Hard())
+    )
+    assert torch.equal(spelled[0][1].index, built[0][1].index)
+
+
+def test_colors_of_an_array_stay_float32(image_source, label_store):
+    half = np.full(3, 0.5)
+    dataset = MultiCropDataset(
+        image_source, label_store, crops_per_image=1, size=8, mean=half, std=half
+    )
+    assert dataset[0][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("epoch", [-1, 0.5, 1.0, True, None])
 def test_an_epoch_is_a_whole_number(dataset, epoch):
-    with pytest.raises(ConfigError, match=r"^epoch must be "):
+    with pytest.raises(ConfigError, match=r"^epoch (must be|is None)"):
         dataset.set_epoch(epoch)

@@ -357,3 +357,9 @@ class TestPaths:
     def test_one_that_is_not_there_is_refused(self):
         with pytest.raises(ConfigError, match=r"images\.root: nowhere does not exist"):
             as_source("nowhere")
+
+
+@pytest.mark.parametrize("settings", [{"root": None}, {"split": None}, {"split": 3}])
+def test_settings_of_another_type_are_refused_at_once(settings):
+    with pytest.raises(ConfigError, match=r"images\.(root|split) is "):
+        ImagesConfig(**({"root": "photos"} | settings))

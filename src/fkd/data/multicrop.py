@@ -4,13 +4,14 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from fkd.checks import require_whole
+from fkd.checks import require_colors, require_one_of, require_whole
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.replay import InputSpec, Interpolation
 from fkd.data.batches import CropCutter
@@ -20,6 +21,7 @@ from fkd.data.joining import join_store
 from fkd.data.sources import as_source
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
+from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 from fkd.labels.embeddings import Embeddings
 from fkd.labels.targets import SoftTargets
@@ -30,6 +32,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Item = tuple[Tensor, SoftTargets | Embeddings]
+Output = Literal["float32", "uint8"]
+
+_WHOLE = {"crops_per_image": 1, "size": 1, "seed": None, "epoch": 0}  # and the least of each
+_CHOICES = {
+    "interpolation": Interpolation,
+    "output": Output,
+    "order": CropOrder,
+    "decoder": DecoderChoice,
+}
 
 
 class MultiCropDataset(Dataset[Item]):
@@ -57,15 +68,15 @@ class MultiCropDataset(Dataset[Item]):
         output: "float32" normalized, or "uint8" as they are (a quarter of the memory).
         seed: picks the order in which stored crops are used.
         order: every crop once per cycle, or an independent draw at every access.
-        codec: how labels are decoded; by default as the store says. See also
+        codec: how labels are decoded, or its spelling; by default as the store says. See also
             `with_temperature(store.codec, 2.0)`, `with_teacher_weights(store.codec, [1, 3])`.
         student_augment: drawn on top of each crop; the teacher did not see it.
         decoder: decodes JPEGs, see `fkd.data.decoders.choose_decoder`.
 
     Raises:
         StoreMismatch: the images are not those of the store.
-        ConfigError: m is larger than the store's crops per image, or not a whole number from 1; or
-            no image has labels.
+        ConfigError: m is larger than the store's crops per image, or not a whole number from 1;
+            another setting is none of its choices; or no image has labels.
 
     Items raise ImageError, CropMismatch (not the file that was labeled) and DamagedStore.
 
@@ -94,17 +105,27 @@ class MultiCropDataset(Dataset[Item]):
         interpolation: Interpolation = "bilinear",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
-        output: Literal["float32", "uint8"] = "float32",
+        output: Output = "float32",
         seed: int = 0,
         order: CropOrder = "epoch_permutation",
-        codec: Codec | None = None,
+        codec: Codec | str | None = None,
         student_augment: AugmentConfig = NO_AUGMENT,
         decoder: DecoderChoice = "auto",
     ) -> None:
-        require_whole(1, "crops_per_image", crops_per_image)
-        require_whole(1, "size", size)
-        require_whole(None, "seed", seed)
-        store = store if isinstance(store, LabelStore) else LabelStore.open(home_path(store))
+        _check(
+            crops_per_image=crops_per_image,
+            size=size,
+            seed=seed,
+            interpolation=interpolation,
+            output=output,
+            order=order,
+            decoder=decoder,
+            mean=mean,
+            std=std,
+            student_augment=student_augment,
+        )
+        codec = parse_codec(codec) if isinstance(codec, str) else codec
+        store = store if isinstance(store, LabelStore) else LabelStore.open(_as_path(store))
         source = labeled_part(as_source(images), store)
         join = join_store(source, store)
         if len(join.labeled) == 0:
@@ -125,7 +146,7 @@ class MultiCropDataset(Dataset[Item]):
         self._labeled = join.labeled
         self._crops_per_image = crops_per_image
         self._output = output
-        self._mean, self._std = tuple(mean), tuple(std)
+        self._mean, self._std = tuple(map(float, mean)), tuple(map(float, std))
         # In shared memory, because worker processes may outlive an epoch.
         self._epoch = _shared_zeros((), torch.int64)
         self._was_read = _shared_zeros((len(join.labeled),), torch.bool)  # since set_epoch
@@ -147,7 +168,7 @@ class MultiCropDataset(Dataset[Item]):
         Raises:
             ConfigError: it is not such a number.
         """
-        require_whole(0, "epoch", epoch)
+        _check(epoch=epoch)
         self._epoch.fill_(epoch)
         self._was_read.zero_()
 
@@ -208,6 +229,30 @@ def collate_crops(items: Sequence[Item]) -> Item:
         if isinstance(getattr(targets[0], field.name), Tensor)
     }
     return torch.cat(crops), replace(targets[0], **tensors)
+
+
+def _check(**settings: Any) -> None:
+    """Refuse settings that cannot be; a wrong one would show as other crops, if at all.
+
+    Raises:
+        ConfigError: names the setting and the value.
+    """
+    for name, value in settings.items():
+        if value is None:
+            raise ConfigError(f"{name} is None; leave it out for its default")
+        if name in _WHOLE:
+            require_whole(_WHOLE[name], name, value)
+        elif name in _CHOICES:
+            require_one_of(_CHOICES[name], name, value)
+        elif name == "student_augment" and not isinstance(value, AugmentConfig):
+            raise ConfigError(f"student_augment must be an AugmentConfig, got {value!r}")
+    require_colors("", settings.get("mean"), settings.get("std"))
+
+
+def _as_path(store: Any) -> Path:
+    if not isinstance(store, str | os.PathLike):
+        raise ConfigError(f"store: give a LabelStore or the path of one, got {store!r}")
+    return home_path(store)
 
 
 def _shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -87,6 +87,10 @@ class ImagesConfig:
 
     def __post_init__(self) -> None:
         settle_paths(self, "root")
+        if self.root is None:
+            raise ConfigError("images.root is None; give a folder of images, or one Parquet file")
+        if not isinstance(self.split, str):
+            raise ConfigError(f"images.split is a name such as val, got {self.split!r}")
         if self.format not in get_args(SourceFormat):
             known = ", ".join(get_args(SourceFormat))
             raise ConfigError(f"images.format: unknown format {self.format!r}; choose from {known}")

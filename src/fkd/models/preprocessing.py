@@ -110,31 +110,6 @@ class Preprocessing:
             raise ConfigError(f"the preprocessing has no usable field {error}") from error
 
 
-def require_colors(prefix: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    """Refuse a mean or a deviation of the colors that is not three usable numbers.
-
-    Args:
-        prefix: of the names of the settings, such as "teacher.".
-        mean: where white is 1; those of 0 to 255 are refused.
-        std: likewise.
-
-    Raises:
-        ConfigError: names the setting and the value.
-    """
-    for name, values in (("mean", mean), ("std", std)):
-        if values is None:
-            continue
-        least_excluded = name == "std"
-        usable = len(values) == 3 and all(
-            0 <= value <= 1 and not (least_excluded and value == 0) for value in values
-        )
-        if not usable:
-            raise ConfigError(
-                f"{prefix}{name} must be three numbers for red, green and blue where white is 1, "
-                f"such as [0.485, 0.456, 0.406], got {list(values)}"
-            )
-
-
 def default_preprocessing(name: ModelName) -> Preprocessing:
     """The preprocessing that a network's pretrained weights were made with.
 

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import nn
 
-from fkd.checks import require_one_of, require_positive, require_whole
+from fkd.checks import require_colors, require_one_of, require_positive, require_whole
 from fkd.crops.replay import Interpolation
 from fkd.errors import ConfigError
 from fkd.models.architectures.embedders import Embedder
@@ -14,7 +14,6 @@ from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.features import PooledFeatures
 from fkd.models.heads import load_head
-from fkd.models.preprocessing import require_colors
 from fkd.models.single_teacher import Teacher, TeacherOutput
 from fkd.models.zoo import LoadedModel, is_published_headless, load_model
 from fkd.userfiles import settle_paths

@@ -11,6 +11,7 @@ from fkd.checks import (
     changed_fields,
     refuse_unused,
     require_at_least,
+    require_colors,
     require_in,
     require_one_of,
     require_positive,
@@ -38,7 +39,6 @@ from fkd.methods import (
     SslConfig,
     find_method,
 )
-from fkd.models.preprocessing import require_colors
 from fkd.models.students import HeadKind
 from fkd.models.teacher import TeacherConfig
 from fkd.userfiles import settle_paths
