@@ -80,6 +80,24 @@ class TestMatching:
 
 
 class TestFiles:
+    @pytest.mark.parametrize(
+        "text",
+        ["cat\nd og", "cat\nd og\n\n", "cat\r\nd og\r\n\r\n", " cat \n\td og", "cat\nd og\n \n"],
+    )
+    def test_white_space_around_lines_is_no_part_of_names(self, tmp_path, text):
+        (tmp_path / "a.txt").write_bytes(text.encode())
+        assert read_class_names(tmp_path / "a.txt") == ["cat", "d og"]
+
+    @pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+    def test_a_character_within_a_name_ends_no_line(self, tmp_path, character):
+        """Else all later classes would be shifted."""
+        (tmp_path / "a.txt").write_text(f"cat{character}s\ndog\n", encoding="utf-8")
+        assert read_class_names(tmp_path / "a.txt") == [f"cat{character}s", "dog"]
+
+    def test_json_is_known_by_its_ending_in_capitals_too(self, tmp_path):
+        (tmp_path / "A.JSON").write_text('["cat", "dog"]')
+        assert read_class_names(tmp_path / "A.JSON") == ["cat", "dog"]
+
     def test_json_and_text(self, tmp_path):
         (tmp_path / "a.json").write_text(json.dumps(["cat", "d\u00f6g"]), encoding="utf-8")
         (tmp_path / "a.txt").write_text("cat\nd\u00f6g\n", encoding="utf-8")

@@ -82,7 +82,8 @@ def read_class_names(path: str | Path) -> list[str]:
     """
     text = read_text("class_names", path)
     try:
-        names: Any = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
+        is_json = Path(path).suffix.lower() == ".json"
+        names: Any = json.loads(text) if is_json else _lines(text)
     except ValueError as error:
         raise ConfigError(
             f"class_names: {path} cannot be read ({error}); give a JSON list or one name per line"
@@ -92,6 +93,14 @@ def read_class_names(path: str | Path) -> list[str]:
     if len(set(names)) != len(names):
         raise ConfigError(f"class_names: {path} holds a name twice; names must be unique")
     return names
+
+
+def _lines(text: str) -> list[str]:
+    """Lines without white space around them, and without empty ones at the end.
+
+    Not `splitlines`, for which some characters within a name end a line.
+    """
+    return [line.strip() for line in text.rstrip().split("\n")]
 
 
 def _words_of_outputs(head: Sequence[str]) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
