@@ -165,6 +165,25 @@ class TestLayouts:
                 "only squares",
             ),
             ({"config.json": timm_config(model_args={"in_chans": 1})}, "three colors"),
+            (
+                {"config.json": timm_config(pretrained_cfg={**INPUT, "input_size": [1, 48, 48]})},
+                "three colors",
+            ),
+            (
+                {"config.json": timm_config(pretrained_cfg={**INPUT, "mean": [124, 116, 104]})},
+                "where white is 1",
+            ),
+            (
+                {"config.json": timm_config(pretrained_cfg={**INPUT, "mean": [0.5]})},
+                "mean must be three numbers",
+            ),
+            (
+                {
+                    "config.json": {"model_type": "vit"},
+                    "preprocessor_config.json": {**PROCESSOR, "size": 0},
+                },
+                "images of 0 pixels",
+            ),
             ({"config.json": {"model_type": "vit"}}, "preprocessor_config.json"),
             (
                 {
@@ -185,7 +204,7 @@ class TestLayouts:
     def test_impossible(self, folder, files, words):
         with pytest.raises(ConfigError, match=words) as caught:
             load_model(TINY, checkpoint=str(folder(files)))
-        assert ".json is no model card" in str(caught.value)
+        assert str(caught.value).count(".json is no model card") == 1
 
 
 FORBIDDEN = {

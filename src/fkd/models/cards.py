@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fkd.checks import require_colors
 from fkd.errors import ConfigError
 from fkd.models.classes import imagenet_classes, read_class_names, refuse_duplicates
 from fkd.models.network_arguments import check_arguments
@@ -38,6 +39,10 @@ _TIMM_DEFAULTS: dict[str, Any] = {
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as transformers writes them
 _LONGEST_LICENSE = 100  # characters
 _DEFAULT_LABELS = 2  # transformers writes no labels where there are its own two
+
+
+class _CardError(ConfigError):
+    """A file of a model folder is no card; says which."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,10 @@ def _parse(path: Path, parse: Any) -> Any:
     text = read_text("checkpoint", path)
     try:
         return parse(json.loads(text))
+    except _CardError:  # of a file beside this one
+        raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ConfigError(
+        raise _CardError(
             f"checkpoint: {path} is no model card ({error}); correct it, or put the weights "
             "into a folder of their own and name the network"
         ) from error
@@ -153,9 +160,11 @@ def _of_timm(fields: dict[str, Any]) -> tuple[ModelCard, list[str] | None]:
     known = {name: value for name, value in config.items() if value is not None}
     input_of = {**_TIMM_DEFAULTS, **known}
     kwargs = check_arguments(fields.get("model_args") or {})
-    side = _side(kwargs.get("img_size") or list(input_of["input_size"])[1:])
+    channels, *sides = input_of["input_size"]
+    side = _side(kwargs.get("img_size") or sides)
+    require_colors("", input_of["mean"], input_of["std"])
     num_classes = _class_count(fields.get("num_classes", config.get("num_classes", 1000)))
-    if kwargs.pop("in_chans", 3) != 3:
+    if kwargs.pop("in_chans", 3) != 3 or channels != 3:
         raise ConfigError("the network does not take three colors")
     kwargs.pop("num_classes", None)
     names = fields.get("label_names") or config.get("label_names") or config.get("labels")
@@ -230,6 +239,8 @@ def _side(size: Any) -> int:
         sides = size if isinstance(size, list) else [size]
     if not sides or any(side != sides[0] for side in sides):
         raise ConfigError(f"the network takes images of {size}; only squares are cut")
+    if int(sides[0]) < 1:
+        raise ConfigError(f"the network takes images of {size} pixels")
     return int(sides[0])
 
 
