@@ -7,7 +7,7 @@ from fkd.store.strays import find_companions
 
 COMPANIONS = [".DS_Store", "._manifest.json", "README.md", "LICENSE", "LICENSE.txt", "Thumbs.db"]
 COMPANIONS += [".gitattributes", ".gitignore", ".cache/huggingface/x", ".huggingface/y", "@eaDir/z"]
-COMPANIONS += ["shards/.DS_Store", "commits/.DS_Store", "shards/Thumbs.db"]
+COMPANIONS += ["shards/.DS_Store", "commits/.DS_Store", "shards/Thumbs.db", "__MACOSX/._lock"]
 
 
 @pytest.mark.parametrize("name", COMPANIONS)

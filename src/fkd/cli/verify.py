@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from fkd.cli.console import make_bar, make_console, print_remark
-from fkd.errors import DamagedStore, FormatError
+from fkd.errors import DamagedStore, FormatError, StoreError
 from fkd.store import LabelStore, repair_store, verify_store
-from fkd.store.strays import find_companions
+from fkd.store.strays import find_companions, is_made_of_links
 from fkd.userfiles import home_path
 
 _NAMES_SHOWN = 5
@@ -29,7 +29,16 @@ def verify_bytes(store: str, *, repair: bool = False) -> None:
 
 
 def repair_damaged(store: Path, console: Console) -> None:
-    """Set damaged shards aside and list them."""
+    """Set damaged shards aside and list them.
+
+    Raises:
+        StoreError: the files of the store are links; what they lead to is somebody else's.
+    """
+    if is_made_of_links(store):
+        raise StoreError(
+            f"{store} is made of links, as a cache of downloads is, and cannot be repaired; get it "
+            "again, or copy it with what the links lead to (cp -rL)"
+        )
     moved = repair_store(store)
     for name in moved:
         console.print(f"moved     {name}")
@@ -59,6 +68,11 @@ def check_bytes(store: Path, console: Console) -> None:
     if problems and not any(problem.repairable for problem in problems):
         raise FormatError(
             f"{store} is not as it should be: {problems[0].file} {problems[0].message}"
+        )
+    if problems and is_made_of_links(store):
+        raise DamagedStore(
+            f"{store} is damaged: {problems[0].file}; its files are links, as in a cache of "
+            "downloads, so get it again"
         )
     if problems:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

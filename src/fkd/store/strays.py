@@ -21,7 +21,7 @@ from fkd.store.manifest import (
 
 _OURS = {LOCK, CONFIG, MANIFEST, SHARDS, COMMITS, QUARANTINE}
 _SUFFIXES = {SHARDS: ".safetensors", COMMITS: ".json"}
-_HARMLESS = {"thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"}
+_HARMLESS = {"thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin", "__macosx"}
 _DOCUMENTS = ("readme", "license", "licence", "notice", "citation", "copying", "changelog")
 
 
@@ -60,6 +60,16 @@ def is_companion(name: str) -> bool:
     leaf = name.rpartition("/")[2].lower()
     hidden = leaf.startswith(".") and not is_temporary(name)
     return hidden or leaf in _HARMLESS or leaf.startswith(_DOCUMENTS)
+
+
+def is_made_of_links(path: str | os.PathLike[str]) -> bool:
+    """Whether a store's files are links, as in a cache of downloads; no lock or repair works there.
+
+    Args:
+        path: the store's folder.
+    """
+    folder = files.absolute(path)
+    return any(os.path.islink(folder / name) for name in (CONFIG, MANIFEST, LOCK))
 
 
 def list_folder(folder: Path) -> list[str]:
