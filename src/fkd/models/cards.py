@@ -38,11 +38,8 @@ _TIMM_DEFAULTS: dict[str, Any] = {
 }  # what timm assumes of a member that its file leaves out
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as transformers writes them
 _LONGEST_LICENSE = 100  # characters
+_NO_CARD = "is no model card"
 _DEFAULT_LABELS = 2  # transformers writes no labels where there are its own two
-
-
-class _CardError(ConfigError):
-    """A file of a model folder is no card; says which."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +132,11 @@ def _parse(path: Path, parse: Any) -> Any:
     text = read_text("checkpoint", path)
     try:
         return parse(json.loads(text))
-    except _CardError:  # of a file beside this one
-        raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise _CardError(
-            f"checkpoint: {path} is no model card ({error}); correct it, or put the weights "
+        if _NO_CARD in str(error):  # said of a file beside this one
+            raise
+        raise ConfigError(
+            f"checkpoint: {path} {_NO_CARD} ({error}); correct it, or put the weights "
             "into a folder of their own and name the network"
         ) from error
 
