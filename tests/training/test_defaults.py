@@ -124,11 +124,16 @@ def test_a_run_of_enough_steps_is_told_nothing():
     assert warnings_of(settings(), 600) == []
 
 
-@pytest.mark.parametrize("start", [{"pretrained": True}, {"checkpoint": "run"}])
+@pytest.mark.parametrize("start", [{"pretrained": True}, {"checkpoint": "run"}, {"name": "runs/a"}])
 @pytest.mark.parametrize(("name", "lr", "advised"), [("sgd", 0.1, 0.01), ("adamw", 0.002, 0.0002)])
-def test_a_rate_that_trained_weights_do_not_survive_is_told(start, name, lr, advised):
+def test_a_rate_that_trained_weights_do_not_survive_is_told(
+    start, name, lr, advised, tmp_path, monkeypatch
+):
+    (tmp_path / "runs" / "a").mkdir(parents=True)  # a model folder may be the name
+    monkeypatch.chdir(tmp_path)
+
     def run(lr):
-        student = StudentConfig(name="test_vit", **start)
+        student = StudentConfig(**{"name": "test_vit", **start})
         return warnings_of(
             settings(student=student, optimizer=OptimizerConfig(name=name, lr=lr)), 600
         )

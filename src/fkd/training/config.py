@@ -41,6 +41,7 @@ from fkd.methods import (
 )
 from fkd.models.students import HeadKind
 from fkd.models.teacher import TeacherConfig
+from fkd.models.zoo import is_model_folder
 from fkd.userfiles import settle_paths
 
 _WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
@@ -376,7 +377,8 @@ def all_passes(config: TrainConfig) -> list[Pass]:
 
 def starts_from_weights(config: TrainConfig) -> bool:
     """Whether the student has learned something before the run."""
-    return config.student.pretrained or config.student.checkpoint is not None
+    student = config.student
+    return student.pretrained or student.checkpoint is not None or is_model_folder(student.name)
 
 
 def all_teachers(config: TrainConfig) -> list[TeacherConfig]:
