@@ -266,6 +266,14 @@ class TestFolderOrName:
             with pytest.raises(ConfigError, match="there is no such folder either"):
                 load_model(name)
 
+    @pytest.mark.parametrize("name", ["{}/model.safetensors", "{}/student.json", "best.pth"])
+    def test_a_file_is_called_one(self, folder, name, monkeypatch):
+        path = folder(LAYOUTS["fkd"])
+        (path / "best.pth").write_bytes(b"")
+        monkeypatch.chdir(path)
+        with pytest.raises(ConfigError, match="it is a file: give its folder if a run wrote it"):
+            load_model(name.format(path))
+
     def test_not_both(self, folder):
         path = str(folder(LAYOUTS["fkd"]))
         with pytest.raises(ConfigError, match="is a model folder; give it alone"):

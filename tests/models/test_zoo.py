@@ -198,7 +198,7 @@ class TestRunFolder:
     def test_right_name_is_accepted_and_a_wrong_one_refused(self, run):
         assert load_model("test_vit", checkpoint=run[0]).num_classes == 3
         with pytest.raises(
-            ConfigError, match="is of test_vit, not test_resnet; leave the name out"
+            ConfigError, match="is of test_vit, not test_resnet; give test_vit as the name"
         ):
             load_model(TINY, checkpoint=run[0])
 

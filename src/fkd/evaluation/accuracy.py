@@ -69,7 +69,8 @@ class LabeledImages:
         if len(chosen) == 0:
             raise ConfigError(
                 f"none of the classes of {source.root} ({_some(source.class_names)}) is known to "
-                f"the model ({_some(class_names)}); rename the class folders"
+                f"the model ({_some(class_names)}); use a model that was trained on these "
+                "classes, or rename the folders if only their names differ"
             )
         return LabeledImages(source=source, chosen=chosen, labels=labels[chosen])
 

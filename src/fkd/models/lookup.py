@@ -1,6 +1,7 @@
 """The model that a user means by a word: the folder of a finished run, or a network's name."""
 
 import difflib
+import os
 from typing import Any
 
 import timm
@@ -61,7 +62,8 @@ def _require_name(model: str) -> None:
     except ConfigError as error:
         known = [*timm.list_models(), *(f"torchvision/{name}" for name in torchvision_names())]
         architecture = model.partition(".")[0]
-        if difflib.get_close_matches(architecture, known, n=1, cutoff=_ALIKE):
+        is_file = os.path.isfile(home_path(model))
+        if is_file or difflib.get_close_matches(architecture, known, n=1, cutoff=_ALIKE):
             raise
         raise ConfigError(
             f"model: there is no folder {model} here, and no network of that name; give the "

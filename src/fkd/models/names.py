@@ -1,6 +1,7 @@
 """The names of networks: timm's as they are, torchvision's after "torchvision/"."""
 
 import difflib
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,7 +65,12 @@ def parse_model_name(name: str) -> ModelName:
         everything = [*timm.list_models(), *(_TORCHVISION + n for n in torchvision_names())]
         close = difflib.get_close_matches(name.partition(".")[0], everything, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
-        if _looks_like_path(name):
+        if os.path.isfile(os.path.expanduser(name)):
+            hint = (
+                "it is a file: give its folder if a run wrote it, else the name of its network, "
+                "and the file as the checkpoint"
+            )
+        elif _looks_like_path(name):
             hint = "there is no such folder either"
         raise ConfigError(f"unknown model {name!r}; {hint}")
     tags = _tags(library, architecture)

@@ -201,7 +201,7 @@ def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, M
     if _FIRST_STEPS.get(wanted.architecture) == parsed.architecture:
         return wanted, stored.card
     if wanted.architecture != parsed.architecture:
-        raise ConfigError(f"{stored.path} is of {parsed}, not {name}; leave the name out")
+        raise ConfigError(f"{stored.path} is of {parsed}, not {name}; give {parsed} as the name")
     return parsed, stored.card
 
 
