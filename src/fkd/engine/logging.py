@@ -8,7 +8,8 @@ was killed and resumed writes the same file as one that was not.
 
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
+        _say_errors_once()
         self._path, self._events = folder / METRICS, folder / TENSORBOARD
         replace_text(self._path, "".join(line + "\n" for line in _lines_up_to(self._path, step)))
         with writing(self._path):
@@ -90,6 +92,29 @@ class MetricsLog:
         finally:
             with writing(self._events):
                 self._board.close()
+
+
+class _ThreadHook:
+    """What Python calls when a thread ends by an exception; prints no traceback of a full disk.
+
+    TensorBoard writes from a thread and raises that thread's error again in the thread that called
+    it, where it becomes a RunError: a second report would only hide its sentence.
+    """
+
+    def __init__(self, before: Callable[[threading.ExceptHookArgs], object]) -> None:
+        self._before = before
+
+    def __call__(self, args: threading.ExceptHookArgs) -> None:
+        """Hand on everything else."""
+        is_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and issubclass(args.exc_type, OSError)):
+            self._before(args)
+
+
+def _say_errors_once() -> None:
+    """Stays for good: the thread may report its error after the run has ended by it."""
+    if not isinstance(threading.excepthook, _ThreadHook):
+        threading.excepthook = _ThreadHook(threading.excepthook)
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
