@@ -1,5 +1,9 @@
 """`fkd view` writes over its own pages only."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from fkd.cli import main
@@ -61,3 +65,21 @@ def test_the_store_may_be_the_current_folder(label_store, image_folder, tmp_path
     main(["view", ".", f"--images={image_folder}"])
     folder = label_store.path
     assert folder.with_name(f"{folder.name}.html").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_disk_that_fails_is_named_and_no_torn_page_is_left(view, tmp_path, monkeypatch, number):
+    """An empty file would be another's the next time. The system does not name it in a write."""
+    page = tmp_path / "page.html"
+
+    def fail(path, text, encoding):
+        path.touch()
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fail)
+        code, said = view(f"--out={page}")
+    assert code == 2
+    assert f"out: {page} cannot be written: " in " ".join(said.split())
+    assert not page.exists()
+    assert view(f"--out={page}")[0] == 0

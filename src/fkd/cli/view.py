@@ -1,6 +1,7 @@
 """`fkd view`: what a label store holds, as an HTML page."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from fkd.cli.console import format_size, make_console
@@ -8,7 +9,7 @@ from fkd.data.sources import ImagesConfig, open_source
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
-from fkd.userfiles import home_path
+from fkd.userfiles import home_path, os_reason
 from fkd.viewing.page import PageConfig, is_page, render_page
 
 
@@ -42,8 +43,26 @@ def view(
         )
     labels = LabelStore.open(folder)
     text = render_page(labels, labeled_part(open_source(images), labels), page)
-    target.write_text(text, encoding="utf-8")
+    _write(target, text)
     make_console().print(f"{target} ({format_size(len(text))}): open it in a browser")
+
+
+def _write(page: Path, text: str) -> None:
+    """Write the page, or leave no part of one where there was nothing.
+
+    Raises:
+        ConfigError: the disk is full or refuses.
+    """
+    is_new = not os.path.lexists(page)
+    try:
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        if is_new and page.is_file():
+            with suppress(OSError):
+                page.unlink()
+        raise ConfigError(
+            f"out: {page} cannot be written: {os_reason(error)}; give another file"
+        ) from error
 
 
 def _beside(store: Path) -> Path:
