@@ -4,9 +4,12 @@ import ctypes
 import faulthandler
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from functools import partial
+from multiprocessing import resource_sharer
 
 import pytest
 import torch
@@ -165,6 +168,34 @@ def test_workers_do_not_outlive_a_killed_main_process():
     os.kill(main, signal.SIGKILL)
     os.waitpid(main, 0)
     wait_until_gone(pids)
+
+
+def leave_in_the_middle(before, x):
+    """What a main process does that is killed while it takes over shared memory."""
+    address, _ = resource_sharer._resource_sharer.register(lambda connection: None, lambda: None)
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.connect(address)
+        if before == "answer":
+            asked.recv(4)
+        time.sleep(0.05)  # what was sent by now and is not read resets the connection
+    time.sleep(0.05)
+    return x
+
+
+@pytest.mark.parametrize("before", ["greeting", "answer"])
+def test_a_killed_main_process_is_not_reported_by_its_workers(before, capfd):
+    assert compute(partial(leave_in_the_middle, before), [1], 1) == [1]
+    assert capfd.readouterr().err == ""
+
+
+def break_a_thread(error, x):
+    sys.excepthook(type(error), error, None)
+    return x
+
+
+def test_other_errors_in_threads_of_workers_are_printed(capfd):
+    compute(partial(break_a_thread, ValueError("a bug")), [1], 1)
+    assert "ValueError: a bug" in capfd.readouterr().err
 
 
 def test_a_worker_knows_that_it_is_one():

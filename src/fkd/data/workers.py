@@ -12,6 +12,7 @@ in shared memory, as torch sends tensors.
 
 import multiprocessing
 import signal
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -184,11 +186,22 @@ def _work(function: Callable[[Any], Any], pipe: Connection, inherited: list[Conn
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for connection in inherited:
         connection.close()
+    sys.excepthook = _report
     torch.set_num_threads(1)
     with suppress(EOFError, ConnectionError):
         while True:
             item = pipe.recv()
             pipe.send_bytes(_result(function, item))
+
+
+def _report(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """Print what a thread of a worker ends by, unless the main process has gone.
+
+    A thread of multiprocessing hands the main process shared memory. When that is killed in the
+    middle, there is nobody left to tell, and the traceback would look like the cause.
+    """
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, where)
 
 
 def _result(function: Callable[[Any], Any], item: Any) -> Any:
