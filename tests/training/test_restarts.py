@@ -59,6 +59,18 @@ def test_a_run_with_other_data_or_settings_is_refused_also_when_it_is_finished(
     assert content(config.out) == before
 
 
+@pytest.mark.parametrize("given_first", [True, False])
+def test_a_group_of_settings_that_only_one_start_has_is_named_once(plain_run, given_first):
+    """Validation images here; not a line for each of their settings, most of them defaults."""
+    other = replace(plain_run, val=plain_run.images)
+    first, second = (other, plain_run) if given_first else (plain_run, other)
+    train(first)
+    values = ("given", "None") if given_first else ("None", "given")
+    expected = "other settings: val was {}, now {}; use those".format(*values)
+    with pytest.raises(RunError, match=expected):
+        train(second)
+
+
 def test_a_finished_run_of_the_same_data_elsewhere_is_finished(stored_run, image_folder, tmp_path):
     train(stored_run)
     moved = shutil.copytree(image_folder, tmp_path / "moved")

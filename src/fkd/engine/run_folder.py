@@ -193,17 +193,24 @@ def _read(path: Path, parse: Any) -> dict[str, Any]:
 
 
 def _require_equal(path: Path, old: Settings, new: Settings) -> None:
-    absent = object()
+    absent, names = object(), old.keys() | new.keys()
     differing = [
-        f"{name} was {old.get(name)}, now {new.get(name)}"
-        for name in sorted(old.keys() | new.keys())
+        f"{name} was {_shown(old, name)}, now {_shown(new, name)}"
+        for name in sorted(names)
         if old.get(name, absent) != new.get(name, absent)
+        and not any(name.startswith(f"{group}.") for group in names)  # told with its group
     ]
     if differing:
         raise RunError(
             f"{path} was started with other settings: {'; '.join(differing)}; use those, or give "
             "another --out"
         )
+
+
+def _shown(settings: Settings, name: str) -> Any:
+    """A setting for people; a group that one start has and the other has not is only "given"."""
+    is_group = any(other.startswith(f"{name}.") for other in settings)
+    return "given" if is_group else settings.get(name)
 
 
 def _identity(settings: Settings, free: frozenset[str]) -> dict[str, Any]:
