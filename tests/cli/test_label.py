@@ -84,6 +84,7 @@ def test_label_says_what_it_does_and_what_came_out(flags, tmp_path, capsys):
         "teacher   test_resnet, 32 pixels, bilinear, weights ",
         "classes   7: 0, 1, 2, 3, ...",
         "accuracy  not measured: 3 of 3 classes are unknown to the teacher",
+        "or first train a teacher on these (fkd train --method vanilla)",
         "images    15 in ",
         "4 crops per image, ms:3 u16",
         "60 of 60 crops, ",

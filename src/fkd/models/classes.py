@@ -133,7 +133,8 @@ def _refuse_unmatched(
         raise ConfigError(
             f"{len(missing)} of {len(wanted)} classes are unknown to the teacher, the first is "
             f"{missing[0]!r} (it knows {len(head)} such as {_examples(head)}); rename the classes, "
-            "name the teacher's outputs in teacher.class_names, or keep the teacher's own classes"
+            "name the teacher's outputs in teacher.class_names, keep the teacher's own classes, or "
+            "first train a teacher on these (fkd train --method vanilla)"
         )
     for name, outputs in zip(wanted, candidates, strict=True):
         if len(outputs) > 1:
