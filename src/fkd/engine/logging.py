@@ -112,7 +112,7 @@ class _ThreadHook:
 
 
 def _say_errors_once() -> None:
-    """Stays for good: the thread may report its error after the run has ended by it."""
+    """Stays until the program ends: the thread may report its error after the run did."""
     if not isinstance(threading.excepthook, _ThreadHook):
         threading.excepthook = _ThreadHook(threading.excepthook)
 
