@@ -88,6 +88,11 @@ class MissingLabel(StoreError):
     """The store has no label for that image."""
 
 
+def reason_of(error: BaseException, length: int = 200) -> str:
+    """What another library's error says, as part of a sentence: its first line, or its kind."""
+    return str(error).strip().partition("\n")[0][:length].rstrip(".! ") or type(error).__name__
+
+
 def escape_controls(text: str) -> str:
     """The text with control characters, line breaks among them, spelled out, such as `\\x1b`.
 

@@ -12,13 +12,14 @@ import struct
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from fkd.errors import ConfigError
 from fkd.models.weight_files import read_torch, read_weight_file
@@ -52,11 +53,36 @@ def flipped(data, find):
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-def repacked(data, change):
+def repacked(data, change, method=zipfile.ZIP_STORED):
     """An archive of torch.save with one member changed, its checksums right."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    return zipped({name: change(name, value) for name, value in members.items()})
+    return zipped({name: change(name, value) for name, value in members.items()}, method)
+
+
+BOMB = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+
+
+def twice(name):
+    """An archive in which torch finds a bomb where `zipfile` finds the pickle."""
+    buffer = io.BytesIO(packed(STATE))
+    with zipfile.ZipFile(buffer, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile tells of a second member of the same name
+        archive.writestr(name, BOMB)
+    return buffer.getvalue()
+
+
+def two_lists():
+    """An archive whose end names the first of two lists; `zipfile` takes the last."""
+    first, second = (
+        repacked(packed(STATE), lambda name, old, new=new: new if name.endswith("pkl") else old)
+        for new in (BOMB, b"\x80\x02}.".ljust(len(BOMB)))
+    )
+    start, size = (
+        first.index(b"PK\x01\x02"),
+        second.index(b"PK\x05\x06") - second.index(b"PK\x01\x02"),
+    )
+    return first[: start + size] + second[-size - 22 : -22] + first[-22:]
 
 
 SAFETENSORS = struct.pack("<Q", 40) + b'{"w":{"dtype":"F32","shape":[1],'.ljust(40) + b"\0\0\0\0"
@@ -76,15 +102,29 @@ REFUSED = {
     "start of a zip": (b"PK\x03\x04" + b"\0" * 50, "cut short or damaged"),
     "cut zip": (packed(STATE)[:-40], "cut short or damaged"),
     "half a zip": (packed(STATE)[:400], "cut short or damaged"),
-    "cut old form": (packed(STATE, _use_new_zipfile_serialization=False)[:-8], "cannot be read"),
+    "cut old form": (
+        packed(STATE, _use_new_zipfile_serialization=False)[:-8],
+        "is damaged, or .*EOF",
+    ),
+    "unknown compression": (
+        repacked(packed(STATE), lambda _, old: old, zipfile.ZIP_BZIP2),
+        "torch does not read",
+    ),
+    "later protocol": (packed(STATE, pickle_protocol=4), "has protocol 4, not torch's 2"),
+    "other name but for case": (twice("archive/DATA.PKL"), "have the same name"),
+    "one name twice": (twice("archive/data.pkl"), "have the same name"),
+    "two lists of members": (two_lists(), "not where its end says"),
+    "table": (b"PAR1" + b"\x15\x04\x80\xff" * 20, "does not begin as"),
+    "program of a machine": (b"\x7fELF" + bytes(60), "does not begin as"),
     "old form without tensors": (
         packed(STATE, _use_new_zipfile_serialization=False)[:60],
         "damaged",
     ),
     "cut safetensors": (SAFETENSORS[:30], "cut short"),
+    "long safetensors": (save({"w": torch.ones(3)}) + b"x", "cut short or longer"),
     "bad safetensors": (SAFETENSORS, "no whole safetensors file"),
-    "pickle": (pickle.dumps({"w": 1}), "torch.save did not write"),
-    "pickle of protocol 2": (pickle.dumps({"w": 1}, 2), "torch.save did not write"),
+    "pickle": (pickle.dumps({"w": 1}), "another kind than torch.save"),
+    "pickle of protocol 2": (pickle.dumps({"w": 1}, 2), "another kind than torch.save"),
     "onnx": (b"\x08\x0a\x12\x07pytorch\x1a\x03" + b"\0" * 40, "ONNX"),
     "keras": (b"\x89HDF\r\n\x1a\n" + b"\0" * 40, "HDF5"),
     "numpy": (b"\x93NUMPY\x01\x00" + b"\0" * 40, "array of numpy"),
@@ -150,9 +190,8 @@ def test_devices_and_folders_are_no_files(tmp_path):
 
 
 def test_a_pickle_in_an_archive_is_bounded(tmp_path):
-    bomb = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
-    data = repacked(packed(STATE), lambda name, old: bomb if name.endswith("data.pkl") else old)
-    for name, content in (("new.pth", data), ("old.pth", packed(STATE)[:0] + bomb)):
+    data = repacked(packed(STATE), lambda name, old: BOMB if name.endswith("data.pkl") else old)
+    for name, content in (("new.pth", data), ("old.pth", packed(STATE)[:0] + BOMB)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError):
             read_weight_file(tmp_path / name)
@@ -162,8 +201,7 @@ def test_a_pickle_in_an_archive_is_bounded(tmp_path):
 
 def test_memory_stays_bounded(tmp_path):
     """In a process of its own, whose largest size is looked at."""
-    bomb = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
-    data = repacked(packed(STATE), lambda name, old: bomb if name.endswith("data.pkl") else old)
+    data = repacked(packed(STATE), lambda name, old: BOMB if name.endswith("data.pkl") else old)
     (tmp_path / "x.pth").write_bytes(data)
     script = (
         "import sys, resource; from pathlib import Path\n"

@@ -34,7 +34,14 @@ from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, refuse_same_folder
-from fkd.errors import ConfigError, CropMismatch, FormatError, ImageError, MissingLabel
+from fkd.errors import (
+    ConfigError,
+    CropMismatch,
+    FormatError,
+    ImageError,
+    MissingLabel,
+    reason_of,
+)
 from fkd.labeling.config import MapDtype, require_one_of
 from fkd.labeling.identity import describe_environment, map_identity
 from fkd.labeling.image_checks import find_changed_shards
@@ -244,7 +251,7 @@ def _load_tensor(path: str) -> torch.Tensor:
         check_torch_file(io.BytesIO(data), len(data))
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file may make torch's reader stumble over anything
-        reason = str(error).partition("\n")[0][:160] or type(error).__name__
+        reason = reason_of(error, 160)
         raise _no_map(path, f"torch cannot read it as weights only ({reason})") from error
     plain = type(content) is torch.Tensor and content.layout == torch.strided
     if not plain or not content.dtype.is_floating_point or content.device.type != "cpu":

@@ -2,7 +2,7 @@
 
 import torch
 
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, reason_of
 
 _CPU = "cpu"
 
@@ -38,8 +38,7 @@ def resolve_device(device: str | None, local_rank: int = 0) -> torch.device:
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise _unusable(device, reason) from error
+        raise _unusable(device, reason_of(error)) from error
     return wanted
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 _COPIES = 8  # all copies together, relative to the size of the file ...
 _SPARE = 1 << 20  # ... and bytes besides, for small files
 _BYTES_AS_TEXT = ("latin1", "latin-1")  # encodings; others make a text longer
+_PROTOCOL = 2  # of torch.save by default; later ones have operations that torch refuses
 _LARGEST_KEY = 1000  # parts of a key of a dict; a tuple of tuples of itself takes years to hash
 
 _REBUILD = "torch._utils._rebuild_"
@@ -130,6 +131,7 @@ class _Machine:
         self.below: list[list[_Value]] = []  # stacks under marks
         self.memo: dict[int, _Value] = {}
         self.storages: dict[Any, int] = {}  # key to elements, each at least a byte
+        self.protocol = 0
         self.claimed = 0
         self.copied = 0
 
@@ -147,7 +149,11 @@ class _Machine:
             self.stack.append(self.memo[argument])
         elif name in _STEPS:
             _STEPS[name](self)
-        elif name not in ("PROTO", "STOP"):
+        elif name == "PROTO":
+            self.protocol = argument
+        elif name != "STOP" and self.protocol > _PROTOCOL:
+            raise NeedsCode(f"its pickle has protocol {self.protocol}, not torch's {_PROTOCOL}")
+        elif name != "STOP":
             raise Refused(f"its pickle has the operation {name}, which weights do not need")
 
     def mark(self) -> None:

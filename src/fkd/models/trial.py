@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, reason_of
 from fkd.models.preprocessing import Preprocessing
 
 _CANDIDATES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384)  # pixels, usual sides of crops
@@ -58,8 +58,8 @@ def try_training(
             side = preprocessing.input_size
             raise ConfigError(
                 f"{owner} cannot learn from a single crop of {side}x{side} pixels at a time "
-                f"({_reason(error)}); use a larger batch_size, fewer accumulate_steps, or larger "
-                "crops (--student.input_size)"
+                f"({reason_of(error, 160)}); use a larger batch_size, fewer accumulate_steps, or "
+                "larger crops (--student.input_size)"
             ) from error
         if error is not None:
             raise _unsuitable(model, preprocessing, owner, error) from error
@@ -107,7 +107,7 @@ def _unsuitable(
     sizes = " or ".join(map(str, _working_sizes(model, preprocessing)))
     way_out = f"use {sizes} pixels" if sizes else "use the size that it was built for"
     return ConfigError(
-        f"{owner} cannot take crops of {side}x{side} pixels ({_reason(error)}); {way_out} "
+        f"{owner} cannot take crops of {side}x{side} pixels ({reason_of(error, 160)}); {way_out} "
         "(input_size)"
     )
 
@@ -152,7 +152,3 @@ def _own_size(model: nn.Module) -> int | None:
     size = config.get("input_size") if isinstance(config, dict) else None
     side = size[-1] if size else getattr(model, "image_size", None)
     return side if isinstance(side, int) else None
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:160].rstrip(".! ") or type(error).__name__

