@@ -182,7 +182,7 @@ class TestLayouts:
                     "config.json": {"model_type": "vit"},
                     "preprocessor_config.json": {**PROCESSOR, "size": 0},
                 },
-                "images of 0 pixels",
+                "images of 0, which have no pixels",
             ),
             ({"config.json": {"model_type": "vit"}}, "preprocessor_config.json"),
             (
@@ -199,12 +199,44 @@ class TestLayouts:
                 },
                 "neither bilinear",
             ),
+            ({"config.json": timm_config(architecture="../../x")}, "no name of a network"),
+            *(
+                ({"config.json": timm_config(pretrained_cfg={**INPUT, "input_size": size})}, "size")
+                for size in ("48", 48, [48], [1, 48, 48], [3, 48])
+            ),
+            *(
+                (
+                    {
+                        "config.json": {"model_type": "vit"},
+                        "preprocessor_config.json": {**PROCESSOR, **changes},
+                    },
+                    words,
+                )
+                for changes, words in (
+                    ({"size": 0}, "no pixels"),
+                    ({"size": float("inf")}, "infinity"),
+                    ({"size": 48, "rescale_factor": 0}, "leaves nothing"),
+                    ({"size": 48, "rescale_factor": float("nan")}, "leaves nothing"),
+                )
+            ),
         ],
     )
     def test_impossible(self, folder, files, words):
         with pytest.raises(ConfigError, match=words) as caught:
             load_model(TINY, checkpoint=str(folder(files)))
         assert str(caught.value).count(".json is no model card") == 1
+
+    @pytest.mark.parametrize("value", [float("inf"), "many", None, [48, 48]])
+    @pytest.mark.parametrize("field", ["input_size", "mean", "crop_pct"])
+    def test_impossible_fields_of_our_own(self, folder, field, value):
+        card = {**LAYOUTS["fkd"]["student.json"], field: value}
+        with pytest.raises(ConfigError, match=r"student\.json is no model card"):
+            load_model(checkpoint=str(folder({"student.json": card})))
+
+    def test_a_word_that_the_library_does_not_know(self, folder):
+        files = {"config.json": timm_config(model_args={"act_layer": "nonsense"})}
+        with pytest.raises(ConfigError, match=r"cannot be built with .*nonsense"):
+            load_model(checkpoint=str(folder(files)))
 
 
 FORBIDDEN = {

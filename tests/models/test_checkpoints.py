@@ -141,7 +141,7 @@ class TestModelFolder:
             ({"name": None}, "has no name"),
             ({"num_classes": "2"}, "no usable num_classes"),
             ({"kwargs": []}, "no usable kwargs"),
-            ({"mean": None}, "no usable field"),
+            ({"mean": None}, "impossible field"),
         ],
     )
     def test_bad_card(self, tmp_path, change, words):

@@ -116,7 +116,9 @@ class TestFiles:
         [
             ("a.json", b'{"0": "cat"}', "must hold a list"),
             ("a.json", b"[1, 2]", "must hold a list"),
-            ("a.json", b"[", "cannot be read"),
+            ("a.json", b"[", "is not JSON"),
+            ("a.json", b"[" * 100_000, "is not JSON"),
+            ("a.json", b"cat\ndog", "is not JSON, as its name says"),
             ("a.txt", b"cat\n\ndog", "must hold a list of non-empty names"),
             ("a.txt", b"cat\ncat", "holds a name twice"),
             ("a.txt", b"\xff\xfe", "is not a text file in UTF-8"),

@@ -149,7 +149,12 @@ def _names_in_metadata(schema: Any, column: str) -> list[str] | None:
     try:
         document = json.loads((schema.metadata or {})[b"huggingface"])
         names = document["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError):  # no such metadata, or not in this form
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # no such metadata, or not in this form
         return None
     if isinstance(names, dict) and set(names) == {str(i) for i in range(len(names))}:
         names = [names[str(i)] for i in range(len(names))]  # as cards of data sets write them

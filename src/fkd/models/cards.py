@@ -38,7 +38,6 @@ _TIMM_DEFAULTS: dict[str, Any] = {
 }  # what timm assumes of a member that its file leaves out
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as transformers writes them
 _LONGEST_LICENSE = 100  # characters
-_NO_CARD = "is no model card"
 _DEFAULT_LABELS = 2  # transformers writes no labels where there are its own two
 
 
@@ -82,6 +81,10 @@ class ModelCard:
             Preprocessing.from_json(fields),
             check_arguments(kwargs),
         )
+
+
+class _BadCard(ConfigError):
+    """A file beside the weights cannot be used; the message names it."""
 
 
 def read_card(folder: Path) -> tuple[ModelCard | None, list[str] | None]:
@@ -132,11 +135,11 @@ def _parse(path: Path, parse: Any) -> Any:
     text = read_text("checkpoint", path)
     try:
         return parse(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        if _NO_CARD in str(error):  # said of a file beside this one
-            raise
-        raise ConfigError(
-            f"checkpoint: {path} {_NO_CARD} ({error}); correct it, or put the weights "
+    except _BadCard:  # of another file, which names that one
+        raise
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        raise _BadCard(
+            f"checkpoint: {path} is no model card ({error}); correct it, or put the weights "
             "into a folder of their own and name the network"
         ) from error
 
@@ -157,18 +160,21 @@ def _of_timm(fields: dict[str, Any]) -> tuple[ModelCard, list[str] | None]:
     known = {name: value for name, value in config.items() if value is not None}
     input_of = {**_TIMM_DEFAULTS, **known}
     kwargs = check_arguments(fields.get("model_args") or {})
-    channels, *sides = input_of["input_size"]
+    sides = _of_channels(input_of["input_size"])
     side = _side(kwargs.get("img_size") or sides)
     require_colors("", input_of["mean"], input_of["std"])
     num_classes = _class_count(fields.get("num_classes", config.get("num_classes", 1000)))
-    if kwargs.pop("in_chans", 3) != 3 or channels != 3:
+    if kwargs.pop("in_chans", 3) != 3:
         raise ConfigError("the network does not take three colors")
     kwargs.pop("num_classes", None)
     names = fields.get("label_names") or config.get("label_names") or config.get("labels")
     if isinstance(names, dict):
         names = [names[key] for key in sorted(names, key=int)]
+    name = fields["architecture"].partition(".")[0]  # the tag would name other weights than these
+    if not name:
+        raise ConfigError(f"its architecture {fields['architecture']!r} is no name of a network")
     card = ModelCard(
-        fields["architecture"].partition(".")[0],  # the tag would name other weights than these
+        name,
         num_classes,
         Preprocessing.from_json({**input_of, "input_size": side}),
         kwargs,
@@ -209,6 +215,8 @@ def _of_processor(fields: Any) -> Preprocessing:
     if resample not in _RESAMPLE:
         raise ConfigError(f"its resample {resample!r} is neither bilinear (2) nor bicubic (3)")
     scale = 255 * float(fields.get("rescale_factor", 1 / 255))
+    if not scale > 0:
+        raise ConfigError(f"its rescale_factor {fields['rescale_factor']!r} leaves nothing")
     if fields.get("do_rescale", True) is False:
         scale = 255.0
     return Preprocessing.from_json(
@@ -228,6 +236,13 @@ def _license(value: Any) -> str | None:
     return value if usable and value else None
 
 
+def _of_channels(input_size: Any) -> list[Any]:
+    """Height and width of timm's input size, which begins with the number of colors."""
+    if not isinstance(input_size, list) or len(input_size) != 3 or input_size[0] != 3:
+        raise ConfigError(f"its input_size {input_size!r} is not that of images in three colors")
+    return input_size[1:]
+
+
 def _side(size: Any) -> int:
     """The side of a square, however it is written."""
     if isinstance(size, dict):
@@ -236,9 +251,10 @@ def _side(size: Any) -> int:
         sides = size if isinstance(size, list) else [size]
     if not sides or any(side != sides[0] for side in sides):
         raise ConfigError(f"the network takes images of {size}; only squares are cut")
-    if int(sides[0]) < 1:
-        raise ConfigError(f"the network takes images of {size} pixels")
-    return int(sides[0])
+    side = int(sides[0])
+    if side < 1:
+        raise ConfigError(f"the network takes images of {size}, which have no pixels")
+    return side
 
 
 def _class_count(num_classes: Any) -> int:

@@ -84,9 +84,10 @@ def read_class_names(path: str | Path) -> list[str]:
     try:
         is_json = Path(path).suffix.lower() == ".json"
         names: Any = json.loads(text) if is_json else _lines(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"class_names: {path} cannot be read ({error}); give a JSON list or one name per line"
+            f"class_names: {path} is not JSON, as its name says ({error}); give a JSON list, or a "
+            ".txt file with one name per line"
         ) from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(f"class_names: {path} must hold a list of non-empty names")

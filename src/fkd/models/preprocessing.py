@@ -104,10 +104,12 @@ class Preprocessing:
                 std=_three(fields["std"]),
                 crop_pct=float(fields.get("crop_pct", 1.0)),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise ConfigError(f"the preprocessing lacks the field {error}") from error
+        except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"the preprocessing has no usable field {error}") from error
+            raise ConfigError(f"the preprocessing has an impossible field ({error})") from error
 
 
 def default_preprocessing(name: ModelName) -> Preprocessing:
