@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from drill.plugin import read_results
+from drill.plugin import drop_torn_line, read_results
 from drill.table import markdown, replace_table, totals
 
 _RESULTS = Path("drill-output")
@@ -19,6 +19,7 @@ def main() -> int:
     results = _RESULTS / f"results-{given.scale:g}.jsonl"
     if given.anew:
         results.unlink(missing_ok=True)
+    drop_torn_line(results)
     command = [sys.executable, "-m", "pytest", "-p", "drill.plugin"]
     command += ["--numprocesses", given.processes]
     command += ["--dist", "worksteal", "--drill-scale", str(given.scale)]

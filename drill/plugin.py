@@ -131,6 +131,13 @@ def read_results(path: Path | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def drop_torn_line(path: Path) -> None:
+    """Remove what a full disk or a power cut left of a last line; its test is run again."""
+    if path.exists():
+        whole = path.read_bytes()
+        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+
+
 def passed_tests(results: list[dict[str, Any]], scale: float) -> set[str]:
     """Tests that passed at this scale."""
     return {r["test"] for r in results if r["outcome"] == "passed" and r["scale"] == scale}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drill.plugin import Drill, passed_tests, read_results
+from drill.plugin import Drill, drop_torn_line, passed_tests, read_results
 from drill.table import BEGIN, END, markdown, replace_table, totals
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +88,16 @@ def test_results_are_recorded_and_passed_tests_not_run_again(suite):
     lines = read_results(suite.results)
     assert len(lines) == 4  # the test that had failed, once more
     assert totals(lines) == "42 tries in 3 tests: 0 lost, 0 silent, 0 untyped"
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"test": "b", "sca'])
+def test_a_torn_last_line_is_dropped(tmp_path, torn):
+    path = tmp_path / "results.jsonl"
+    drop_torn_line(path)
+    assert not path.exists()
+    path.write_text(json.dumps(line("a")) + "\n" + torn)
+    drop_torn_line(path)
+    assert read_results(path) == [line("a")]
 
 
 def test_the_table_sums_over_tests_and_sorts_by_goal():
