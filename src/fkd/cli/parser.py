@@ -45,6 +45,8 @@ def run_verb(name: str, arguments: Sequence[Argument]) -> None:
     words = [argument.words for argument in arguments]
     try:
         result = auto_cli(config_class or command, args=words, **_settings(name, verb, command))
+    except FKDError:  # of the verb itself; a ConfigError is a ValueError, too
+        raise
     except ValueError as error:  # a group of settings that is optional and refuses its values
         if isinstance(error.__cause__, FKDError):
             raise error.__cause__ from None
