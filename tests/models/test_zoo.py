@@ -54,6 +54,13 @@ class TestNames:
         with pytest.raises(ConfigError, match=close):
             parse_model_name(name)
 
+    def test_a_file_is_no_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "best.pth").touch()
+        for name in ("best.pth", "./best.pth", str(tmp_path / "best.pth")):
+            with pytest.raises(ConfigError, match="it is a file: give its folder if a run wrote it"):
+                parse_model_name(name)
+
     def test_unknown_tag_lists_the_known(self):
         with pytest.raises(ConfigError, match=r"no weights called 'x'; choose from .*a1_in1k"):
             build_model("resnet18.x")
