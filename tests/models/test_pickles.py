@@ -53,6 +53,8 @@ def doubled_by_codec(times=40):
     return whole(hexed)
 
 
+NESTED_KEY = b")q\x00" + b"h\x00h\x00\x86q\x00" * 60  # a tuple of 2^60 parts; lies on the stack
+
 HOSTILE = {
     "bytearray of 8 GiB": whole(named("builtins", "bytearray") + b"J\xff\xff\xff\x7f\x85R"),
     "bytearray under its old name": whole(
@@ -82,6 +84,24 @@ HOSTILE = {
     ),
     "a key that takes years to hash": whole(
         b"}" + b")q\x00" + b"\x86q\x00".join([b"h\x00h\x00"] * 60) + b"\x86K\x01s"
+    ),
+    **{
+        f"the same in a {name}": whole(NESTED_KEY + named(module, name) + b"]" + pair + b"a\x85R")
+        for module, name, pair in (
+            ("collections", "OrderedDict", b"h\x00K\x01\x86"),
+            ("collections", "Counter", b"h\x00"),
+            ("builtins", "set", b"h\x00"),
+        )
+    },
+    "the same in a list that grows later": whole(
+        b"]q\x01]q\x02a"
+        + NESTED_KEY
+        + b"h\x02h\x00aK\x01a"
+        + named("collections", "OrderedDict")
+        + b"h\x01\x85R"
+    ),
+    "the same in the state of an object": whole(
+        NESTED_KEY + named("collections", "OrderedDict") + b")R]h\x00K\x01\x86ab"
     ),
     "set state of a tensor": whole(
         tensor(4, [2], [1])

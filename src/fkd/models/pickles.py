@@ -20,7 +20,8 @@ _PROTOCOL = 2  # of torch.save by default; later ones have operations that torch
 _LARGEST_KEY = 1000  # parts of a key of a dict; a tuple of tuples of itself takes years to hash
 
 _REBUILD = "torch._utils._rebuild_"
-_CONTAINERS = {"collections.OrderedDict", "collections.Counter", "builtins.set", "torch.Size"}
+_KEYED = {"collections.OrderedDict", "collections.Counter", "builtins.set"}
+_CONTAINERS = _KEYED | {"torch.Size"}
 _HARMLESS = {
     "builtins.complex",
     "torch.device",
@@ -132,6 +133,7 @@ class _Machine:
         self.memo: dict[int, _Value] = {}
         self.storages: dict[Any, int] = {}  # key to elements, each at least a byte
         self.protocol = 0
+        self.largest = 0  # parts of a tuple
         self.claimed = 0
         self.copied = 0
 
@@ -166,6 +168,7 @@ class _Machine:
 
     def make_tuple(self, members: list[_Value]) -> None:
         parts = min(1 + sum(member.parts for member in members), _LARGEST_KEY + 1)
+        self.largest = max(self.largest, parts)
         self.stack.append(_Value("tuple", members, len(members), parts))
 
     def pop(self, count: int) -> list[_Value]:
@@ -188,6 +191,8 @@ class _Machine:
             raise NeedsCode("it changes something that is no object of its own")
         if state.kind == "tuple" and any(isinstance(v.content, _Storage) for v in state.content):
             raise Refused("its tensors have the form of torch before 0.4")
+        if state.kind != "dict":  # whose keys were looked at
+            self.require_small_keys()
         self._copy(state.size)
 
     def load_storage(self) -> None:
@@ -216,6 +221,11 @@ class _Machine:
         kind = "text" if function.content == "_codecs.encode" else "object"  # bytes, or anything
         self.stack.append(_Value(kind, None, sizes))
 
+    def require_small_keys(self) -> None:
+        """Before something makes keys of what it is given, in whatever lists that lies."""
+        if self.largest > _LARGEST_KEY:
+            raise Refused("a key in it may have very many parts")
+
     def check_call(self, name: str, arguments: list[_Value]) -> None:
         """Refuse a call that weights do not need, or that copies too much."""
         self._copy(sum(value.size for value in arguments))
@@ -226,6 +236,8 @@ class _Machine:
             self.check_call(function.content, list(inner.content))
         elif name in ("_codecs.encode", "builtins.bytearray"):
             _require_texts(name, arguments)
+        elif name in _KEYED and arguments:
+            self.require_small_keys()
         elif name not in _CONTAINERS | _HARMLESS | INERT:
             raise NeedsCode(f"it needs {name}")
 
