@@ -58,7 +58,7 @@ class TestNames:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "best.pth").touch()
         for name in ("best.pth", "./best.pth", str(tmp_path / "best.pth")):
-            with pytest.raises(ConfigError, match="it is a file: give its folder if a run wrote it"):
+            with pytest.raises(ConfigError, match="it is a file: give its folder"):
                 parse_model_name(name)
 
     def test_unknown_tag_lists_the_known(self):
