@@ -11,7 +11,7 @@ failure would mean, and asks for its size:
 
 `make test` runs the small size. `--drill-scale S` runs these tests alone at S times their goals,
 and `--drill-results FILE` adds a line for each to FILE; a test with a passed line there is not run
-again, so that a drill that was stopped goes on.
+again, so that a drill that was stopped resumes.
 """
 
 import json

@@ -10,7 +10,7 @@ of memory and time, and may open no file outside the folders of the drill. What 
 probabilities of crops inside their images.
 
 Examples come in blocks of `BLOCK`; block i of seed S is that of hypothesis with seed S + i. Each is
-printed when it is done, so a drill that was stopped goes on with `--seed`.
+printed when it is done, so a drill that was stopped resumes with `--seed`.
 """
 
 import argparse

@@ -35,13 +35,14 @@ def stored_run(plain_run, label_store):
 
 
 @pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize("changed", ["store", "images", "val", "settings", "student"])
+@pytest.mark.parametrize("changed", ["store", "images", "contents", "val", "val contents", "settings", "student"])
 def test_a_run_with_other_data_or_settings_is_refused_also_when_it_is_finished(
     stored_run, changed, finished, make_images, make_store, image_source, tmp_path
 ):
     more = make_images(tmp_path / "more", per_class=6)
+    same_names = make_images(tmp_path / "same-names", per_class=5, seed=1)
     config = replace(stored_run, val=stored_run.images)
-    if changed == "images":
+    if changed in ("images", "contents"):
         config = replace(config, method="vanilla", store=None, crops_per_image=1)
     train(config)
     if not finished:
@@ -50,7 +51,9 @@ def test_a_run_with_other_data_or_settings_is_refused_also_when_it_is_finished(
     other = {
         "store": {"store": str(make_store(tmp_path / "other", image_source, num_crops=5).path)},
         "images": {"images": ImagesConfig(root=str(more))},
+        "contents": {"images": ImagesConfig(root=str(same_names))},
         "val": {"val": ImagesConfig(root=str(more))},
+        "val contents": {"val": ImagesConfig(root=str(same_names))},
         "settings": {"seed": 1},
         "student": {"student": StudentConfig(name="test_resnet", input_size=32)},
     }[changed]

@@ -97,7 +97,8 @@ class TrainingReporter(Progress):
         self._console.print(f"train     {config.student.name} by {config.method}: {summary}")
         if config.store:
             self._console.print(f"labels    {config.store}")
-        self._console.print(f"run       {config.out}: {config.epochs} epochs = {description}")
+        epochs = f"{config.epochs} epoch{'s' * (config.epochs > 1)}"
+        self._console.print(f"run       {config.out}: {epochs} = {description}")
         if step:
             self._console.print(f"resumed   after step {step:,} of {num_steps:,}")
         if self._console.is_terminal:

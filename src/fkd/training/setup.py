@@ -44,6 +44,7 @@ from fkd.training.outputs import (
 )
 from fkd.training.students import build_student
 
+_IDENTIFYING = 64  # images whose content is compared when a run is started again
 _SUBSET = b"max_images"  # names the random stream that chooses them
 
 
@@ -60,7 +61,7 @@ class TrainSetup:
         cutter: builds the batches.
         decoder: decodes the images, and how its pixels compare.
         validation: what accuracy is measured on, if there are images for it.
-        data: JSON object that identifies the data by content.
+        data: JSON object that identifies the data, wherever they lie.
         remarks: what the user may want to know of the images and the store, a sentence each.
         inputs: input sizes of teachers and student side by side, for people.
     """
@@ -319,7 +320,7 @@ def _identify(
     teacher: TeacherEnsemble | None,
     validation: LabeledImages | None,
 ) -> dict[str, Any]:
-    """What the data are, by content: paths may change, these must not."""
+    """What the data are: paths may change, these must not."""
     return {
         "images": _identify_images(images),
         "store_root_hash": None if store is None else store.root_hash,
@@ -329,5 +330,14 @@ def _identify(
 
 
 def _identify_images(source: ImageSource) -> dict[str, Any]:
+    """Their keys, and the content of some: reading all would take long at every start.
+
+    Images of a store are compared with it one by one when they are read.
+    """
     keys = [source.key(i) for i in range(len(source))]
-    return {"num_images": len(source), "keys_sha256": keys_digest(keys)}
+    some = np.linspace(0, len(source) - 1, min(len(source), _IDENTIFYING), dtype=np.int64)
+    return {
+        "num_images": len(source),
+        "keys_sha256": keys_digest(keys),
+        "sampled_contents_sha256": keys_digest(source.read(i) for i in some.tolist()),
+    }
