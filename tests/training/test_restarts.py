@@ -35,7 +35,9 @@ def stored_run(plain_run, label_store):
 
 
 @pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize("changed", ["store", "images", "contents", "val", "val contents", "settings", "student"])
+@pytest.mark.parametrize(
+    "changed", ["store", "images", "contents", "val", "val contents", "settings", "student"]
+)
 def test_a_run_with_other_data_or_settings_is_refused_also_when_it_is_finished(
     stored_run, changed, finished, make_images, make_store, image_source, tmp_path
 ):
