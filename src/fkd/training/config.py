@@ -1,11 +1,8 @@
 """The settings of a training run."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
-
-import torch
 
 from fkd.checks import (
     changed_fields,
@@ -20,7 +17,6 @@ from fkd.checks import (
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.replay import Interpolation
 from fkd.crops.sampling import CropConfig
-from fkd.data.batches import Workers
 from fkd.data.crop_sources import CropOrder
 from fkd.data.decoders import DecoderChoice
 from fkd.data.mixing import MixingConfig
@@ -44,9 +40,7 @@ from fkd.models.teacher import TeacherConfig
 from fkd.models.zoo import is_model_folder
 from fkd.userfiles import settle_paths
 
-_WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
 _CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
-_MOST_THREADS = 4  # more wait for Python's lock
 
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers", "resume_from"}
@@ -384,30 +378,3 @@ def starts_from_weights(config: TrainConfig) -> bool:
 def all_teachers(config: TrainConfig) -> list[TeacherConfig]:
     """The online teachers, one or several."""
     return config.teachers if config.teacher is None else [config.teacher]
-
-
-def count_workers(config: TrainConfig) -> int:
-    """How many threads or processes load batches."""
-    if config.num_workers is not None:
-        return config.num_workers
-    return min(_WORKERS_BESIDE_A_GPU if on_gpu(config) else _WORKERS, count_usable_cores())
-
-
-def count_usable_cores() -> int:
-    """The cores that this process may run on, fewer than the machine's in a batch job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def kind_of_workers(config: TrainConfig) -> Workers:
-    """Threads or processes."""
-    if config.workers != "auto":
-        return config.workers
-    return "threads" if count_workers(config) <= _MOST_THREADS else "processes"
-
-
-def on_gpu(config: TrainConfig) -> bool:
-    """Whether the student is trained on a GPU."""
-    named = config.device is None or config.device.partition(":")[0] == "cuda"
-    return named and torch.cuda.is_available()

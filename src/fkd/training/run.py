@@ -33,16 +33,14 @@ from fkd.training.config import (
     FREE_FIELDS,
     TrainConfig,
     all_passes,
-    count_workers,
     crops_per_image,
-    kind_of_workers,
-    on_gpu,
 )
 from fkd.training.defaults import default_batch_size, odd_settings
 from fkd.training.environment import describe_environment
 from fkd.training.failures import explained_failures
 from fkd.training.setup import TrainData, TrainSetup, build_setup, fill_in, open_data
 from fkd.training.students import save_student
+from fkd.training.workers import count_workers, kind_of_workers, on_gpu
 
 
 @dataclass(frozen=True)
