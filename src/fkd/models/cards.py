@@ -36,6 +36,7 @@ _TIMM_DEFAULTS: dict[str, Any] = {
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }  # what timm assumes of a member that its file leaves out
+_NO_CARD = "is no model card"
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as transformers writes them
 _LONGEST_LICENSE = 100  # characters
 _DEFAULT_LABELS = 2  # transformers writes no labels where there are its own two
@@ -81,10 +82,6 @@ class ModelCard:
             Preprocessing.from_json(fields),
             check_arguments(kwargs),
         )
-
-
-class _BadCard(ConfigError):
-    """A file beside the weights cannot be used; the message names it."""
 
 
 def read_card(folder: Path) -> tuple[ModelCard | None, list[str] | None]:
@@ -135,11 +132,11 @@ def _parse(path: Path, parse: Any) -> Any:
     text = read_text("checkpoint", path)
     try:
         return parse(json.loads(text))
-    except _BadCard:  # of another file, which names that one
-        raise
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-        raise _BadCard(
-            f"checkpoint: {path} is no model card ({error}); correct it, or put the weights "
+        if _NO_CARD in str(error):  # said of a file beside this one
+            raise
+        raise ConfigError(
+            f"checkpoint: {path} {_NO_CARD} ({error}); correct it, or put the weights "
             "into a folder of their own and name the network"
         ) from error
 
