@@ -134,7 +134,7 @@ def test_unknown_yaml_keys_are_refused(options, tmp_path, capsys):
     [
         (["/nowhere/run"], "model: /nowhere/run does not exist"),
         (["."], "has no model.safetensors; give a finished run"),
-        ([__file__], "it is a file: give its folder if a run wrote it"),
+        ([__file__], "is a file; give the folder of a finished run, or a model name"),
         (["runs"], "model: there is no folder runs here, and no network of that name"),
         (["student.pth"], "model: there is no folder student.pth here, and no network"),
         (["resnet5"], "unknown model 'resnet5'; did you mean resnet50"),
