@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
-import numpy as np
-
+from fkd.data.sources import spread_images
 from fkd.labeling.config import ceil_div
 from fkd.labeling.pipeline import PreparedImage, TeacherInput, run_stages
 from fkd.labeling.setup import LabelSetup
@@ -78,7 +77,7 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
     Raises:
         TeacherError: the teacher's output is not finite in one of them.
     """
-    places = np.unique(np.linspace(0, len(setup.source) - 1, _MAX_IMAGES).astype(int)).tolist()
+    places = spread_images(setup.source, _MAX_IMAGES)
     of_classes, stored = setup.teachers.is_classifier, setup.store_config
     kept = min(stored.num_ids or _DEFAULT_KEPT, stored.num_classes) if of_classes else 0
     nothing = LabelComparison.empty() if of_classes else EmbeddingComparison.empty()

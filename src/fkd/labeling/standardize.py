@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fkd.crops.replay import replay, sample_crops
-from fkd.data.sources import ImageSource, load
+from fkd.data.sources import ImageSource, load, spread_images
 from fkd.errors import ConfigError, FKDError, ImageError
 from fkd.labeling.config import LabelConfig, resolve_autocast
 from fkd.models.ensemble import Standardization, TeacherEnsemble
@@ -57,7 +57,7 @@ def _recorded(path: str) -> list[Standardization]:
 def _measure(
     teachers: TeacherEnsemble, config: LabelConfig, source: ImageSource, batch_size: int
 ) -> list[Standardization]:
-    rows = np.unique(np.linspace(0, len(source) - 1, _MAX_IMAGES).astype(int)).tolist()
+    rows = spread_images(source, _MAX_IMAGES)
     outputs: list[list[Tensor]] = [[] for _ in teachers.teachers]
     for first in range(0, len(rows), batch_size):
         views = _crops(teachers, config, source, rows[first : first + batch_size])

@@ -21,7 +21,7 @@ from fkd.data.joining import (
     true_classes,
 )
 from fkd.data.maps import MapCropSource
-from fkd.data.sources import ImageSource, open_source, remarks_of
+from fkd.data.sources import ImageSource, open_source, remarks_of, spread_images
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
@@ -335,9 +335,9 @@ def _identify_images(source: ImageSource) -> dict[str, Any]:
     Images of a store are compared with it one by one when they are read.
     """
     keys = [source.key(i) for i in range(len(source))]
-    some = np.linspace(0, len(source) - 1, min(len(source), _IDENTIFYING), dtype=np.int64)
+    some = map(source.read, spread_images(source, _IDENTIFYING))
     return {
         "num_images": len(source),
         "keys_sha256": keys_digest(keys),
-        "sampled_contents_sha256": keys_digest(source.read(i) for i in some.tolist()),
+        "sampled_contents_sha256": keys_digest(some),
     }
