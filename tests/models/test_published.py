@@ -16,6 +16,7 @@ IMAGES = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LAYOUTS = {
     "moco_v2_resnet50": (as_moco, {"epoch": 800, "arch": "resnet50", "optimizer": {"state": {}}}),
     "swav_resnet50": (as_swav, None),
+    "swav_resnet50w2": (as_swav, None),  # w4 and w5 differ in widths alone
     "reactnet_a": (lambda network: as_reactnet(network, flat=True), {"best_top1_acc": 69.4}),
     "reactnet_a_step1": (lambda network: as_reactnet(network, unused=True), {"epoch": 1}),
 }
