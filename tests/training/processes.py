@@ -1,4 +1,4 @@
-"""Runs in processes of their own, alone or together, as torchrun would start them."""
+"""Runs that are stopped, and runs in processes of their own, as torchrun would start them."""
 
 import multiprocessing
 import os
@@ -7,6 +7,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
+from fkd.engine.logging import Progress
 from fkd.training.config import TrainConfig
 from fkd.training.run import train
 
@@ -47,3 +48,25 @@ def exit_codes(processes) -> list[int | None]:
 
 def train_together(config, world_size):
     assert exit_codes(start_together(config, world_size)) == [0] * world_size
+
+
+class Stop(Exception):
+    """Ends a run like a kill: nothing gets a chance to be saved."""
+
+
+class StopAt(Progress):
+    """A progress that ends the run in the middle of a step."""
+
+    def __init__(self, step):
+        self.step = step
+        self.began = None
+
+    def begin(self, step, num_steps, description):
+        self.began = step
+
+    def advance(self, step, metrics):
+        if step == self.step:
+            raise Stop
+
+    def evaluated(self, metrics):
+        pass

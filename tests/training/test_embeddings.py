@@ -16,7 +16,7 @@ from fkd.data.batches import Batch
 from fkd.data.mixing import MixingConfig
 from fkd.data.multicrop import MultiCropDataset, collate_crops
 from fkd.data.sources import ImagesConfig
-from fkd.engine.logging import Progress, read_metrics
+from fkd.engine.logging import read_metrics
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
@@ -30,7 +30,7 @@ from fkd.store import LabelStore
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
 from fkd.training.students import build_student
-from tests.training.processes import start, train_together
+from tests.training.processes import Stop, StopAt, start, train_together
 
 SIDE = 32
 
@@ -101,19 +101,6 @@ def method_of():
         )
 
     return build
-
-
-class Stop(Exception):
-    """Ends a run like a kill: nothing gets a chance to be saved."""
-
-
-class StopAt(Progress):
-    def __init__(self, step):
-        self.step = step
-
-    def advance(self, step, metrics):
-        if step == self.step:
-            raise Stop
 
 
 def lines_of(config) -> list[dict]:

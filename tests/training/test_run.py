@@ -28,7 +28,14 @@ from fkd.methods import MealV2Config
 from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
-from tests.training.processes import exit_codes, start, start_together, train_together
+from tests.training.processes import (
+    Stop,
+    StopAt,
+    exit_codes,
+    start,
+    start_together,
+    train_together,
+)
 
 ALIVE = {"method": "mealv2-fkd", "seed": 7}
 """Of the discriminators for so few classes many have no gradient from the start: dead ReLUs."""
@@ -58,28 +65,6 @@ def config(tmp_path, image_folder, label_store) -> TrainConfig:
         log_every=3,
         device="cpu",
     )
-
-
-class Stop(Exception):
-    """Ends a run like a kill: nothing gets a chance to be saved."""
-
-
-class StopAt(Progress):
-    """A progress that ends the run in the middle of a step."""
-
-    def __init__(self, step):
-        self.step = step
-        self.began = None
-
-    def begin(self, step, num_steps, description):
-        self.began = step
-
-    def advance(self, step, metrics):
-        if step == self.step:
-            raise Stop
-
-    def evaluated(self, metrics):
-        pass
 
 
 def weights_of(config) -> dict[str, torch.Tensor]:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.data.mixing import MixingConfig
-from fkd.engine.logging import Progress
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.order import Order
 from fkd.engine.schedule import Pass, ScheduleConfig
@@ -26,7 +25,7 @@ from fkd.models.teacher import TeacherConfig
 from fkd.training.config import StudentConfig, TrainConfig, all_passes
 from fkd.training.defaults import fill_defaults, odd_settings
 from fkd.training.run import train
-from tests.training.processes import train_together
+from tests.training.processes import Stop, StopAt, train_together
 
 METHODS = ("s2bnn", "s2bnn-both", "moco")
 
@@ -57,21 +56,6 @@ def config_of(plain_run, tmp_path):
         return replace(run, **options)
 
     return make
-
-
-class Stop(Exception):
-    """Ends a run like a kill: nothing gets a chance to be saved."""
-
-
-class StopAt(Progress):
-    """A progress that ends the run in the middle of a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def advance(self, step, metrics):
-        if step == self.step:
-            raise Stop
 
 
 @pytest.mark.parametrize("method", METHODS)
