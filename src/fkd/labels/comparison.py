@@ -97,6 +97,8 @@ class EmbeddingComparison:
 def compare_embeddings(reference: Tensor, other: Tensor) -> EmbeddingComparison:
     """Compare embeddings (B, D) of the same crops; in float64.
 
+    Two rows of zeros are equal: their cosine counts as 1. One alone has no direction: it is 0.
+
     Example:
         >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [1.0, 0.0]])
         >>> str(compare_embeddings(a, b))
@@ -104,8 +106,19 @@ def compare_embeddings(reference: Tensor, other: Tensor) -> EmbeddingComparison:
     """
     if len(reference) == 0:
         return EmbeddingComparison.empty()
-    cosines = torch.nn.functional.cosine_similarity(reference.double(), other.double(), dim=1)
+    cosines = (_directions(reference) * _directions(other)).sum(dim=1)
+    cosines[(reference == 0).all(dim=1) & (other == 0).all(dim=1)] = 1.0
     return EmbeddingComparison(len(cosines), float(cosines.mean()), float(cosines.min()))
+
+
+def _directions(embeddings: Tensor) -> Tensor:
+    """Rows divided by their lengths, float64; zeros stay zeros.
+
+    `cosine_similarity` takes lengths below 1e-8 for 1e-8, and small embeddings for different ones.
+    """
+    rows = embeddings.double()
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(lengths == 0, 1.0, lengths)
 
 
 def compare(reference: SoftTargets, other: SoftTargets) -> LabelComparison:
