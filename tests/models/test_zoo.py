@@ -297,3 +297,14 @@ class TestPackages:
     def test_package_that_is_not_installed(self, monkeypatch):
         monkeypatch.setattr("fkd.models.packaged.find_spec", lambda package: None)
         assert packaged_file(parse_model_name("tf_efficientnet_lite0")) is None
+
+
+@pytest.mark.parametrize("name", ["torchvision/mnasnet0_5", "torchvision/resnet18", TINY])
+def test_files_without_versions_of_layouts_load(name, tmp_path):
+    """MNASNet asks for the version that a state dict of torch has and a file of tensors lacks."""
+    network = build_model(name, num_classes=3)
+    save_file(network.state_dict(), tmp_path / "x.safetensors")
+    torch.save(network.state_dict(), tmp_path / "x.pth")
+    for file in ("x.safetensors", "x.pth"):
+        loaded = build_model(name, checkpoint=str(tmp_path / file))
+        assert same_weights(loaded, network.state_dict())

@@ -67,7 +67,9 @@ def load_weights(
             f"{origin} does not fit the model: {'; '.join(differences[:_SHOWN])}{more}; "
             f"give the name of the model it was saved from{size}"
         )
-    model.load_state_dict(dict(state), strict=False)
+    # Into the model's own, whose versions of layouts say that these names and shapes are current.
+    expected.update(state)
+    model.load_state_dict(expected, strict=False)
 
 
 def _head_parameters(state: Mapping[str, Tensor], model: nn.Module, num_classes: int) -> list[str]:
