@@ -181,7 +181,7 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
         told.remark(remark)
     loaded = find_backbone(config.model, config.checkpoint, input_size=config.input_size)
     network = PooledFeatures(loaded.model, f"model {loaded.name}")
-    try_network(network, loaded.preprocessing, f"model {loaded.name}")
+    try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
     machine = Machine(device=device, batch_size=config.batch_size, num_workers=config.num_workers)
     requests = [
         FeatureRequest(network, loaded.preprocessing, images.source, loaded.name)

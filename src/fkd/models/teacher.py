@@ -15,6 +15,7 @@ from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.features import PooledFeatures
 from fkd.models.heads import load_head
 from fkd.models.single_teacher import Teacher, TeacherOutput
+from fkd.models.trial import try_network
 from fkd.models.zoo import LoadedModel, is_published_headless, load_model
 from fkd.userfiles import settle_paths
 
@@ -161,7 +162,9 @@ def _embedding_teacher(config: TeacherConfig, loaded: LoadedModel) -> Teacher:
             )
         names = numbered_classes(loaded.num_classes)
         return _teacher(config, loaded, loaded.model, names, "head")
-    features = PooledFeatures(loaded.model, f"teacher {loaded.name}")
+    owner = f"teacher {loaded.name}"
+    features = PooledFeatures(loaded.model, owner)
+    try_network(loaded.model, loaded.preprocessing, owner)
     width = features.count(loaded.preprocessing.input_size)
     if config.head is None:
         return _teacher(config, loaded, features, numbered_classes(width), "features")

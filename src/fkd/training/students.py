@@ -18,6 +18,7 @@ from fkd.models.checkpoints import MODEL_FILE
 from fkd.models.names import parse_model_name
 from fkd.models.preprocessing import has_fixed_input_size
 from fkd.models.students import HEAD_FILE, attach_head, load_head, split_state
+from fkd.models.trial import try_network
 from fkd.models.zoo import load_model
 from fkd.training.config import StudentConfig
 
@@ -84,8 +85,9 @@ def save_student(path: Path, student: nn.Module, card: ModelCard, classes: Seque
 def _with_head(
     config: StudentConfig, network: nn.Module, card: ModelCard, num_outputs: int
 ) -> Embedder:
+    try_network(network, card.preprocessing, f"student {card.name}")  # before features are counted
     student = attach_head(
-        network,
+        network.train(),
         config.head,
         num_outputs,
         input_size=card.preprocessing.input_size,
