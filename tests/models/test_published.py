@@ -9,6 +9,7 @@ from fkd.errors import ConfigError
 from fkd.models.architectures import embedders
 from fkd.models.architectures.embedders import MlpHead
 from fkd.models.features import PooledFeatures
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.models.zoo import build_model, load_model
 from tests.models.published import as_moco, as_reactnet, as_swav
 
@@ -92,6 +93,7 @@ def test_the_backbone_alone_gives_features(name, backbone, networks, files):
         ("swav_resnet50", "swav_resnet50w2", r"conv1.weight has shape \[64, 3, 7, 7\], not \[128,"),
         ("reactnet_a", "moco_v2_resnet50", "is missing"),
         ("moco_v2_resnet50", "reactnet_a", "is missing"),
+        ("moco_v2_resnet50", "resnet18", r"layer1.*has shape"),
         ("swav_resnet50", "resnet18", "is missing|has shape"),
         ("reactnet_a", "test_resnet", "is missing"),
     ],
@@ -118,6 +120,36 @@ def test_a_file_without_its_head_says_how_it_can_be_used(networks, tmp_path):
     with pytest.raises(ConfigError, match=r"has no head \(head.layers.0.weight is missing\).*feat"):
         build_model("moco_v2_resnet50", checkpoint=path)
     assert build_model("moco_v2_resnet50", checkpoint=path, num_classes=16, new_head=True)
+
+
+@pytest.mark.parametrize("file", ["moco_v2_resnet50", "swav_resnet50"])
+def test_the_backbone_alone_begins_a_classifier(file, networks, files):
+    path = str(files / f"{file}.pth.tar")
+    with pytest.raises(ConfigError, match=r"has no head \(fc.weight is missing\); take the feat"):
+        build_model("resnet50", checkpoint=path)
+    begun = build_model("resnet50", checkpoint=path, num_classes=3, new_head=True)
+    expected = networks[file].backbone.state_dict()
+    assert all(torch.equal(begun.state_dict()[n], value) for n, value in expected.items())
+
+
+@pytest.mark.parametrize("without", ["prototypes.", "projection_head."])
+def test_half_a_head_takes_nothing_from_the_features(without, networks, tmp_path):
+    state = as_swav(networks["swav_resnet50"])
+    torch.save({n: v for n, v in state.items() if without not in n}, tmp_path / "x.pth")
+    path = str(tmp_path / "x.pth")
+    for name in ("swav_resnet50", "resnet50"):
+        loaded = load_model(name, checkpoint=path, headless=True)
+        expected = outputs(PooledFeatures(networks["swav_resnet50"]))
+        torch.testing.assert_close(outputs(PooledFeatures(loaded.model)), expected)
+    with pytest.raises(ConfigError, match=r"does not fit the model: head\.pro.* is missing"):
+        build_model("swav_resnet50", checkpoint=path)
+
+
+def test_embeddings_have_no_class_names(files):
+    path = str(files / "moco_v2_resnet50.pth.tar")
+    config = TeacherConfig("moco_v2_resnet50", checkpoint=path, class_names="x.txt")
+    with pytest.raises(ConfigError, match=r"teacher\.class_names: the outputs of moco.*no classes"):
+        load_teachers([config])
 
 
 def test_another_number_of_prototypes_is_that_of_the_file(tmp_path):

@@ -154,6 +154,10 @@ def _no_classes(name: str) -> ConfigError:
 
 def _embedding_teacher(config: TeacherConfig, loaded: LoadedModel) -> Teacher:
     """A teacher whose outputs are no classes: pooled features, or what a head makes of them."""
+    if config.class_names is not None:  # with output logits, which this network does not have
+        raise ConfigError(
+            f"teacher.class_names: the outputs of {loaded.name} are no classes; leave it out"
+        )
     if config.output != "features" and config.head is None:
         if not isinstance(loaded.model, Embedder):
             raise ConfigError(

@@ -159,9 +159,9 @@ def rename_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     if query:
         return {_rename(key, {"fc.": "head.layers."}): value for key, value in query.items()}
-    if "prototypes.weight" not in plain:
-        return dict(state)
     heads = {"projection_head.": "head.projection.", "prototypes.": "head.prototypes."}
+    if not any(key.startswith(tuple(heads)) for key in plain):  # a part of a head tells it, too
+        return dict(state)
     return {_rename(key, heads): value for key, value in plain.items()}
 
 
