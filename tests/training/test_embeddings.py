@@ -336,6 +336,19 @@ def test_a_store_of_features_is_refused_where_classes_are_learned(config, method
     assert not Path(config.out).exists()
 
 
+@pytest.mark.parametrize("method", ["kd", "funmatch", "deit", "mealv2"])
+def test_an_online_teacher_of_features_is_refused_where_classes_are_learned(
+    config, method, teacher
+):
+    """Features would pass for classes: their softmax is a distribution like any other."""
+    mixing = config.mixing if method == "funmatch" else MixingConfig()
+    config = replace(config, method=method, store=None, teacher=teacher, mixing=mixing)
+    words = f"no classes, and method {method} learns classes; use method s2bnn or s2bnn-both"
+    with pytest.raises(ConfigError, match=words):
+        train(config)
+    assert not Path(config.out).exists()
+
+
 def test_what_does_not_fit_a_student_of_embeddings_is_one_sentence(config, label_store, map_store):
     for store in (label_store, map_store):
         with pytest.raises(ConfigError, match="holds labels of classes, and method fkd-ssl learns"):

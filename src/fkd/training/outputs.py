@@ -43,15 +43,22 @@ def require_fitting_store(config: TrainConfig, store: LabelStore | None) -> None
             f"store: {store.path} holds labels of classes, and method {config.method} learns "
             "embeddings; use method fkd, or label with --teacher.output features"
         )
+    raise ConfigError(
+        f"store: {store.path} holds embeddings of a teacher, which are no classes, and method "
+        f"{config.method} learns classes; use method {_users('stored')}"
+    )
+
+
+def _users(crop_source: str) -> str:
+    """The methods that learn the embeddings of a store, or those of an online teacher."""
     users = [
         name
         for name, method in METHODS.items()
-        if method.learns_embeddings and method.crop_source == "stored"
+        if method.learns_embeddings
+        and method.crop_source == crop_source
+        and (method.needs_teacher or crop_source == "stored")
     ]
-    raise ConfigError(
-        f"store: {store.path} holds embeddings of a teacher, which are no classes, and method "
-        f"{config.method} learns classes; use method {' or '.join(users)}"
-    )
+    return " or ".join(users)
 
 
 def find_outputs(
@@ -63,13 +70,19 @@ def find_outputs(
     """The outputs of the store, else of the teacher, else what the images or the settings say.
 
     Raises:
-        ConfigError: the student is to learn classes, and nothing has any.
+        ConfigError: the student is to learn classes, and nothing has any, or the teacher has none.
     """
     if find_method(config.method).learns_embeddings:
         if teacher is not None:
             return StudentOutputs(len(teacher.class_names), [], True)
         width = config.contrast.dim if store is None else store.num_classes
         return StudentOutputs(width, [], True)
+    if teacher is not None and not teacher.is_classifier:
+        raise ConfigError(
+            f"teacher.name: {teacher.teachers[0].name} gives embeddings, which are no classes, and "
+            f"method {config.method} learns classes; use method {_users('fresh')}, or a teacher "
+            "with a classifier (--teacher.output logits)"
+        )
     if store is not None:
         names = list(store.class_names)
     else:
