@@ -1,5 +1,6 @@
 """Stores of several embedding teachers: standardized once, recorded, and the same when resumed."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,5 +109,8 @@ def test_a_mean_is_rounded_as_the_length_is():
     """The last bits of features whose mean is 0 depend on the machine."""
     embeddings = torch.tensor([[8.0, 1e-7], [-8.0, 1e-7]], dtype=torch.float64)
     assert module._standardization(embeddings, "net") == (0.0, 8.0)
+    for tiny in (1e-9, -1e-9):  # the sign is a last bit, too, and would be in the store's identity
+        mean, _ = module._standardization(embeddings * torch.tensor([1.0, 0.0]) + tiny, "net")
+        assert math.copysign(1.0, mean) == 1.0
     found = module._standardization(1234.5678 * embeddings + 3.14159, "net")
     assert found == (3.0, 9877.0)

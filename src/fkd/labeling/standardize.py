@@ -97,4 +97,5 @@ def _standardization(embeddings: Tensor, name: str) -> Standardization:
     if not float(length) > 0:
         raise ConfigError(f"teacher {name} gives the same number for every crop; check its weights")
     decimals = _DIGITS - math.ceil(math.log10(float(length)))  # a mean of nearly 0 has no more
-    return Standardization(round(float(mean), decimals), round(float(length), decimals))
+    rounded = round(float(mean), decimals) + 0.0  # of -0.0 and 0.0 only the latter is written
+    return Standardization(rounded, round(float(length), decimals))
