@@ -349,6 +349,14 @@ def test_an_online_teacher_of_features_is_refused_where_classes_are_learned(
     assert not Path(config.out).exists()
 
 
+def test_features_cannot_be_the_classes_of_the_images(config, teacher):
+    config = replace(config, method="kd", store=None, teacher=teacher, classes="dataset")
+    with pytest.raises(
+        ConfigError, match=r"teacher\.output: test_resnet gives features, which are"
+    ):
+        train(config)
+
+
 def test_what_does_not_fit_a_student_of_embeddings_is_one_sentence(config, label_store, map_store):
     for store in (label_store, map_store):
         with pytest.raises(ConfigError, match="holds labels of classes, and method fkd-ssl learns"):

@@ -71,6 +71,11 @@ class TeacherEnsemble:
         if not teachers:
             raise ConfigError("teachers: give at least one teacher")
         _refuse_mixed(teachers)
+        if class_names is not None and not teachers[0].is_classifier:
+            raise ConfigError(
+                f"teacher.output: {teachers[0].name} gives {teachers[0].output}, which are no "
+                "classes and cannot be those of the images or the store; leave it out"
+            )
         self.standardization: list[Standardization] | None = None
         if len(teachers) > 1 and not teachers[0].is_classifier:
             width = sum(len(teacher.class_names) for teacher in teachers)
