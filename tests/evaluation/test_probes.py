@@ -97,6 +97,16 @@ def test_the_same_seed_gives_the_same_result():
     assert linear_probe(train, test, epochs=3) == linear_probe(train, test, epochs=3)
 
 
+def test_a_rate_that_diverges_is_not_chosen():
+    """Its classifier is not finite, and whatever comes first would be its answer."""
+    train, test = clusters(60), clusters(20, seed=1)
+    result = linear_probe(train, test, learning_rates=[1e38, 0.1], epochs=5)
+    assert result.learning_rate == 0.1
+    assert result.held_out_top1.keys() == {0.1}
+    with pytest.raises(ConfigError, match=r"diverged at 1e\+38; give smaller rates"):
+        linear_probe(train, test, learning_rates=[1e38], epochs=5)
+
+
 def test_too_few_images_are_refused():
     with pytest.raises(ConfigError, match="needs 20 training images, got 8"):
         linear_probe(clusters(8), clusters(8))

@@ -62,7 +62,7 @@ class ProbeResult:
         top1: percent.
         top5: percent; among all classes where there are fewer.
         learning_rate: the one that was best on the held-out images.
-        held_out_top1: of every learning rate, percent.
+        held_out_top1: of every learning rate at which it did not diverge, percent.
     """
 
     top1: float
@@ -109,7 +109,8 @@ def linear_probe(
     are. With `progress`, 2 * epochs are done.
 
     Raises:
-        ConfigError: there are too few training images to hold some out.
+        ConfigError: there are too few training images to hold some out; or the classifier diverged,
+            whatever the rate.
     """
     if len(train) < MIN_IMAGES:
         raise ConfigError(f"a linear probe needs {MIN_IMAGES} training images, got {len(train)}")
@@ -123,10 +124,19 @@ def linear_probe(
         heads.fit(part, epochs, min(batch_size, len(part)), seed, progress)
         return heads
 
-    found = fit(train[rest], learning_rates).accuracies(train[held_out])
-    by_rate = {rate: top1 for rate, (top1, _) in zip(learning_rates, found, strict=True)}
-    best = max(by_rate, key=lambda rate: by_rate[rate])
-    ((top1, top5),) = fit(train, [best]).accuracies(test)
+    heads = fit(train[rest], learning_rates)
+    found = zip(learning_rates, heads.accuracies(train[held_out]), heads.finite(), strict=True)
+    by_rate = {rate: top1 for rate, (top1, _), is_finite in found if is_finite}
+    final = None
+    if by_rate:
+        best = max(by_rate, key=lambda rate: by_rate[rate])
+        final = fit(train, [best])
+    if final is None or not all(final.finite()):
+        raise ConfigError(
+            f"protocol.learning_rates: the classifier diverged at {min(learning_rates):g}; give "
+            "smaller rates"
+        )
+    ((top1, top5),) = final.accuracies(test)
     return ProbeResult(top1, top5, best, by_rate)
 
 
@@ -172,6 +182,11 @@ class _Heads:
                     velocity[i].mul_(_MOMENTUM).add_(gradient)
                     value.sub_(rate * velocity[i])
             progress(1)
+
+    def finite(self) -> list[bool]:
+        """Whether each classifier has learned without diverging."""
+        pairs = zip(self.weight, self.bias, strict=True)
+        return [bool(weight.isfinite().all() & bias.isfinite().all()) for weight, bias in pairs]
 
     def accuracies(self, part: Features) -> list[tuple[float, float]]:
         """Top-1 and top-5 in percent of each classifier."""
