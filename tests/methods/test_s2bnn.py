@@ -128,7 +128,7 @@ def test_impossible_settings_are_refused(field, value):
 
 
 def test_a_bank_is_refused_without_a_store(embedder, method_inputs):
-    with pytest.raises(ConfigError, match="bank is drawn from a store"):
+    with pytest.raises(ConfigError, match="only method fkd-ssl draws a bank"):
         build("s2bnn", lambda **v: method_inputs(teacher=embedder, **v), loss="bank")
 
 

@@ -191,6 +191,6 @@ def _require_embeddings(inputs: MethodInputs) -> None:
         )
     if inputs.options.loss == "bank":
         raise ConfigError(
-            "ssl.loss bank: its bank is drawn from a store, and there is none beside an online "
-            "teacher; use dims or cosine"
+            "ssl.loss bank: only method fkd-ssl draws a bank, from the embeddings of its store; "
+            "use dims or cosine with an online teacher"
         )
