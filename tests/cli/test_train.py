@@ -133,7 +133,7 @@ def test_unknown_yaml_keys_are_refused(options, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["/nowhere/run"], "model: /nowhere/run does not exist"),
-        (["."], "has no model.safetensors; give a finished run"),
+        (["."], "has no model.safetensors; give the folder of a finished run"),
         ([__file__], "is a file; give the folder of a finished run, or a model name"),
         (["runs"], "model: there is no folder runs here, and no network of that name"),
         (["student.pth"], "model: there is no folder student.pth here, and no network"),

@@ -45,6 +45,18 @@ def test_a_folder_has_weights_of_its_own(save, tmp_path):
         find_model(str(tmp_path), weights)
 
 
+@pytest.mark.parametrize("find", [find_model, find_backbone])
+def test_a_folder_without_weights_is_refused_as_the_model(find, tmp_path):
+    """The user gave no checkpoint, and a file of weights would be refused in its place."""
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ConfigError) as caught:
+        find(str(tmp_path))
+    assert str(caught.value) == (
+        f"model: folder {tmp_path} has no model.safetensors; give the folder of a finished run, or "
+        "a model name"
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

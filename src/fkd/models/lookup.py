@@ -2,11 +2,13 @@
 
 import difflib
 import os
+from pathlib import Path
 from typing import Any
 
 import timm
 
 from fkd.errors import ConfigError
+from fkd.models.checkpoints import FILES, MODEL_FILE, PARTS
 from fkd.models.names import parse_model_name, torchvision_names
 from fkd.models.zoo import LoadedModel, load_model
 from fkd.userfiles import home_path
@@ -32,6 +34,7 @@ def find_model(model: str, checkpoint: str | None = None, **options: Any) -> Loa
                 f"checkpoint: {model} is a folder that has its own weights; leave the checkpoint "
                 "out, or give the name of a network with it"
             )
+        _require_weights(folder)
         return load_model(checkpoint=str(folder), **options)
     _require_name(model)
     return load_model(model, pretrained=checkpoint is None, checkpoint=checkpoint, **options)
@@ -49,6 +52,19 @@ def find_backbone(model: str, checkpoint: str | None = None, **options: Any) -> 
         ConfigError: as `find_model`.
     """
     return find_model(model, checkpoint, headless=True, **options)
+
+
+def _require_weights(folder: Path) -> None:
+    """Refuse a folder that is of no model, or of a run that is not finished.
+
+    Raises:
+        ConfigError: says so of the model; the user gave no checkpoint.
+    """
+    if not any((folder / name).is_file() for name in FILES) and not any(folder.glob(PARTS)):
+        raise ConfigError(
+            f"model: folder {folder} has no {MODEL_FILE}; give the folder of a finished run, or a "
+            "model name"
+        )
 
 
 def _require_name(model: str) -> None:
