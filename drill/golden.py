@@ -14,9 +14,11 @@ from fkd.data.decode import DECODER
 from fkd.data.folder import FolderSource
 from fkd.data.sources import load
 from fkd.labels.codec_names import parse_codec
+from fkd.labels.projection import Projection
 from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, form_members, keys_digest
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
+from fkd.store.provenance import projection_members
 
 NUM_CROPS, NUM_CLASSES = 4, 6
 AUGMENT = AugmentConfig(color_jitter=(0.4, 0.4, 0.4, 0.1), rand_augment_ops=1, erase_prob=0.5)
@@ -30,6 +32,8 @@ KINDS = {
     "compact": ("compact", True, "ms:2", None, AUGMENT),
     "recomputed": ("compact", False, "mr:2", None, AugmentConfig()),
     "map": ("map", True, "top:2", "f16", AugmentConfig()),
+    "features": ("plain", True, "logits", "i8", AugmentConfig()),
+    "packed features": ("compact", False, "logits", "i8", AugmentConfig()),
 }
 
 
@@ -76,6 +80,10 @@ def _config(kind: str, images: FolderSource) -> dict:
         "decoder": DECODER,
         "numerics": {"autocast": None, "batch_size": 4},
     }
+    if "features" in kind:
+        del config["class_names"]
+        config["outputs"] = "features"
+        config["projection"] = projection_members(Projection(9, NUM_CLASSES, seed=0))
     config |= form_members(form, parse_codec(codec), NUM_CLASSES, value_dtype)
     if form == "map":
         return config | {"grid": [2, 2]}

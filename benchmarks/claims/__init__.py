@@ -10,4 +10,8 @@ python -m benchmarks.claims --config benchmarks/claims/cifar10.yaml --out claims
     networks      the teacher's accuracy, and the time of both networks' forward passes
     expectations  the paper's orderings and costs, compared with the results
     report        tables and pictures of what is finished
+
+python -m benchmarks.claims.run_self_supervised --config benchmarks/claims/cifar10-ssl.yaml
+
+    self_supervised   stored embeddings against an online teacher, by linear evaluation
 """

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fkd.data.multicrop import MultiCropDataset, collate_crops
     from fkd.data.sources import ImagesConfig, open_source
     from fkd.errors import FKDError
+    from fkd.evaluation.probe import ProbeConfig, probe
     from fkd.labeling.config import LabelConfig
     from fkd.labeling.run import label
     from fkd.labels.codec_names import parse_codec
@@ -34,6 +35,7 @@ _MODULES = {
     "fkd.data.multicrop": "MultiCropDataset collate_crops",
     "fkd.data.sources": "ImagesConfig open_source",
     "fkd.errors": "FKDError",
+    "fkd.evaluation.probe": "ProbeConfig probe",
     "fkd.labeling.config": "LabelConfig",
     "fkd.labeling.run": "label",
     "fkd.labels.codec_names": "parse_codec",
@@ -60,6 +62,7 @@ __all__ = [
     "MarginalRenorm",
     "MarginalSmoothing",
     "MultiCropDataset",
+    "ProbeConfig",
     "Smoothing",
     "SoftTargetLoss",
     "SoftTargets",
@@ -70,6 +73,7 @@ __all__ = [
     "load_teachers",
     "open_source",
     "parse_codec",
+    "probe",
     "replay",
     "sample_crops",
     "soft_cross_entropy",

@@ -5,7 +5,7 @@
     |-- ImageError          an image cannot be read or decoded
     |-- CropMismatch        an image is not the one that was labeled
     |-- TeacherError        a teacher cannot be loaded or gives no usable output
-    |   `-- NotFinite           its output is NaN or infinite (in fkd.models.teacher)
+    |   `-- NotFinite           its output is NaN or infinite (in models/single_teacher.py)
     |-- RunError            a run folder cannot be used or continued
     `-- StoreError          a label store cannot be used
         |-- FormatError     not a label store, or malformed

@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     PROBE = 5
     STEP = 6
     STUDENT_AUGMENT = 7
+    BANK = 8
+    PROJECTION = 16
 
 
 def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.config import all_teachers as label_teachers
 from fkd.labeling.run import label, label_maps
 from fkd.methods import find_method
+from fkd.models.architectures.embedders import default_cfgs
 from fkd.models.teacher import TeacherConfig
 from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
 
@@ -66,7 +67,7 @@ def smoke_settings(
             config.student, pretrained=False, checkpoint=None, new_head=False, input_size=_SIDE
         ),
         crops_per_image=m,
-        epochs=warmup + m + 1,  # one pass with m crops, and one of the ending with single crops
+        epochs=warmup + _epochs_of_two_passes(config, m),
         batch_size=_BATCH_SIZE,
         accumulate_steps=1,
         # In proportion to the batch: a large learning rate explodes on noise.
@@ -77,6 +78,11 @@ def smoke_settings(
         num_workers=0,
         log_every=1,
     )
+
+
+def _epochs_of_two_passes(config: TrainConfig, m: int) -> int:
+    """One pass with m crops, and one of the ending with single crops, where the method has one."""
+    return 2 * m if find_method(config.method).needs_pairs else m + 1
 
 
 def _make_store(
@@ -125,14 +131,22 @@ def _small_teacher(folder: Path, wanted: TeacherConfig, side: int = _SIDE) -> Te
         model = timm.create_model(TEACHER, num_classes=len(_CLASSES))
         safetensors.torch.save_file(model.state_dict(), weights)
         names.write_text(json.dumps(_CLASSES))
+    embeds = _gives_embeddings(wanted)
     return TeacherConfig(
         TEACHER,
+        output="features" if embeds else "logits",
         checkpoint=str(weights),
-        class_names=str(names),
+        class_names=None if embeds else str(names),
         input_size=side,
         weight=wanted.weight,
         temperature=wanted.temperature,
     )
+
+
+def _gives_embeddings(teacher: TeacherConfig) -> bool:
+    """Whether its outputs are no classes: features, those of a head, or of an embedder."""
+    embedders = {name.partition(".")[0] for name in default_cfgs}
+    return teacher.output != "logits" or (teacher.name or "").partition(".")[0] in embedders
 
 
 def _write_images(folder: Path) -> ImagesConfig:

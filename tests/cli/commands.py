@@ -8,7 +8,7 @@ import timm
 import torch
 
 from fkd.cli.arguments import options_of
-from fkd.cli.paths import INPUTS, OUTPUTS
+from fkd.cli.paths import INPUTS, OUTPUTS, input_of
 from fkd.cli.verbs import VERBS
 from fkd.data.sources import ImagesConfig, open_source
 
@@ -59,6 +59,11 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
             *("--epochs=2", "--crops_per_image=2", "--batch_size=8", "--num_workers=1"),
         ],
         "eval": ["test_resnet", images, teacher[1].replace("teacher.", "")],
+        "probe": [
+            *("test_resnet", images, f"--val.root={files.images}", f"--out={out}"),
+            *(teacher[1].replace("teacher.", ""), "--input_size=32", "--knn.k=1"),
+            *("--protocol.name=sgd", "--protocol.epochs=1", "--num_workers=0"),
+        ],
         "inspect": [store],
         "verify": [store],
         "convert": [store, writes],
@@ -74,7 +79,7 @@ def path_options() -> list[tuple[str, str]]:
         (verb, option)
         for verb in VERBS
         for option in (*options_of(verb).positional, *options_of(verb).names)
-        if option.lstrip("-").rpartition(".")[2] in kinds and (verb, option) not in _OTHER
+        if (input_of(option) or option.lstrip("-")) in kinds and (verb, option) not in _OTHER
     ]
 
 

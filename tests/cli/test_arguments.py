@@ -16,6 +16,7 @@ MANY = [
     ("import-maps", "value_dtype", "f16"),
     ("train", "optimizer.lr", "0.3"),
     ("train", "method", "vanilla"),
+    ("probe", "batch_size", "64"),
     ("eval", "batch_size", "4"),
     ("inspect", "num_samples", "3"),
     ("verify", "spot_checks", "3"),
@@ -25,6 +26,7 @@ MANY = [
 ]
 NEEDED = {
     "images": {"root": "."},
+    "val": {"root": "."},
     "out": "written",
     "teacher": {"name": "resnet18"},
     "student": {"name": "resnet18"},
@@ -99,6 +101,7 @@ def test_a_single_option_wins_over_a_file_of_its_group(tmp_path, capsys):
         ("train", "--val=photos/val", "--val.root=photos/val"),
         ("verify", "--images=photos", "--images.root=photos"),
         ("view", "--images=photos", "--images.root=photos"),
+        ("label", "--teacher_augment=s2bnn", "--teacher_augment.preset=s2bnn"),
         ("label", "--teacher=teacher.yaml", "--teacher=teacher.yaml"),
         ("label", "--teacher={name: a}", "--teacher={name: a}"),
         ("train", "--val=null", "--val=null"),

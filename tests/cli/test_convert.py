@@ -46,7 +46,7 @@ def test_convert_says_what_became_of_bytes_and_labels(label, tmp_path, capsys):
     printed = run(
         capsys, "convert", tmp_path / "compact", "--out", tmp_path / "b", "--form", "plain"
     )
-    assert "ms:3, plain\n" in printed
+    assert "ms:3 u16, plain\n" in printed
 
 
 def test_a_compact_store_is_labeled_verified_and_looked_at(

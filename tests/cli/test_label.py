@@ -67,6 +67,15 @@ def fails(capsys, *arguments: str) -> str:
     return error
 
 
+def test_the_license_of_the_teacher_is_printed(flags, tmp_path, capsys):
+    main(["label", *flags(teacher__name="test_resnet.r160_in1k")])
+    assert "license   apache-2.0, of the weights of test_resnet.r160" in capsys.readouterr().out
+    main(["inspect", str(tmp_path / "store")])
+    assert "apache-2.0" in capsys.readouterr().out
+    main(["label", *flags(out=tmp_path / "other")])  # the file of nobody knows whose weights
+    assert "\nlicense" not in capsys.readouterr().out
+
+
 def test_label_says_what_it_does_and_what_came_out(flags, tmp_path, capsys):
     main(["label", *flags()])
     printed = capsys.readouterr().out
@@ -102,7 +111,7 @@ def test_fast_numerics_say_what_they_do_to_labels_before_labeling(flags, capsys)
 def test_a_teacher_whose_batch_norms_stay_is_named(flags, capsys, monkeypatch):
     main(["label", *flags()])
     assert "batch norms" not in capsys.readouterr().out
-    monkeypatch.setattr("fkd.models.teacher.fold_batch_norms", lambda model, example: 0)
+    monkeypatch.setattr("fkd.models.single_teacher.fold_batch_norms", lambda model, example: 0)
     main(["label", *flags(out=flags()[-1] + "-2")])
     assert "none of the 15 batch norms of test_resnet can be folded" in capsys.readouterr().out
 

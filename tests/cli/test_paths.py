@@ -240,7 +240,7 @@ def test_what_is_described_as_a_file_or_folder_is_a_path_option(verb, capsys):
     """Or this loop would not know of it."""
     with pytest.raises(SystemExit):
         main([verb, "--help"])
-    known = {*INPUTS, *OUTPUTS, "images", "teacher", "student", "print_config"}
+    known = {*INPUTS, *OUTPUTS, "images", "teacher", "student", "print_config", "head"}
     options = {*options_of(verb).positional, *options_of(verb).names}
     name = ""
     for line in capsys.readouterr().out.partition("\noptions:")[2].splitlines():

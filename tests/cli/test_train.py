@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from fkd.cli import main
 
@@ -34,6 +37,46 @@ def test_train_then_eval(options, tmp_path, image_folder, capsys):
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert f"accuracy  top-1 {last['val_top1']:.2f} %, top-5 100.00 %" in said
     assert "test_vit, 4 classes, 32 pixels, bilinear" in said
+
+
+@pytest.fixture
+def embedding_run(options, tmp_path, image_folder, capsys):
+    """Features are labeled, and a student is trained on them; its folder, and what was said."""
+    torch.manual_seed(0)
+    weights, store = tmp_path / "teacher.safetensors", str(tmp_path / "features")
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), weights)
+    teacher = ("name", "test_resnet"), ("output", "features"), ("input_size", "32")
+    given = [word for name, value in teacher for word in (f"--teacher.{name}", value)]
+    images = ["--images.root", str(image_folder)]
+    given += ["--teacher.checkpoint", str(weights), "--num_crops", "4", "--device", "cpu"]
+    main(["label", *images, *given, "--out", store])
+    own = ["--method", "fkd-ssl", "--store", store, "--ssl.loss", "bank", "--student.head", "mlp"]
+    main([*options, *own, "--val.root", str(image_folder)])
+    return tmp_path / "run", capsys.readouterr().out
+
+
+def test_a_student_of_embeddings_is_told_by_its_neighbors_and_has_no_accuracy(
+    embedding_run, image_folder, capsys
+):
+    run, said = embedding_run
+    assert "train     test_vit by fkd-ssl: crops and embeddings from a store of features" in said
+    assert "val k-NN" in said
+    assert "of nearest neighbors among the features" in said
+    assert "top-1" not in said
+    for name in (str(run), "moco_v2_resnet50"):
+        checkpoint = [] if name == str(run) else ["--checkpoint", _moco_file(run)]
+        with pytest.raises(SystemExit) as caught:
+            main(["eval", name, "--images.root", str(image_folder), *checkpoint])
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert "gives embeddings and no classes" in error
+        assert f"`fkd probe {name}`" in error
+
+
+def _moco_file(run) -> str:
+    path = run / "moco.safetensors"
+    save_file(timm.create_model("moco_v2_resnet50").state_dict(), path)
+    return str(path)
 
 
 def test_a_run_can_be_repeated_from_its_own_config(options, tmp_path):
@@ -90,7 +133,7 @@ def test_unknown_yaml_keys_are_refused(options, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["/nowhere/run"], "model: /nowhere/run does not exist"),
-        (["."], "has no model.safetensors; give a finished run"),
+        (["."], "has no model.safetensors; give the folder of a finished run"),
         ([__file__], "is a file; give the folder of a finished run, or a model name"),
         (["runs"], "model: there is no folder runs here, and no network of that name"),
         (["student.pth"], "model: there is no folder student.pth here, and no network"),
@@ -102,3 +145,13 @@ def test_eval_of_what_is_no_model_is_refused(arguments, message, image_folder, c
         main(["eval", *arguments, "--images.root", str(image_folder)])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_eval_of_a_network_without_classes_is_refused(image_folder, tmp_path, capsys):
+    name = "vit_tiny_patch16_dinov3_qkvb"
+    save_file(timm.create_model(name).state_dict(), tmp_path / "x.safetensors")
+    arguments = ["--checkpoint", str(tmp_path / "x.safetensors"), "--images.root"]
+    with pytest.raises(SystemExit) as caught:
+        main(["eval", name, *arguments, str(image_folder)])
+    assert caught.value.code == 2
+    assert f"{name} gives embeddings and no classes" in capsys.readouterr().err

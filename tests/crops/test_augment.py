@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.functional as pillow
 import torchvision.transforms.v2.functional as TF
+from PIL import Image, ImageFilter
 
 from fkd.crops.augment import _RAND_AUGMENT, AugmentConfig, apply_augment, sample_augment
 from fkd.crops.replay import replay, sample_crops
@@ -164,3 +166,89 @@ def test_no_operation_takes_a_magnitude_that_is_not_finite(op, magnitude):
     extra = {"rand_op": np.array([[op]]), "rand_magnitude": np.array([[magnitude]])}
     with pytest.raises(FormatError, match="impossible parameters of rand_magnitude"):
         apply_augment(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), extra)
+
+
+PRESETS = {"s2bnn": (0.6, 0.2, 0.2), "moco_v2": (0.8, 0.2, 0.5)}  # jitter, gray, blur
+
+
+@pytest.mark.parametrize(("name", "shares"), PRESETS.items())
+def test_a_preset_draws_with_the_probabilities_of_its_paper(name, shares):
+    config = AugmentConfig(preset=name)
+    assert config.color_jitter == (0.4, 0.4, 0.4, 0.1)
+    assert set(config.columns) == {"jitter", "jitter_order", "gray", "blur"}
+    drawn = sample_augment(config, 5, np.arange(20_000))
+    jittered = (drawn["jitter"] != [1.0, 1.0, 1.0, 0.0]).any(1)
+    blurred = drawn["blur"] > 0
+    measured = [jittered.mean(), drawn["gray"].mean(), blurred.mean()]
+    np.testing.assert_allclose(measured, shares, atol=4 * 0.5 / np.sqrt(20_000))
+    assert 0.1 <= drawn["blur"][blurred].min() < 0.11
+    assert 1.99 < drawn["blur"].max() <= 2.0
+
+
+def test_a_preset_is_nothing_but_its_values():
+    written_out = AugmentConfig(
+        color_jitter=(0.4, 0.4, 0.4, 0.1),
+        color_jitter_prob=0.6,
+        grayscale_prob=0.2,
+        blur_prob=0.2,
+    )
+    assert AugmentConfig(preset="s2bnn") == written_out
+    assert AugmentConfig(preset="s2bnn", blur_prob=0.7).blur_prob == 0.7
+    assert AugmentConfig(preset="s2bnn", lighting=0.1).columns.keys() > written_out.columns.keys()
+    with pytest.raises(ConfigError, match="preset: 'byol' is none of s2bnn, moco_v2"):
+        AugmentConfig(preset="byol")
+
+
+def naive_s2bnn(crop, extra):
+    """The operations of the authors' pipeline on a Pillow image, with parameters of a record."""
+    image = Image.fromarray(crop.permute(1, 2, 0).numpy())
+    brightness, contrast, saturation, hue = map(float, extra["jitter"])
+    steps = [
+        lambda i: pillow.adjust_brightness(i, brightness),
+        lambda i: pillow.adjust_contrast(i, contrast),
+        lambda i: pillow.adjust_saturation(i, saturation),
+        lambda i: pillow.adjust_hue(i, hue),
+    ]
+    orders = [(a, b, c, d) for a in range(4) for b in range(4) for c in range(4) for d in range(4)]
+    orders = [order for order in orders if len(set(order)) == 4]  # all 24, sorted
+    for step in orders[int(extra["jitter_order"])]:
+        image = steps[step](image)
+    if extra["gray"]:
+        image = image.convert("L").convert("RGB")
+    if extra["blur"] > 0:
+        image = image.filter(ImageFilter.GaussianBlur(float(extra["blur"]) * crop.shape[-1] / 224))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def test_records_of_s2bnn_replay_as_the_authors_operations_of_pillow():
+    """Pillow rounds hues to 256 steps, and approximates a Gaussian by boxes."""
+    y, x = torch.meshgrid(torch.arange(120), torch.arange(140), indexing="ij")
+    image = torch.stack([2 * y, x + 40, 255 - y - x // 2]).clamp(0, 255).to(torch.uint8)
+    config = AugmentConfig(preset="s2bnn")
+    records = sample_crops(CropConfig(scale=(0.2, 1.0)), b"k", (120, 140), np.arange(60), config)
+    plain = replay(image, type(records)(records.box, records.flip), 112, "bilinear")
+    ours = replay(image, records, 112, "bilinear").float()
+    inner = slice(8, -8)  # at the border the two repeat and reflect pixels
+    for number in range(60):
+        extra = {name: values[number] for name, values in records.extra.items()}
+        expected = naive_s2bnn(plain[number], extra).float()
+        difference = (ours[number] - expected)[:, inner, inner].abs()
+        assert difference.mean() < 3, extra
+        assert difference.max() <= 20, extra
+
+
+def test_stored_parameters_replay_to_the_same_bits():
+    """Also out of a store, as arrays of their own dtypes, alone and among others."""
+    config = AugmentConfig(preset="s2bnn")
+    records = sample_crops(CropConfig(), b"k", (80, 90), np.arange(20), config)
+    first = replay(IMAGE, records, 48, "bilinear")
+    copied = records.map(
+        lambda array: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+    )
+    assert torch.equal(first, replay(IMAGE, copied, 48, "bilinear"))
+    for number in range(20):
+        alone = replay(IMAGE, records[number : number + 1], 48, "bilinear")
+        assert torch.equal(first[number : number + 1], alone)
+    assert not torch.equal(
+        first, replay(IMAGE, type(records)(records.box, records.flip), 48, "bilinear")
+    )

@@ -214,6 +214,8 @@ def test_every_batch_is_pinned_once_and_an_abandoned_stream_ends(cutter, options
     first = [next(batches) for _ in range(3)]
     assert all(any(batch is other for other in pinned) for batch in first)
     batches.close()
+    for child in multiprocessing.active_children():
+        child.join(30)
     assert not multiprocessing.active_children()
     whole = list(load_batches(cutter, requests[:5], pin_memory=True, **options))
     for batch, (request,) in zip(whole, requests, strict=False):

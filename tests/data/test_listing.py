@@ -216,6 +216,15 @@ OURS = {
     "a run": ["lock", "config.yaml", "env.json", "checkpoints/1.png", "model.safetensors"],
     "a run that was begun": ["lock", "env.json", "config.yaml.tmp"],
     "a run before its settings": ["lock", "env.json.tmp"],
+    "features": ["00000000.safetensors", "00002048.safetensors.17.tmp", ".DS_Store"],
+}
+PROBES = {
+    "features": ["net-0123456789abcdef/00000000.safetensors"],
+    "features and a classifier": [
+        "net-0123456789abcdef/00000000.safetensors.17.tmp",
+        "classifier-0123456789abcdef.safetensors",
+        "classifier-0123456789abcdef.safetensors.17.tmp",
+    ],
 }
 
 
@@ -240,8 +249,26 @@ def test_a_folder_of_nothing_but_stores_and_runs_is_no_class(tmp_path):
 @pytest.mark.parametrize("kind", OURS)
 def test_stores_and_runs_are_no_images(tmp_path, kind):
     write(tmp_path, *(f"out/{name}" for name in OURS[kind]))
-    with pytest.raises(ConfigError, match="is a label store or a run folder"):
+    with pytest.raises(ConfigError, match="is a label store, a run folder or of features"):
         open_folder(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", PROBES)
+@pytest.mark.parametrize("where", ["out", "a/out", "outs/1"])
+@pytest.mark.parametrize("layout", ["folder", "classes", "flat"])
+def test_what_a_probe_keeps_is_no_class(tmp_path, kind, where, layout):
+    """`--out` may lie in the folder of the images, and the same call must work again."""
+    write(tmp_path, "a/1.png", "b/1.png", *(f"{where}/{name}" for name in PROBES[kind]))
+    source = open_source(ImagesConfig(root=str(tmp_path), format=layout))
+    assert keys(source) == ["a/1.png", "b/1.png"]
+    assert source.class_names == (None if layout == "flat" else ["a", "b"])
+    assert remarks_of(source) == []
+
+
+def test_other_weights_beside_images_are_left_out_with_a_word(tmp_path):
+    write(tmp_path, "a/1.png", "b/1.png", "a/00000000.safetensors", "b/model.safetensors")
+    (remark,) = remarks_of(open_folder(tmp_path))
+    assert "2 files are left out" in remark
 
 
 def test_a_class_with_a_file_called_config_is_a_class(tmp_path):

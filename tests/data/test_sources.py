@@ -8,13 +8,22 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
 from fkd.data.arrays import ArraySource
 from fkd.data.folder import FolderSource, PackedKeys, scan_folder
-from fkd.data.sources import ImagesConfig, ImageSource, as_source, load, open_source
+from fkd.data.sources import (
+    ImagesConfig,
+    ImageSource,
+    as_source,
+    load,
+    open_source,
+    spread_images,
+)
 from fkd.errors import ConfigError, ImageError
 
 
@@ -294,8 +303,8 @@ class TestAnyDataset:
     )
     def test_labels_of_every_kind_of_integer(self, kind):
         targets = np.array([0, 1], kind)
-        for given in (targets, targets.tolist(), torch.from_numpy(targets)):
-            source = as_source(FakeDataset([Image.new("RGB", (1, 1))] * 2, targets=given))
+        for labels in (targets, targets.tolist(), torch.from_numpy(targets)):
+            source = as_source(FakeDataset([Image.new("RGB", (1, 1))] * 2, targets=labels))
             assert [source.label(i) for i in range(2)] == [0, 1]
             assert source.class_names == ["0", "1"]
 
@@ -363,3 +372,14 @@ class TestPaths:
 def test_settings_of_another_type_are_refused_at_once(settings):
     with pytest.raises(ConfigError, match=r"images\.(root|split) is "):
         ImagesConfig(**({"root": "photos"} | settings))
+
+
+@given(st.integers(0, 300), st.integers(1, 100))
+def test_spread_images_are_distinct_and_reach_from_end_to_end(count, most):
+    places = spread_images(range(count), most)
+    assert places == sorted(set(places))
+    assert len(places) == min(count, most)
+    if len(places) > 1:
+        assert (places[0], places[-1]) == (0, count - 1)
+        steps = np.diff(places)
+        assert steps.max() - steps.min() <= 1

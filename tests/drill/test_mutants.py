@@ -149,7 +149,7 @@ MUTANTS = [
     ),
     Mutant(
         "NaN of a teacher is stored",
-        "models/teacher.py",
+        "models/single_teacher.py",
         "if bool(finite.all()):",
         "if True:",
         "models/test_teacher.py",

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fkd.models.teacher import Teacher, TeacherEnsemble
+from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.single_teacher import Teacher
 
 
 @pytest.fixture

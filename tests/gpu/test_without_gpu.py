@@ -17,18 +17,33 @@ from fkd.data.batches import Batch
 from fkd.data.mixing import Mix, mix_crops
 from fkd.engine.recorder import count_crops
 from fkd.labels.codec_names import parse_codec
+from fkd.labels.embeddings import Embeddings
 from fkd.labels.targets import SoftTargets
-from fkd.methods import METHODS, DeitConfig, MealV2Config, MethodInputs, ReLabelConfig
+from fkd.methods import (
+    METHODS,
+    ContrastConfig,
+    DeitConfig,
+    MealV2Config,
+    MethodInputs,
+    ReLabelConfig,
+    SslConfig,
+)
 from fkd.models.dense import DenseTeacher
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.preprocessing import Preprocessing
-from fkd.models.teacher import Teacher, TeacherEnsemble
+from fkd.models.single_teacher import Teacher
 from fkd.models.trial import try_network
 
 CLASSES, SIDE, COUNT = 7, 32, 6
 LOOKS = Preprocessing(
     input_size=SIDE, interpolation="bilinear", mean=(0.5,) * 3, std=(0.2,) * 3, crop_pct=1.0
 )
-OPTIONS = {"deit": DeitConfig(), "mealv2": MealV2Config(), "relabel": ReLabelConfig()}
+OPTIONS = {
+    "deit": DeitConfig(),
+    "mealv2": MealV2Config(),
+    "relabel": ReLabelConfig(),
+    "ssl": SslConfig(),
+}
 
 
 def network(name="test_resnet", seed=0):
@@ -36,9 +51,10 @@ def network(name="test_resnet", seed=0):
     return timm.create_model(name, num_classes=CLASSES)
 
 
-def make_teacher(seed=0, name="test_resnet"):
+def make_teacher(seed=0, name="test_resnet", **options):
     names = [str(i) for i in range(CLASSES)]
-    return Teacher(network(name, seed), name=name, preprocessing=LOOKS, class_names=names)
+    model = network(name, seed)
+    return Teacher(model, name=name, preprocessing=LOOKS, class_names=names, **options)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +65,11 @@ def two_teachers():
 @pytest.fixture(scope="module")
 def one_teacher():
     return TeacherEnsemble([make_teacher()])
+
+
+@pytest.fixture(scope="module")
+def embedding_teacher():
+    return TeacherEnsemble([make_teacher(output="features")])
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +151,10 @@ def mix(kind):
     return Mix(partner=partner, share=0.6, box=box, size=(SIDE, SIDE))
 
 
+def stored_embeddings():
+    return Embeddings(torch.linspace(-1, 1, COUNT * CLASSES).reshape(COUNT, CLASSES))
+
+
 def stored_targets(kept=3):
     ids = torch.arange(COUNT * kept).reshape(COUNT, kept) % CLASSES
     weight = torch.full((COUNT, kept), 0.2)
@@ -141,33 +166,41 @@ class TestTraining:
 
     @pytest.mark.parametrize("mixing", [None, "mixup", "cutmix"])
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_step(self, fake, tools, two_teachers, method, mixing):
+    def test_a_step(self, fake, tools, two_teachers, embedding_teacher, method, mixing):
         on_cuda, teachers_on_cuda, crops = tools
         kind = METHODS[method]
+        if kind.needs_pairs and mixing is not None:
+            pytest.skip("crops that are compared in pairs are never mixed")
+        some_teachers = embedding_teacher if kind.learns_embeddings else two_teachers
         student = InputSpec(SIDE, "bilinear", augmented=False)
-        teachers = teachers_on_cuda(two_teachers, fake) if kind.needs_teacher else None
+        teachers = teachers_on_cuda(some_teachers, fake) if kind.needs_teacher else None
         built = kind(
             MethodInputs(
                 num_classes=CLASSES,
                 student=student,
+                normalize=LOOKS.normalize,
                 teacher=teachers,
                 temperature=2.0 if "temperature" in kind.uses else 1.0,
                 soft_weight=0.5 if "soft_weight" in kind.uses else 1.0,
                 label_smoothing=0.1 if "label_smoothing" in kind.uses else 0.0,
                 options=OPTIONS.get(kind.options),
+                contrast=ContrastConfig(queue_length=8),
             )
         )
         model = network("test_vit" if method == "deit" else "test_resnet")
         built.prepare_student(model)
         model = on_cuda(model, fake)
         if built.auxiliary_model is not None:
-            built.auxiliary_model = on_cuda(built.auxiliary_model, fake)
+            moved = on_cuda(built.auxiliary_model, fake)
+            for part in (built, getattr(built, "_contrast", built)):  # both methods in one share it
+                part.auxiliary_model = moved
         with fake:
             self.step(built, model, crops, mixing)
 
     def step(self, method, model, crops, mixing):
         views = tuple(crops(COUNT, spec.size, "cpu") for spec in method.formats)
-        targets = stored_targets() if not method.needs_teacher else None
+        targets = stored_embeddings() if method.learns_embeddings else stored_targets()
+        targets = None if method.needs_teacher else targets
         batch = Batch(views, torch.zeros(COUNT, dtype=torch.int64), targets).to("cuda")
         if mixing is not None:
             batch = batch.mixed(mix(mixing))
@@ -214,6 +247,7 @@ class TestHalfPrecision:
             MethodInputs(
                 num_classes=CLASSES,
                 student=InputSpec(SIDE, "bilinear", augmented=False),
+                normalize=LOOKS.normalize,
                 teacher=one_teacher if kind.needs_teacher else None,
                 temperature=1.0,
                 soft_weight=1.0,

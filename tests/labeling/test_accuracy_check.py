@@ -17,8 +17,10 @@ from fkd.labeling.accuracy_check import (
     require_accuracy,
 )
 from fkd.labeling.run import label
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.preprocessing import Preprocessing
-from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble
+from fkd.models.single_teacher import Teacher
+from fkd.models.teacher import TeacherConfig
 
 HALF = Preprocessing(
     input_size=16, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9

@@ -165,10 +165,13 @@ EXACT = Provenance(teachers=(), decoder=None, autocast=None)
 
 @dataclass
 class FakeStore:
+    is_of_classes = True
+
     codec: Codec
     num_classes: int = 7
     path: str = "labels"
     provenance: Provenance = EXACT
+    value_dtype: str | None = None
 
 
 @pytest.mark.parametrize("codec", ["hard", "mr:2", "ms:2", "smoothing", "logits:2", "hard*2"])

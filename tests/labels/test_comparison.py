@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fkd.labels.codec_names import PerTeacher, parse_codec
-from fkd.labels.comparison import LabelComparison, compare
+from fkd.labels.comparison import LabelComparison, compare, compare_embeddings
 from fkd.labels.targets import SoftTargets
 
 B, C = 12, 7
@@ -83,3 +83,20 @@ def test_parts_add_up_to_the_whole():
     assert added.max_kl == whole.max_kl
     assert added.total_variation == pytest.approx(whole.total_variation)
     assert LabelComparison.empty() + LabelComparison.empty() == compare(p[:0], q[:0])
+
+
+@pytest.mark.parametrize("size", [1e30, 1.0, 1e-10, 1e-30])
+def test_directions_do_not_depend_on_the_size_of_embeddings(size):
+    a = torch.tensor([[3.0, 4.0], [1.0, 0.0]]) * size
+    b = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    report = compare_embeddings(a, b)
+    assert report.mean_cosine == pytest.approx(0.5)
+    assert report.least_cosine == pytest.approx(0.0)
+
+
+def test_rows_of_zeros_are_equal_to_each_other_and_to_no_others():
+    """All features of a crop may be behind a ReLU."""
+    nothing, something = torch.zeros(1, 2), torch.ones(1, 2)
+    assert compare_embeddings(nothing, nothing).least_cosine == 1.0
+    assert compare_embeddings(nothing, something).mean_cosine == 0.0
+    assert compare_embeddings(something, nothing).mean_cosine == 0.0

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import decode
+from fkd.labels.embeddings import Embeddings
 from fkd.labels.losses import SoftTargetLoss, kl_divergence, soft_cross_entropy
 from fkd.labels.targets import SoftTargets, mix_targets
 
@@ -296,3 +297,9 @@ def test_a_ground_truth_term_without_ground_truth_is_refused():
 def test_impossible_settings_are_refused_by_name(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         SoftTargetLoss(**options)
+
+
+@pytest.mark.parametrize("loss", [SoftTargetLoss(), soft_cross_entropy, kl_divergence])
+def test_embeddings_are_no_soft_labels(loss):
+    with pytest.raises(ConfigError, match=r"Embeddings\(crops=2, .* are no soft labels"):
+        loss(torch.zeros(2, 4), Embeddings(torch.zeros(2, 4)))

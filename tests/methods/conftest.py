@@ -33,6 +33,7 @@ def method_inputs() -> Callable[..., MethodInputs]:
         defaults = {
             "num_classes": 7,
             "student": InputSpec(32, "bilinear"),
+            "normalize": lambda crops: crops / 255.0,
             "teacher": None,
             "temperature": 1.0,
             "soft_weight": 1.0,

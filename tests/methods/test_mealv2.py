@@ -10,7 +10,7 @@ from fkd.errors import ConfigError
 from fkd.labels.targets import SoftTargets
 from fkd.methods import MealV2Config
 from fkd.methods.mealv2 import MealV2, MealV2FKD, build_discriminator
-from fkd.models.teacher import TeacherEnsemble
+from fkd.models.ensemble import TeacherEnsemble
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from fkd.crops.replay import replay, whole_image
 from fkd.errors import TeacherError
 from fkd.models.dense import DenseTeacher
 from fkd.models.preprocessing import Preprocessing
-from fkd.models.teacher import Teacher, TeacherConfig, load_teachers
+from fkd.models.single_teacher import Teacher
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.models.zoo import load_model
 
 

@@ -113,3 +113,23 @@ class TestRealWrappers:
     def test_compiled_and_distributed(self, tmp_path, network):
         save_file(prefixed("module._orig_mod.", network.state_dict()), tmp_path / "x.safetensors")
         self.assert_loads(tmp_path / "x.safetensors", network)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "model."])
+@pytest.mark.parametrize("own", ["encoder.", "backbone.", "net."])
+def test_a_prefix_of_the_network_itself_is_no_wrapper(own, wrapper):
+    """Networks of timm that are an encoder and nothing else have it before all their names."""
+    names = prefixed(own)
+    found = select(unwrap(prefixed(wrapper, names), "x"), names)
+    assert found.keys() == names.keys()
+
+
+def test_a_network_whose_names_have_a_prefix_is_saved_and_loaded(tmp_path):
+    small = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    file = tmp_path / "x.safetensors"
+    network = build_model("qwen3_vit_88m", **small)
+    save_file(network.state_dict(), file)
+    for headless in (False, True):
+        loaded = build_model("qwen3_vit_88m", checkpoint=str(file), headless=headless, **small)
+        weights = loaded.state_dict()
+        assert all(torch.equal(value, weights[n]) for n, value in network.state_dict().items())

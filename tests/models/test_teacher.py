@@ -15,15 +15,11 @@ from fkd.crops.records import CropRecords
 from fkd.crops.replay import InputSpec, replay
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.classes import display_names
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import exact_convolutions, precision
 from fkd.models.preprocessing import Preprocessing
-from fkd.models.teacher import (
-    NotFinite,
-    Teacher,
-    TeacherConfig,
-    TeacherEnsemble,
-    load_teachers,
-)
+from fkd.models.single_teacher import NotFinite, Teacher
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.models.zoo import load_model
 
 SMALL = Preprocessing(

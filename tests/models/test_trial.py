@@ -1,6 +1,7 @@
 """A network that cannot take its crops says so before anything is written, with sizes that work."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import timm
@@ -8,10 +9,16 @@ import torch
 from torch import nn
 
 from fkd.cli import main
+from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError
+from fkd.evaluation.probe import NeighborsConfig, ProbeConfig, probe
+from fkd.evaluation.protocols import ProtocolConfig
 from fkd.models.preprocessing import Preprocessing
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.models.trial import try_network, try_training
 from fkd.models.zoo import load_model
+from fkd.training.config import StudentConfig
+from fkd.training.students import build_student
 
 
 def at(side):
@@ -109,3 +116,22 @@ def test_every_verb_before_it_writes(verb, tmp_path, image_folder, label_store, 
         main(arguments)
     assert "10x10 pixels" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "convnext_atto", "torchvision/alexnet"])
+def test_features_are_not_asked_of_crops_of_such_sizes(name, tmp_path, image_folder):
+    """Their number is counted by a forward pass, which the network has to survive."""
+    side, working = TOO_SMALL[name]
+    file = tmp_path / "x.pth"
+    torch.save(load_model(name, num_classes=3, input_size=side).model.state_dict(), file)
+    teacher = TeacherConfig(name, output="features", checkpoint=str(file), input_size=side)
+    student = StudentConfig(name=name, input_size=side)
+    words = rf"{name} cannot take crops of {side}x{side} pixels \(.*\); use .*{working}"
+    with pytest.raises(ConfigError, match=f"teacher {words}"):
+        load_teachers([teacher])
+    with pytest.raises(ConfigError, match=f"student {words}"):
+        build_student(student, 8, learns_embeddings=True, seed=0)
+    photos = ImagesConfig(root=str(image_folder))
+    config = ProbeConfig(name, checkpoint=str(file), images=photos, val=photos, input_size=side)
+    with pytest.raises(ConfigError, match=f"model {words}"):
+        probe(replace(config, knn=NeighborsConfig(k=1), protocol=ProtocolConfig(name="sgd")))

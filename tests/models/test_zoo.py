@@ -209,6 +209,23 @@ class TestRunFolder:
         ):
             load_model(TINY, checkpoint=run[0])
 
+    def test_the_second_step_of_a_network_starts_from_the_first(self, run, tmp_path):
+        """They have the same parameters under two names; the way back is none."""
+        state = timm.create_model("reactnet_a_step1", num_classes=3).state_dict()
+        for step, other in (("reactnet_a_step1", "reactnet_a"), ("reactnet_a", "reactnet_a_step1")):
+            card = ModelCard(step, 3, run[2])
+            (tmp_path / "student.json").write_text(json.dumps(card.to_json()))
+            save_file(state, tmp_path / "model.safetensors")
+            if step == "reactnet_a":
+                with pytest.raises(ConfigError, match="is of reactnet_a, not reactnet_a_step1"):
+                    load_model(other, checkpoint=run[0])
+                continue
+            loaded = load_model(other, checkpoint=run[0])
+            assert loaded.name == "reactnet_a"
+            assert loaded.model.blocks[0].conv1.binary_weights
+            assert same_weights(loaded.model, state)
+            assert loaded.class_names == ["x", "y", "z"]
+
     def test_new_head_has_no_class_names(self, run):
         loaded = load_model(checkpoint=run[0], num_classes=5, new_head=True)
         assert (loaded.num_classes, loaded.class_names) == (5, None)
@@ -280,3 +297,14 @@ class TestPackages:
     def test_package_that_is_not_installed(self, monkeypatch):
         monkeypatch.setattr("fkd.models.packaged.find_spec", lambda package: None)
         assert packaged_file(parse_model_name("tf_efficientnet_lite0")) is None
+
+
+@pytest.mark.parametrize("name", ["torchvision/mnasnet0_5", "torchvision/resnet18", TINY])
+def test_files_without_versions_of_layouts_load(name, tmp_path):
+    """MNASNet asks for the version that a state dict of torch has and a file of tensors lacks."""
+    network = build_model(name, num_classes=3)
+    save_file(network.state_dict(), tmp_path / "x.safetensors")
+    torch.save(network.state_dict(), tmp_path / "x.pth")
+    for file in ("x.safetensors", "x.pth"):
+        loaded = build_model(name, checkpoint=str(tmp_path / file))
+        assert same_weights(loaded, network.state_dict())

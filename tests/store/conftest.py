@@ -85,6 +85,8 @@ class LabelJob:
         if form == "recomputed":
             self.config["crops"] = DRAWN
         self.config |= others
+        if others.get("outputs") == "features":
+            del self.config["class_names"]
         self.parsed = StoreConfig.parse(self.config, "the job")
 
     def shard(self, number: int) -> tuple[list[bytes], LabeledCrops]:

@@ -209,6 +209,61 @@ def test_labels_of_all_classes_are_kept_as_they_are(lab, tmp_path, codec, value_
     assert done.after.num_bytes < done.before.num_bytes
 
 
+@pytest.mark.parametrize("form", ["plain", "compact"])
+def test_values_become_whole_numbers_with_a_scale_and_stay_so(lab, tmp_path, form):
+    before = make(lab, tmp_path / "a", codec="logits", value_dtype="f32", num_classes=200)
+    there = convert_store(before.path, tmp_path / "b", form=form, value_dtype="i8")
+    assert verify_store(there.after.path) == []
+    assert there.after.config["value_dtype"] == "i8"
+    assert there.after.num_bytes < 0.4 * before.num_bytes
+    assert 0 < there.comparison.max_kl < 1e-3
+    again = convert_store(there.after.path, tmp_path / "c", form="plain")
+    assert again.after.config["value_dtype"] == "i8"
+    assert again.comparison.max_kl == 0.0
+    rows = np.arange(3)
+    ours, theirs = (store.read(rows).label.values for store in (there.after, again.after))
+    np.testing.assert_array_equal(ours, theirs)
+    back = convert_store(there.after.path, tmp_path / "d", form="plain", value_dtype="f32")
+    np.testing.assert_array_equal(back.after.read(rows).label.values, ours)
+
+
+def test_features_are_compared_by_their_cosine(lab, tmp_path):
+    lab.Job(codec="logits", value_dtype="f32", num_classes=64, outputs="features").run(
+        tmp_path / "a"
+    )
+    done = convert_store(tmp_path / "a", tmp_path / "b", form="plain", value_dtype="i8")
+    assert done.comparison.num == 18 * 3
+    assert done.comparison.least_cosine > 0.999
+    assert done.after.config["outputs"] == "features"
+    assert not done.after.is_of_classes
+
+
+@pytest.mark.parametrize("codec", ["full", "ms:4", "logits:3"])
+def test_values_of_other_codecs_have_no_scale(lab, tmp_path, codec):
+    value_dtype = "f32"
+    lab.Job(codec=codec, value_dtype=value_dtype, num_images=4).run(tmp_path / "a")
+    with pytest.raises(ConfigError, match="value_dtype: i8 is for codec logits"):
+        convert_store(tmp_path / "a", tmp_path / "b", form="plain", value_dtype="i8")
+    assert not (tmp_path / "b").exists()
+
+
+def test_values_that_would_become_infinite_are_refused(lab, tmp_path):
+    job = lab.Job(codec="logits", value_dtype="f32", num_images=4)
+    content = job.content
+
+    def huge(number):
+        crops = content(number)
+        crops.label.values[1, 1, 1] = -70_000.0
+        return crops
+
+    job.content = huge
+    job.run(tmp_path / "a")
+    with pytest.raises(ConfigError, match="the value 70000, which f16 does not hold; use f32"):
+        convert_store(tmp_path / "a", tmp_path / "b", form="plain", value_dtype="f16")
+    done = convert_store(tmp_path / "a", tmp_path / "c", form="plain", value_dtype="i8")
+    assert verify_store(done.after.path) == []
+
+
 def test_label_maps_are_not_converted(lab, tmp_path):
     lab.Job(form="map").run(tmp_path / "maps")
     with pytest.raises(ConfigError, match=r"holds label maps.*label-maps --top_k"):

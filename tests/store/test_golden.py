@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fkd.labels.projection import Projection
 from fkd.store import LabelStore, verify_store
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,11 +25,24 @@ FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 KEY = "n00/caf\u00e9 00003.jpg"
 STORED_BOXES = [[11, 11, 12, 42], [8, 28, 29, 59]]
 DRAWN_BOXES = [[2, 3, 56, 56], [4, 134, 56, 63]]
+FORMS = ("plain", "compact", "recomputed", "map")
 CELLS = [[0, 0, 31, 67], [0, 66, 31, 67], [0, 132, 31, 67]]
 CELLS += [[30, 0, 31, 67], [30, 66, 31, 67], [30, 132, 31, 67]]
 
 
+PROJECTION = {
+    "entries": "signs",
+    "generator": "philox4x32-10",
+    "num_features": 40,
+    "seed": 7,
+}
+
+
 def golden_job(lab, form):
+    if form == "features":
+        kind = {"codec": "logits", "value_dtype": "i8", "num_classes": 12, "outputs": "features"}
+        shape = {"num_images": 5, "num_crops": 9, "images_per_shard": 3}
+        return lab.Job(**shape, **kind, extras=lab.JITTER, projection=PROJECTION)
     if form == "plain":
         return lab.Job(num_images=5, num_crops=9, images_per_shard=3, extras=lab.JITTER)
     options = {"num_images": 5, "num_classes": 300, "codec": "ms:3", "images_per_shard": 3}
@@ -59,6 +73,12 @@ def reader() -> dict:
         assert "fkd" not in source.replace('"fkd-label-store"', "")
         exec(source, names)
     return names
+
+
+@pytest.fixture(scope="module", params=[*FORMS, "features"])
+def form(request) -> str:
+    """Every form that a store can have, and one of features as whole numbers with a scale."""
+    return request.param
 
 
 def test_the_bytes_of_a_store(lab, form, tmp_path):
@@ -101,6 +121,18 @@ def test_the_values_of_the_compact_form(folder, boxes):
     assert store.images([3]).status.tolist() == [1]
 
 
+def test_the_values_of_features():
+    store, _ = readable("features")
+    entry = store[KEY]
+    assert not store.is_of_classes
+    assert store.provenance.projection == Projection(num_features=40, dims=12, seed=7)
+    scale = 6.84375 / 127
+    np.testing.assert_allclose(entry.label.values[0, :2], [1.3, -2.85], atol=0.51 * scale)
+    steps = entry.label.values[0] / entry.label.values[0].min() * 127
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
+    assert store.images([3]).status.tolist() == [1]
+
+
 def test_the_values_of_label_maps():
     store, _ = readable("map")
     entry = store[KEY]
@@ -130,6 +162,15 @@ def test_the_reader_in_the_specification_reads_crops(reader, folder, function):
         np.testing.assert_array_equal(flip, entry.records.flip)
         np.testing.assert_array_equal(index, entry.label.ids)
         np.testing.assert_array_equal(value.astype(np.float32), entry.label.values)
+
+
+def test_the_reader_in_the_specification_reads_features(reader):
+    opened, (store, keys) = reader["open_store"](GOLDEN / "features"), readable("features")
+    for key in keys:
+        box, flip, value = reader["read_features"](GOLDEN / "features", *opened, key)
+        np.testing.assert_array_equal(box, store[key].records.box)
+        np.testing.assert_array_equal(flip, store[key].records.flip)
+        np.testing.assert_array_equal(value, store[key].label.values)
 
 
 def test_the_reader_in_the_specification_reads_label_maps(reader):

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fkd.errors import FormatError, NewerFormat, StoreError
-from fkd.store import LabelStore, StoreWriter, repair_store, shard, verify_store
+from fkd.store import LabelStore, StoreWriter, repair_store, shard, values, verify_store
 
 
 def canonical(value) -> bytes:
@@ -504,6 +504,27 @@ def test_numbers_that_are_no_probabilities_are_not_handed_on(lab, tmp_path, valu
     store = LabelStore.open(tmp_path / "store")
     with pytest.raises(FormatError, match=r"a label value is (no probability|NaN or infinite)"):
         store.read(np.arange(4))
+
+
+@pytest.mark.parametrize("form", ["plain", "recomputed"])
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -0.5, 3e38])
+def test_forged_scales_are_not_handed_on(lab, tmp_path, monkeypatch, form, scale):
+    job = lab.Job(codec="logits", value_dtype="i8", unreadable=False, form=form)
+    job.run(tmp_path / "store")
+    honest = values.quantize_rows
+
+    def forge_scale(rows):
+        stored, scales = honest(rows)
+        scales[..., 0] = scale
+        return stored, scales
+
+    with monkeypatch.context() as patch:
+        patch.setattr(values, "quantize_rows", forge_scale)
+        forged = with_checksums(job, lambda content: content)
+    forge_shard(tmp_path / "store", 0, lambda data: forged)
+    said = require_refused(tmp_path / "store")
+    assert said.startswith(str(tmp_path / "store"))
+    assert "the scale of a label is negative, NaN or too large; get the store again" in said
 
 
 json_values = st.recursive(

@@ -45,6 +45,17 @@ def test_stock_safetensors_reads_a_compact_shard(job, finished):
     ]
 
 
+@pytest.mark.parametrize("value_dtype", ["f16", "f32", "i8"])
+@pytest.mark.parametrize("form", ["plain", "recomputed"])
+def test_only_keys_and_records_move_with_their_lengths(lab, form, value_dtype):
+    """Readers share the places of all other columns among shards."""
+    job = lab.Job(codec="logits", value_dtype=value_dtype, extras=lab.JITTER, form=form)
+    columns = columns_of(job.parsed, False)
+    short, long = place(columns, 8, 9, 5), place(columns, 8, 999, 77)
+    moved = {name for name in short if short[name].start != long[name].start}
+    assert moved <= {"record.bytes"}
+
+
 @pytest.mark.parametrize("form", ["plain", "compact", "recomputed", "map"])
 def test_every_column_starts_at_a_multiple_of_its_item_size(lab, form):
     extras = {"a": {"dtype": "f8", "shape": [3]}, "b": {"dtype": "i2", "shape": []}}

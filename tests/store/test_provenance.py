@@ -21,7 +21,16 @@ from fkd.store.provenance import (
 
 CANARY = Canary(row=2, crop=1, sha256="a" * 64, thumbnail=b"\1" * 192).in_manifest()
 CONFIG = {
-    "teachers": [{"name": "net", "input_size": 224, "interpolation": "bicubic", "more": 1}],
+    "teachers": [
+        {
+            "name": "net",
+            "input_size": 224,
+            "interpolation": "bicubic",
+            "license": "apache-2.0",
+            "standardization": [0.5, 2],
+            "more": 1,
+        }
+    ],
     "decoder": {"library": "pillow"},
     "numerics": {"autocast": "bf16", "batch_size": 16},
 }
@@ -36,6 +45,8 @@ def test_what_labeling_writes_is_read():
     found = provenance(CONFIG)
     (teacher,) = found.teachers
     assert (teacher.name, teacher.input_size, teacher.interpolation) == ("net", 224, "bicubic")
+    assert teacher.license == "apache-2.0"
+    assert teacher.standardization == (0.5, 2.0)
     assert found.decoder == {"library": "pillow"}
     assert found.autocast == "bf16"
 
@@ -44,7 +55,8 @@ def test_absent_members_are_unknown():
     assert provenance({}).teachers == ()
     assert provenance({}).decoder is provenance({}).autocast is None
     (teacher,) = provenance({"teachers": [{}]}).teachers
-    assert teacher.name is teacher.input_size is teacher.interpolation is None
+    assert teacher.name is teacher.input_size is teacher.interpolation is teacher.license is None
+    assert teacher.standardization is None
     assert parse_libraries({}, "m").torch is None
 
 
@@ -58,6 +70,8 @@ SOUND = {
     ("teachers", 0, "name"): ["x", ""],
     ("teachers", 0, "input_size"): [],
     ("teachers", 0, "interpolation"): [],
+    ("teachers", 0, "license"): ["x", ""],
+    ("teachers", 0, "standardization"): [],
     ("decoder",): [{}, {"x": None}],
     ("numerics",): [{}, {"x": None}],
     ("numerics", "autocast"): [None],

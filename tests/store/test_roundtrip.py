@@ -13,7 +13,6 @@ from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, sample_boxes
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.encoded import Encoded
-from fkd.labels.quantization import dequantize, quantize
 from fkd.randomness import stream_keys
 from fkd.store import (
     ImageFacts,
@@ -26,6 +25,7 @@ from fkd.store import (
 )
 from fkd.store.config import EXTRA_DTYPES, has_value_dtype
 from fkd.store.packing import decode_roots, encode_roots
+from fkd.store.values import read_values, stored_values
 
 extra_columns = st.dictionaries(
     st.from_regex("[a-z][a-z0-9_]{0,8}", fullmatch=True),
@@ -38,7 +38,14 @@ extra_columns = st.dictionaries(
     max_size=3,
 )
 codecs = st.sampled_from(
-    [("ms:3", "u16"), ("mr:1", "f16"), ("hard", "u16"), ("full", "f32"), ("logits", "f32")]
+    [
+        ("ms:3", "u16"),
+        ("mr:1", "f16"),
+        ("hard", "u16"),
+        ("full", "f32"),
+        ("logits", "f32"),
+        ("logits", "i8"),
+    ]
 )
 
 DRAWN = {"scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "flip_prob": 0.5, "seed": 0}
@@ -151,7 +158,7 @@ def as_stored(config: dict, value: np.ndarray) -> np.ndarray:
         others = config["num_classes"] - value.shape[-1] if config["codec"][:2] == "ms" else 0
         numbers = encode_roots(value.reshape(-1, value.shape[-1]), 360, others)
         return decode_roots(numbers, 360).reshape(value.shape)
-    return dequantize(quantize(value, config["value_dtype"]), config["value_dtype"])
+    return read_values(stored_values(value, config["value_dtype"]), config["value_dtype"])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

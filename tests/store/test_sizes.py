@@ -8,6 +8,7 @@ SIZES = [
     {"num_images": 70, "num_crops": 10, "images_per_shard": 1},
     {"num_images": 64, "num_crops": 200, "num_classes": 1000, "codec": "ms:5"},
     {"num_images": 30, "num_crops": 5, "num_classes": 1000, "codec": "full", "value_dtype": "f16"},
+    {"num_images": 30, "num_crops": 5, "num_classes": 99, "codec": "logits", "value_dtype": "i8"},
     {"num_images": 900, "num_crops": 4, "codec": "hard", "images_per_shard": 100},
     {"num_images": 300, "num_crops": 7, "num_classes": 70_000, "codec": "mr:3"},
 ]
@@ -17,7 +18,9 @@ def bytes_on_disk(path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=lambda s: f"{s['num_images']}x{s['num_crops']}")
+@pytest.mark.parametrize(
+    "sizes", SIZES, ids=lambda s: f"{s['num_images']}x{s['num_crops']} {s.get('codec', '')}"
+)
 @pytest.mark.parametrize("extras", [False, True])
 def test_the_size_of_a_store_is_predicted_within_2_percent(lab, tmp_path, sizes, extras):
     job = lab.Job(**sizes, extras=lab.JITTER if extras else {})

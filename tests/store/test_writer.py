@@ -310,7 +310,9 @@ MAP = {"form": "map", "grid": [1, 3], "codec": "top:2", "value_dtype": "f16", "e
         ({"codec": "hard"}, "value_dtype, which means nothing for hard labels"),
         ({"codec": "logits"}, "u16 holds probabilities"),
         ({"value_dtype": "f64"}, "f64"),
-        ({"value_dtype": "i8"}, "i8 is not supported by this version of fkd; upgrade"),
+        ({"value_dtype": "i8"}, "i8 is for codec logits"),
+        ({"value_dtype": "i8", "codec": "logits:3"}, "i8 is for codec logits"),
+        (MAP | {"value_dtype": "i8"}, "i8 is for codec logits"),
         ({"levels": 360}, "levels, which means nothing"),
         ({"geometry": "stored"}, "geometry, which means nothing in a plain store"),
         ({"grid": [1, 3]}, "grid, which means nothing in a plain store"),
@@ -345,9 +347,23 @@ def test_a_config_that_cannot_work_names_the_field(lab, tmp_path, change, messag
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value_dtype", ["f16", "f32", "i8"])
+def test_values_that_are_no_numbers_are_not_written(lab, tmp_path, value_dtype, value):
+    job = lab.Job(codec="logits", value_dtype=value_dtype)
+    keys, content = job.shard(0)
+    content.label.values[1, 2, 3] = value
+    with (
+        StoreWriter.open(tmp_path / "s", job.config) as writer,
+        pytest.raises(ValueError, match="a label value is NaN or infinite"),
+    ):
+        writer.commit(0, keys, content)
+
+
 def test_a_finished_store_is_sound_for_every_codec(lab, tmp_path):
-    for codec, dtype in [("full", "f16"), ("hard", "u16"), ("mr:3", "f32"), ("logits", "f16")]:
-        path = tmp_path / codec
+    stored = {"full": "f16", "hard": "u16", "mr:3": "f32", "logits": "f16"}
+    for codec, dtype in [*stored.items(), ("logits", "i8")]:
+        path = tmp_path / f"{codec} {dtype}"
         lab.Job(codec=codec, value_dtype=dtype).run(path)
         assert verify_store(path) == []
 

@@ -11,12 +11,14 @@ from fkd.data.sources import ImagesConfig
 from fkd.engine.logging import Progress
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.order import Order
-from fkd.engine.schedule import plan_passes
+from fkd.engine.schedule import ScheduleConfig, plan_passes
 from fkd.methods import METHODS, find_method
 from fkd.models.teacher import TeacherConfig
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.defaults import default_batch_size, fill_defaults, odd_settings
 from fkd.training.run import train
+
+_SINGLES = [name for name in METHODS if not find_method(name).needs_pairs]
 
 
 def settings(method="vanilla", **options) -> TrainConfig:
@@ -43,7 +45,7 @@ def warnings_of(config, num_images, num_crops=None) -> list[str]:
     return list(odd_settings(filled, order_of(filled, num_images)))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", _SINGLES)
 def test_fresh_crops_are_one_per_image_and_stored_ones_four(method):
     """The papers of the methods with fresh crops have one; FKD's has four."""
     stored = find_method(method).crop_source == "stored"
@@ -51,6 +53,12 @@ def test_fresh_crops_are_one_per_image_and_stored_ones_four(method):
         expected = min(4, num_crops) if stored else 1
         filled = fill_defaults(settings(method), 1000, num_crops if stored else None)
         assert filled.crops_per_image == expected
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - set(_SINGLES)))
+def test_a_method_of_pairs_has_two_crops_per_image(method):
+    config = settings(method, schedule=ScheduleConfig(single_crop_ending=False))
+    assert fill_defaults(config, 1000, None).crops_per_image == 2
 
 
 def test_a_method_with_fresh_crops_that_replays_stored_ones_has_four():
@@ -87,11 +95,17 @@ def test_the_learning_rate_follows_the_batch_unless_it_is_given(options, num_ima
 
 
 def test_what_is_given_stays():
-    given = settings("fkd", crops_per_image=7, batch_size=5, optimizer=OptimizerConfig(lr=1.0))
+    given = settings(
+        "fkd",
+        crops_per_image=7,
+        batch_size=5,
+        optimizer=OptimizerConfig(lr=1.0),
+        schedule=ScheduleConfig(single_crop_ending=True),
+    )
     assert fill_defaults(given, 600, 4) == given
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", _SINGLES)  # in one epoch there is no pair
 @pytest.mark.parametrize(("num_images", "epochs"), [(600, 1), (600, 5), (3, 2), (50_000, 1)])
 def test_a_run_of_few_steps_is_told_what_gives_it_enough(method, num_images, epochs):
     config = settings(method, epochs=epochs, batch_size=1024)

@@ -5,9 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
-import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +28,14 @@ from fkd.methods import MealV2Config
 from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
+from tests.training.processes import (
+    Stop,
+    StopAt,
+    exit_codes,
+    start,
+    start_together,
+    train_together,
+)
 
 ALIVE = {"method": "mealv2-fkd", "seed": 7}
 """Of the discriminators for so few classes many have no gradient from the start: dead ReLUs."""
@@ -59,28 +65,6 @@ def config(tmp_path, image_folder, label_store) -> TrainConfig:
         log_every=3,
         device="cpu",
     )
-
-
-class Stop(Exception):
-    """Ends a run like a kill: nothing gets a chance to be saved."""
-
-
-class StopAt(Progress):
-    """A progress that ends the run in the middle of a step."""
-
-    def __init__(self, step):
-        self.step = step
-        self.began = None
-
-    def begin(self, step, num_steps, description):
-        self.began = step
-
-    def advance(self, step, metrics):
-        if step == self.step:
-            raise Stop
-
-    def evaluated(self, metrics):
-        pass
 
 
 def weights_of(config) -> dict[str, torch.Tensor]:
@@ -276,41 +260,6 @@ def test_a_signal_lets_the_step_finish_and_saves_it(config, number, outcome):
     assert_same_run(config, reference)
 
 
-def fork(config, rank=0, world_size=1, port=0) -> int:
-    """Run `train` in a forked process, as torchrun would start it; its process id."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        train(config)
-        code = 0
-    except SystemExit as exit:
-        code = exit.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def fork_together(config, world_size) -> list[int]:
-    """Processes of one run that share every batch."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [fork(config, rank, world_size, port) for rank in range(world_size)]
-
-
-def exit_codes(processes) -> list[int]:
-    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
-
-
-def train_together(config, world_size):
-    assert exit_codes(fork_together(config, world_size)) == [0] * world_size
-
-
 def wait_for_lines(config, number):
     """Until metrics.jsonl has that many lines."""
     log, deadline = Path(config.out) / "metrics.jsonl", time.monotonic() + 60
@@ -329,10 +278,10 @@ def test_a_killed_process_goes_on_to_the_same_bits(config, drill):
     while left:
         killed = replace(config, out=f"{config.out}-{left}")
         for lines in sorted(draw.sample(range(1, num_lines - 2), min(2, left))):
-            process = fork(killed)
+            process = start(killed)
             wait_for_lines(killed, lines)
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
+            process.kill()
+            process.join()
             assert not (Path(killed.out) / "model.safetensors").exists()
             left -= 1
         train(killed)
@@ -376,9 +325,9 @@ def test_a_run_with_a_discriminator_goes_on_with_another_number_of_processes(pla
     config = replace(plain, accumulate_steps=2, epochs=16, val=None, log_every=1, **ALIVE)
     reference = replace(config, out=config.out + "-reference")
     train(reference)
-    processes = fork_together(config, 2)
+    processes = start_together(config, 2)
     wait_for_lines(config, 4)
-    os.kill(processes[0], signal.SIGTERM)
+    processes[0].terminate()
     assert exit_codes(processes) == [143, 143]
     resumed = StopAt(-1)
     train(config, resumed)
@@ -391,9 +340,9 @@ def test_all_processes_stop_when_one_is_told_to(plain):
     config = replace(plain, epochs=16, log_every=1, val=None)
     reference = replace(config, out=config.out + "-reference")
     train_together(reference, 2)
-    processes = fork_together(config, 2)
+    processes = start_together(config, 2)
     wait_for_lines(config, 4)
-    os.kill(processes[1], signal.SIGTERM)
+    processes[1].terminate()
     assert exit_codes(processes) == [143, 143]
     newest = sorted((Path(config.out) / "checkpoints").glob("*.json"))[-1]
     assert json.loads(newest.read_text())["step"] == lines_of(config)[-1]["step"]

@@ -5,6 +5,7 @@ from rich.progress import Progress as Bar
 
 from fkd.cli.console import make_bar, make_console
 from fkd.errors import ConfigError
+from fkd.labels.quantization import ValueDtype
 from fkd.store import Conversion, convert_store
 from fkd.store.config import Form
 from fkd.store.convert import Progress
@@ -18,6 +19,7 @@ def convert(
     form: Form = "compact",
     num_crops: int | None = None,
     codec: str | None = None,
+    value_dtype: ValueDtype | None = None,
 ) -> None:
     """Write a label store again: compact or plain, with fewer crops or a smaller codec.
 
@@ -30,6 +32,8 @@ def convert(
             plain is what `fkd label` writes by default.
         num_crops: keep the first so many crops of each image; by default all.
         codec: keep less of each label, e.g. ms:5 of ms:10, or hard; by default the same.
+        value_dtype: how a value is stored, e.g. i8 instead of f16 for the features of a
+            self-supervised teacher; by default the same.
     """
     if out is None:
         raise ConfigError("out: give the folder of the new store, e.g. --out labels-compact")
@@ -41,6 +45,7 @@ def convert(
             form=form,
             num_crops=num_crops,
             codec=codec,
+            value_dtype=value_dtype,
             progress=_Reporter(bar),
         )
     _print_result(done, form, console)
@@ -65,10 +70,11 @@ class _Reporter(Progress):
 def _print_result(done: Conversion, form: Form, console: Console) -> None:
     before, after = done.before, done.after
     geometry = after.config.get("geometry")
+    dtype = after.value_dtype
     boxes = "" if geometry is None else f", boxes {geometry}"
     console.print(
         f"converted {after.path}: {after.num_images:,} images x {after.num_crops} crops, "
-        f"{after.codec.name}, {form}{boxes}"
+        f"{after.codec.name}{f' {dtype}' if dtype else ''}, {form}{boxes}"
     )
     for name, store in (("before", before), ("after", after)):
         per_crop = store.num_bytes / (store.num_images * store.num_crops)

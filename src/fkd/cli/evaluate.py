@@ -1,24 +1,19 @@
 """`fkd eval`: the accuracy of a student, or of any model."""
 
-import difflib
-import os
 from dataclasses import replace
 
-import timm
 import torch
 
 from fkd.cli.console import make_console, print_remark
 from fkd.data.sources import ImagesConfig, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages, measure_accuracy
+from fkd.models.architectures.embedders import Embedder
 from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.devices import resolve_device
-from fkd.models.names import parse_model_name, torchvision_names
+from fkd.models.lookup import find_model
 from fkd.models.trial import try_network
-from fkd.models.zoo import LoadedModel, load_model
-from fkd.userfiles import home_path
-
-_ALIKE = 0.8  # of two names; resnet5 and resnet50 are, run and gernet_s are not
+from fkd.models.zoo import LoadedModel
 
 
 def evaluate(
@@ -47,6 +42,11 @@ def evaluate(
     """
     where = resolve_device(device)
     loaded = _load(model, checkpoint, class_names, input_size)
+    if loaded.num_classes == 0 or isinstance(loaded.model, Embedder):
+        raise ConfigError(
+            f"{model} gives embeddings and no classes, so it has no accuracy of its own; measure "
+            f"what its features are worth by `fkd probe {model}`"
+        )
     try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
     names = loaded.class_names or numbered_classes(loaded.num_classes)
     chosen = LabeledImages.match(open_source(images), names)
@@ -80,14 +80,7 @@ def _load(
     Raises:
         ConfigError: there is no such model, or the names do not fit it.
     """
-    folder = home_path(model)
-    if folder.is_dir():
-        loaded = load_model(checkpoint=str(folder), input_size=input_size)
-    else:
-        _require_name(model)
-        loaded = load_model(
-            model, pretrained=checkpoint is None, checkpoint=checkpoint, input_size=input_size
-        )
+    loaded = find_model(model, checkpoint, input_size=input_size)
     if class_names is None:
         return loaded
     names = read_class_names(class_names)
@@ -97,23 +90,3 @@ def _load(
             f"{loaded.num_classes}; give one name per output"
         )
     return replace(loaded, class_names=names)
-
-
-def _require_name(model: str) -> None:
-    """Refuse what is neither a folder nor the name of a network.
-
-    Raises:
-        ConfigError: says both.
-    """
-    try:
-        parse_model_name(model)
-    except ConfigError as error:
-        known = [*timm.list_models(), *(f"torchvision/{name}" for name in torchvision_names())]
-        architecture = model.partition(".")[0]
-        is_file = os.path.isfile(home_path(model))
-        if is_file or difflib.get_close_matches(architecture, known, n=1, cutoff=_ALIKE):
-            raise
-        raise ConfigError(
-            f"model: there is no folder {model} here, and no network of that name; give the "
-            "folder of a finished run, a timm model, or torchvision/NAME"
-        ) from error

@@ -149,6 +149,8 @@ def _print_start(start: RunStart, console: Console) -> None:
             f"teacher   {teacher['name']}, {teacher['input_size']} pixels, "
             f"{teacher['interpolation']}, weights {teacher['weights_sha256'][:12]}"
         )
+        if "license" in teacher:
+            console.print(f"license   {teacher['license']}, of the weights of {teacher['name']}")
     for loaded in setup.teachers.teachers:
         if loaded.num_unfolded and not loaded.num_folded:
             console.print(
@@ -157,7 +159,12 @@ def _print_start(start: RunStart, console: Console) -> None:
             )
     names = display_names(stored.class_names)
     more = ", ..." if len(names) > _NAMES_SHOWN else ""
-    console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
+    if names:
+        console.print(f"classes   {len(names):,}: {', '.join(names[:_NAMES_SHOWN])}{more}")
+    else:
+        whole = stored.provenance.projection
+        origin = f", projected from {whole.num_features:,}" if whole else ""
+        console.print(f"features  {stored.num_classes:,}{origin}, which are no classes")
     if start.accuracy is not None:
         console.print(f"accuracy  {start.accuracy}")
     if start.precision_impact is not None:
@@ -215,7 +222,7 @@ def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> No
     about = "about " if config.form == "compact" else ""
     console.print(
         f"images    {cost.num_images:,} x {config.num_crops} crops = {cost.num_crops:,} crops of "
-        f"{cost.num_classes:,} classes, {cost.codec}"
+        f"{cost.num_classes:,} {'classes' if cost.is_of_classes else 'dimensions'}, {cost.codec}"
     )
     console.print(f"epochs    {_describe_epochs(config.num_crops)}")
     console.print(

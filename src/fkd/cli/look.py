@@ -35,12 +35,14 @@ def _print_summary(summary: StoreSummary, title: str) -> None:
     facts = Table(title=title, show_header=False, title_justify="left")
     for name, value in summary.facts.items():
         facts.add_row(name, value)
-    facts.add_row("mean top probability", f"{summary.mean_confidence:.3f}")
-    facts.add_row("mean entropy", f"{summary.mean_entropy:.3f} nats")
+    for name, value in summary.statistics.items():
+        facts.add_row(name, value)
     settings = Table(title="settings", show_header=False, title_justify="left")
     for name, value in summary.settings.items():
         settings.add_row(name, value)
-    samples = Table("image", "crop", "the teacher's label", title="sample labels")
+    of_classes = summary.embeddings is None
+    said = "the teacher's label" if of_classes else "nearest crops of other images, cosine"
+    samples = Table("image", "crop", said, title="sample labels" if of_classes else "sample crops")
     for image, crop, label in summary.samples:
         samples.add_row(image, str(crop), str(label))
     console = make_console()

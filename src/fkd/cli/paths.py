@@ -18,6 +18,7 @@ INPUTS = {
     "store": "the folder of a label store",
     "maps": "the folder of the released maps",
     "checkpoint": "a file of weights, or a run folder",
+    "teacher.head": "a file with a projection head",
     "class_names": "a file with one class name per line",
     "name": "a model name, or a run folder",
     "model": "the folder of a finished run, or a model name",
@@ -26,15 +27,15 @@ OUTPUTS = ("out",)
 """Files and folders that a verb writes; they need not exist."""
 
 _FOLDERS = frozenset({"store", "maps"})
-_FILES = frozenset({"config", "class_names"})
+_FILES = frozenset({"config", "class_names", "teacher.head"})
 _NAMES = frozenset({"name", "model"})
 _LIBRARIES = ("torchvision/", "timm/")  # before the name of a model
 
 
 def input_of(option: str) -> str | None:
     """The key of `INPUTS` that an option belongs to; None for an option that names no input."""
-    last = option.lstrip("-").rpartition(".")[2]
-    return last if last in INPUTS else None
+    whole = option.lstrip("-")
+    return next((key for key in (whole, whole.rpartition(".")[2]) if key in INPUTS), None)
 
 
 def require_inputs(arguments: Iterable[Argument], positional: tuple[str, ...]) -> None:

@@ -119,10 +119,11 @@ class TrainingReporter(Progress):
 
     def evaluated(self, metrics: Metrics) -> None:
         """Print the accuracy after a pass."""
-        self._console.print(
-            f"{_where(metrics)}  val top-1 {metrics['val_top1']:.2f}  "
-            f"top-5 {metrics['val_top5']:.2f}"
-        )
+        if "val_knn" in metrics:
+            measured = f"val k-NN {metrics['val_knn']:.2f}"
+        else:
+            measured = f"val top-1 {metrics['val_top1']:.2f}  top-5 {metrics['val_top5']:.2f}"
+        self._console.print(f"{_where(metrics)}  {measured}")
 
 
 class _SmokeReporter(TrainingReporter):
@@ -156,3 +157,5 @@ def _print_result(result: TrainResult, config: TrainConfig, console: Console) ->
     )
     if result.val_top1 is not None:
         console.print(f"accuracy  top-1 {result.val_top1:.2f} %, top-5 {result.val_top5:.2f} %")
+    if result.val_knn is not None:
+        console.print(f"accuracy  {result.val_knn:.2f} % of nearest neighbors among the features")

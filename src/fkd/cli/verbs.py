@@ -84,6 +84,19 @@ VERBS: dict[str, Verb] = {
         _IMAGES,
         "MODEL",
     ),
+    "probe": Verb(
+        "fkd.cli.probe:probe",
+        "measure nearest neighbors and a linear classifier on frozen features",
+        "fkd probe run --images.root photos/train --val.root photos/val",
+        {
+            "images.root": "folder of the training images, one folder per class",
+            "val.root": "folder of the images to measure accuracy on, same classes",
+            "checkpoint": "weights for MODEL where it is the name of a network",
+            "protocol": "how the linear classifier is trained, see below",
+            "out": "folder of the features, computed once and used again",
+        },
+        "MODEL",
+    ),
     "inspect": Verb(
         "fkd.cli.look:inspect",
         "show what a store holds: settings, sizes, sample labels",

@@ -15,7 +15,8 @@ from fkd.labeling.store_checks import (
     require_agreement,
     spot_check,
 )
-from fkd.models.teacher import TeacherConfig, TeacherEnsemble
+from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.teacher import TeacherConfig
 from fkd.store import LabelStore
 from fkd.userfiles import home_path
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,13 @@ import torchvision.transforms.v2.functional as TF
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from fkd.checks import require_at_least, require_in, require_whole
+from fkd.checks import (
+    changed_fields,
+    require_at_least,
+    require_in,
+    require_one_of,
+    require_whole,
+)
 from fkd.errors import ConfigError, FormatError
 from fkd.randomness import Purpose, uniforms
 
@@ -37,6 +44,17 @@ _COLOR_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 _PRINCIPAL_COLORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
+Preset = Literal["s2bnn", "moco_v2"]
+_MOCO_V2: dict[str, Any] = {
+    "color_jitter": (0.4, 0.4, 0.4, 0.1),
+    "color_jitter_prob": 0.8,
+    "grayscale_prob": 0.2,
+    "blur_prob": 0.5,
+}
+_PRESETS: dict[str, dict[str, Any]] = {
+    "moco_v2": _MOCO_V2,
+    "s2bnn": _MOCO_V2 | {"color_jitter_prob": 0.6, "blur_prob": 0.2},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +62,9 @@ class AugmentConfig:
     """Which augmentations to draw, and how strong; the default draws none.
 
     Attributes:
+        preset: s2bnn or moco_v2: the color jitter, grayscale and blur of that paper, where the
+            settings below are not given; its crops are those of crops.scale 0.2 1. Turns into these
+            settings.
         color_jitter: strength of brightness, contrast, saturation and hue (hue at most 0.5).
         color_jitter_prob: share of the crops that are jittered.
         lighting: deviation of the noise along the principal colors; the paper's full recipe and
@@ -65,6 +86,7 @@ class AugmentConfig:
         {'jitter': (8, 4), 'jitter_order': (8,), 'gray': (8,)}
     """
 
+    preset: Preset | None = None
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     color_jitter_prob: float = 1.0
     lighting: float = 0.0
@@ -77,6 +99,7 @@ class AugmentConfig:
     erase_scale: tuple[float, float] = (0.02, 0.33)
 
     def __post_init__(self) -> None:
+        self._apply_preset()
         for name in ("color_jitter_prob", "grayscale_prob", "blur_prob", "erase_prob"):
             require_in("[0, 1]", name, getattr(self, name))
         if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
@@ -84,6 +107,18 @@ class AugmentConfig:
         require_in("[0, 30]", "rand_augment_magnitude", self.rand_augment_magnitude)
         require_at_least(0, "lighting", self.lighting)
         require_whole(0, "rand_augment_ops", self.rand_augment_ops)
+
+    def _apply_preset(self) -> None:
+        """Put the preset's values in the place of defaults.
+
+        The preset itself is forgotten: a store is known by the values.
+        """
+        require_one_of(Preset, "preset", self.preset)
+        if self.preset is not None:
+            values = _PRESETS[self.preset]
+            for name in values.keys() - changed_fields(self):
+                object.__setattr__(self, name, values[name])
+            object.__setattr__(self, "preset", None)
 
     @property
     def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:

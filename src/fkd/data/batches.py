@@ -25,6 +25,7 @@ from fkd.data.decode import Decoder
 from fkd.data.mixing import Mix, mix_crops, mix_labels
 from fkd.data.sources import ImageSource, load
 from fkd.data.workers import in_worker, worker_processes
+from fkd.labels.embeddings import Embeddings
 from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, stream_key
 
@@ -40,15 +41,15 @@ class Batch:
         crops: uint8 (B * m, 3, S, S), channels-last, one tensor per input spec.
         labels: true class of each crop before it was mixed, int64 (B * m,), -1 where
             unknown.
-        targets: stored soft labels of the crops before they were mixed (with `labels` inside);
-            None where there is no store.
+        targets: stored soft labels of the crops before they were mixed (with `labels` inside), or
+            stored embeddings; None where there is no store.
         mix: how the crops were mixed; None where they were not.
         crops_per_image: m.
     """
 
     crops: tuple[Tensor, ...]
     labels: Tensor
-    targets: SoftTargets | None
+    targets: SoftTargets | Embeddings | None
     mix: Mix | None = None
     crops_per_image: int = 1
 

@@ -35,6 +35,7 @@ from fkd.data.identity import require_labeled_file
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError
 from fkd.labels.codecs import Codec
+from fkd.labels.embeddings import Embeddings
 from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, permutations, stream_keys
 from fkd.store import LabelStore
@@ -55,11 +56,12 @@ class SelectedCrops:
     """The crops of one access to B images, m of each.
 
     Attributes:
-        targets: stored labels of the B * m crops, image after image; None for fresh crops.
+        targets: stored labels of the B * m crops, image after image, or embeddings where the store
+            knows no classes; None for fresh crops.
         records: (j, loaded image) to the records (m,) of the j-th image; checks the image.
     """
 
-    targets: SoftTargets | None
+    targets: SoftTargets | Embeddings | None
     records: Callable[[int, LoadedImage], CropRecords]
 
 
@@ -104,10 +106,11 @@ class StoredCropSource:
         seed: picks the orders.
         order: without replacement, or independent at every access.
         codec: how labels are decoded; by default as the store says. See `with_temperature` and
-            `with_teacher_weights` of `fkd.labels.codecs`.
+            `with_teacher_weights` of `fkd.labels.codecs`. Embeddings are read as they are.
 
     Raises:
-        ConfigError: an access needs no crop, or more than the store has, or it holds label maps.
+        ConfigError: an access needs no crop, or more than the store has; or it holds label maps, or
+            embeddings that are to be decoded.
     """
 
     def __init__(
@@ -139,6 +142,11 @@ class StoredCropSource:
         self._seed = seed
         self._order = order
         self._codec = codec or store.codec
+        if not store.is_of_classes and self._codec != store.codec:
+            raise ConfigError(
+                f"store: {store.path} holds embeddings, which are read as they are; leave out how "
+                "labels are decoded (codec, label_temperature, teacher_weights)"
+            )
 
     def select(self, images: np.ndarray, start: int, crops_per_image: int) -> SelectedCrops:
         """All records and labels are read at once; each image is checked when it is loaded."""
@@ -149,6 +157,8 @@ class StoredCropSource:
             require_labeled_file(stored.images, j, loaded, self._images.name(int(images[j])))
             return stored.records[j]
 
+        if not self._store.is_of_classes:
+            return SelectedCrops(Embeddings.of(stored.label), records)
         targets = self._codec.targets(stored.label, self._store.num_classes)
         return SelectedCrops(targets, records)
 

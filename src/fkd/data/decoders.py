@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from fkd.data.decode import Decoder
-from fkd.data.sources import ImageSource, load
+from fkd.data.sources import ImageSource, load, spread_images
 from fkd.errors import ConfigError, ImageError
 
 DecoderChoice = Literal["auto", "pillow", "simplejpeg"]
@@ -59,10 +59,9 @@ def choose_decoder(source: ImageSource, choice: DecoderChoice = "auto") -> Decod
         raise ConfigError("decoder: simplejpeg is not installed; pip install 'fkd[fast]'")
     if choice == "pillow" or not installed:
         return DecoderReport("pillow")
-    count = min(_SAMPLED, len(source))
     differences = [
         difference
-        for i in np.linspace(0, len(source) - 1, count).astype(int).tolist()
+        for i in spread_images(source, _SAMPLED)
         if (difference := _difference(source, i)) is not None
     ]
     num_equal = sum(difference == 0.0 for difference in differences)

@@ -1,10 +1,12 @@
 """What lies below a folder: images, Parquet files, and what is left out.
 
 Hidden files, thumbnails and waste that systems put beside images are no images and no classes, and
-neither are label stores and run folders, so that a user may keep them below the images.
+neither are label stores, run folders and kept features, so that a user may keep them below the
+images.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,6 +38,9 @@ _NOTE_NAMES = frozenset(
     | {"makefile", "lock"}
 )
 _RUN_FILES = frozenset({b"config.yaml", b"env.json"})  # as fkd.engine.run_folder writes them
+# What `fkd probe` keeps: features in folders of nothing else, and classifiers beside these folders.
+_FEATURES = re.compile(rb"\d{8}\.safetensors(\.\d+\.tmp)?")
+_CLASSIFIER = re.compile(rb"classifier-[0-9a-f]{16}\.safetensors(\.\d+\.tmp)?")
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,8 @@ def read_tree(root: str) -> Folder:
     """List everything below a folder; links are followed.
 
     Raises:
-        ConfigError: the folder is missing, cannot be listed, or is a label store or a run folder; a
-            link cannot be followed, or leads to a folder that contains it.
+        ConfigError: the folder is missing, cannot be listed, or is a label store, a run folder or
+            of features; a link cannot be followed, or leads to a folder that contains it.
     """
     if not os.path.isdir(root):
         raise ConfigError(f"images.root: {root} {_why_no_folder(root)}; give a folder of images")
@@ -109,7 +114,8 @@ def read_tree(root: str) -> Folder:
     top = _read(os.fsencode(root), b"", frozenset(), broken)
     if top is None:
         raise ConfigError(
-            f"images.root: {root} is a label store or a run folder; give the folder of the images"
+            f"images.root: {root} is a label store, a run folder or of features; give the folder "
+            "of the images"
         )
     if broken:
         more = f" ({len(broken)} such links)" if len(broken) > 1 else ""
@@ -204,14 +210,16 @@ def _add_file(folder: Folder, name: bytes, extensions: tuple[bytes, ...]) -> Non
         folder.images.append(name)
     elif lower.endswith(b".parquet"):
         folder.tables.append(name)
-    else:
+    elif not _CLASSIFIER.fullmatch(name):
         stem, extension = os.path.splitext(printable(lower))
         if extension not in _NOTES and (extension or stem not in _NOTE_NAMES):
             folder.left_out[extension or NO_EXTENSION] += 1
 
 
 def _is_ours(names: set[bytes]) -> bool:
-    """Whether a folder with these entries is a label store or a run folder, at any age."""
+    """Whether a folder with these entries is a label store, a run or of features, at any age."""
+    if all(_is_hidden(name) or _FEATURES.fullmatch(name) for name in names):
+        return not all(map(_is_hidden, names))
     config, shards, commits, lock = map(os.fsencode, (CONFIG, SHARDS, COMMITS, LOCK))
     if not names & {config, shards, lock, *_RUN_FILES}:  # nearly always
         return False

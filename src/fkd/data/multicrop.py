@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
+from fkd.labels.embeddings import Embeddings
 from fkd.labels.targets import SoftTargets
 from fkd.store import LabelStore
 from fkd.userfiles import home_path
@@ -30,7 +31,7 @@ from fkd.userfiles import home_path
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Item = tuple[Tensor, SoftTargets]
+Item = tuple[Tensor, SoftTargets | Embeddings]
 Output = Literal["float32", "uint8"]
 
 _WHOLE = {"crops_per_image": 1, "size": 1, "seed": None, "epoch": 0}  # and the least of each
@@ -46,7 +47,8 @@ class MultiCropDataset(Dataset[Item]):
     """The images of a label store; an item is m crops of one image and their soft labels.
 
     An item has crops (m, 3, S, S), float32 or uint8, and SoftTargets of the m crops, whose `labels`
-    are the true classes as ids of the store (-1 where unknown). Indices count the *labeled*
+    are the true classes as ids of the store (-1 where unknown). From a store of embeddings it has
+    Embeddings in their place, with no class known. Indices count the *labeled*
     images, in the order of their keys; images that could not be read when the store was made are
     left out. `collate_crops` makes batches of items.
 
@@ -208,7 +210,7 @@ class MultiCropDataset(Dataset[Item]):
 
 def collate_crops(items: Sequence[Item]) -> Item:
     """One batch of B items with m crops each: crops (B * m, 3, S, S), image after image, and their
-    soft targets.
+    soft targets, or embeddings.
 
     Example:
         >>> from fkd import LabelStore, MultiCropDataset, collate_crops
@@ -222,9 +224,9 @@ def collate_crops(items: Sequence[Item]) -> Item:
     """
     crops, targets = zip(*items, strict=True)
     tensors = {
-        name: torch.cat([getattr(part, name) for part in targets])
-        for name in ("index", "weight", "tail", "labels")
-        if getattr(targets[0], name) is not None
+        field.name: torch.cat([getattr(part, field.name) for part in targets])
+        for field in fields(targets[0])
+        if isinstance(getattr(targets[0], field.name), Tensor)
     }
     return torch.cat(crops), replace(targets[0], **tensors)
 

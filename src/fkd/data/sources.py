@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from fkd.data.arrays import ArraySource, refuse_transforms
@@ -129,6 +130,13 @@ def load(source: ImageSource, i: int, decoder: Decoder = "pillow") -> LoadedImag
 def fingerprint(data: bytes) -> tuple[int, int]:
     """CRC-32 and length of an encoded image: what a store knows of its bytes."""
     return zlib.crc32(data), len(data)
+
+
+def spread_images(source: ImageSource, most: int) -> list[int]:
+    """Positions of at most `most` images, from the first to the last at equal distances."""
+    places = np.linspace(0, len(source) - 1, min(most, len(source)))
+    distinct: list[int] = np.unique(places.astype(int)).tolist()
+    return distinct
 
 
 def open_source(config: ImagesConfig) -> ImageSource:

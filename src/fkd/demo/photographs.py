@@ -9,7 +9,7 @@ from fkd.data.sources import ImagesConfig, open_source
 from fkd.demo.images import write_photographs
 from fkd.labeling.config import LabelConfig
 from fkd.labeling.run import Progress, label
-from fkd.labeling.store_checks import SpotCheckReport, spot_check
+from fkd.labeling.store_checks import CheckReport, spot_check
 from fkd.models.classes import display_names
 from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LabelStore, Problem, verify_store
@@ -51,7 +51,7 @@ class PhotographsResult:
 
     photographs: list[Photograph]
     problems: list[Problem]
-    spot_checks: SpotCheckReport
+    spot_checks: CheckReport
     bytes_per_crop: float
     page: Path
 

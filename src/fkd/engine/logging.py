@@ -1,9 +1,9 @@
 """Metrics of a run: metrics.jsonl, TensorBoard events, and callbacks of a progress bar.
 
 Every line of metrics.jsonl has "step" (optimizer steps done) and "epoch"; training lines add "lr",
-"loss" and "train_top1", evaluation lines "val_top1" and "val_top5". Only "seconds" and
-"crops_per_second" depend on the clock: apart from them, a run that was killed and resumed writes
-the same file as one that was not.
+"loss" and "train_top1", evaluation lines "val_top1" and "val_top5", of a student of embeddings
+"val_knn". Only "seconds" and "crops_per_second" depend on the clock: apart from them, a run that
+was killed and resumed writes the same file as one that was not.
 """
 
 import json

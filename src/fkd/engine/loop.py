@@ -89,16 +89,18 @@ def run(
             lr = config.learning_rate(info)
             set_learning_rate(state.optimizer, lr)
             state.prepared.train()
-            counts = torch.zeros(4, device=accelerator.device)
+            counts, counted = torch.zeros(4, device=accelerator.device), []
             for part in range(order.accumulate_steps):
                 chunk = order.chunk(state.step, part)
                 batch = next(batches).to(accelerator.device)
                 counts += _forward_backward(config, state, chunk, batch)
+                counted.append(chunk.weight > 0)
             if config.clip_grad is not None:
                 accelerator.clip_grad_norm_(state.prepared.parameters(), config.clip_grad)
             state.optimizer.step()
             state.optimizer.zero_grad()
             state.step += 1
+            config.method.after_step(counted)
             if state.ema is not None:
                 state.ema.update(state.module.student)
             recorder.trained(info, lr, accelerator.reduce(counts))

@@ -55,7 +55,7 @@ class ScheduleConfig:
         milestones: where step drops: epochs, or shares of all epochs where below 1 (0.4 and 0.8 are
             120 and 240 of 300). Of no other curve.
         single_crop_ending: train the last epochs, at most crops_per_image, with one crop per image
-            in a batch, as the authors do.
+            in a batch, as the authors do; by default, unless the method compares crops in pairs.
         per_step: follow the curve at every step instead of holding the rate through a pass.
     """
 
@@ -65,7 +65,7 @@ class ScheduleConfig:
     min_lr: float = 0.0
     after_warmup: bool = False
     milestones: tuple[float, ...] = (0.4, 0.8)
-    single_crop_ending: bool = True
+    single_crop_ending: bool | None = None
     per_step: bool = False
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ def plan_passes(epochs: int, crops_per_image: int, config: ScheduleConfig) -> li
         raise ConfigError(f"schedule.warmup_epochs is {warmup}, but the run has {epochs} epochs")
     passes = [Pass(epoch, 1) for epoch in range(warmup)]
     for epoch in range(warmup, epochs, crops_per_image):
-        if config.single_crop_ending and epoch >= epochs - crops_per_image:
+        if config.single_crop_ending is not False and epoch >= epochs - crops_per_image:
             passes += [Pass(last, 1) for last in range(epoch, epochs)]
             break
         passes.append(Pass(epoch, min(crops_per_image, epochs - epoch)))

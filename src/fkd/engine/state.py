@@ -4,6 +4,7 @@ A method may train a network of its own beside the student (MEAL V2's discrimina
 of one module, so that one DistributedDataParallel averages the gradients of both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +32,9 @@ class TrainableMethod(Protocol):
 
     def auxiliary_loss(self, outputs: Any, targets: Any) -> Tensor | None:
         """The loss that passes through `auxiliary_model`; None without one."""
+
+    def after_step(self, counted: Sequence[bool]) -> None:
+        """Called after every optimizer step."""
 
 
 class TrainableModule(nn.Module):
@@ -94,7 +98,9 @@ class TrainState:
         built = build_optimizer(optimizer, student)
         module = TrainableModule(student, method).to(accelerator.device)
         if module.auxiliary_model is not None:
-            built.add_param_group({"params": list(module.auxiliary_model.parameters())})
+            trained = [p for p in module.auxiliary_model.parameters() if p.requires_grad]
+            if trained:
+                built.add_param_group({"params": trained})
         prepared, prepared_optimizer = accelerator.prepare(module, built)
         return TrainState(
             accelerator=accelerator,

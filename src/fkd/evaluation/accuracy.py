@@ -99,10 +99,10 @@ def measure_accuracy(
     """
     model.eval()
     hits = torch.zeros(2, dtype=torch.int64)
-    for crops, labels in _load(images, preprocessing, batch_size, num_workers):
+    for crops, labels in load_share(images, preprocessing, batch_size, num_workers):
         logits = model(preprocessing.normalize(crops.to(device, non_blocking=True)))
         hits += _count_hits(logits.float(), labels.to(device)).cpu()
-    if _distributed():
+    if is_distributed():
         hits = hits.to(device)
         torch.distributed.all_reduce(hits)
     top1, top5 = (100.0 * number / len(images.chosen) for number in hits.tolist())
@@ -127,12 +127,12 @@ def _count_hits(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([right[:, 0].sum(), right.sum()])
 
 
-def _load(
+def load_share(
     images: LabeledImages, preprocessing: Preprocessing, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the crops (B, 3, S, S) and their labels (B,), built ahead."""
     rank, world_size = 0, 1
-    if _distributed():
+    if is_distributed():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     share = range(rank, len(images.chosen), world_size)
     parts = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
@@ -154,7 +154,8 @@ def _build_batch(
     return crops.contiguous(memory_format=torch.channels_last), labels
 
 
-def _distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether several processes share a run."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 

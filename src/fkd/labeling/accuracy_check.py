@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkd.crops.records import CropRecords
-from fkd.data.sources import ImageSource, load
+from fkd.data.sources import ImageSource, load, spread_images
 from fkd.errors import ConfigError, ImageError, TeacherError
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
 from fkd.models.classes import match_classes
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble
 
 _DEVIATIONS = 2  # standard deviations of a sample's accuracy that may be chance
 _CAUSES = (
@@ -131,8 +131,7 @@ def require_accuracy(report: TeacherAccuracy, minimum: float | None) -> None:
 
 def _sample(source: ImageSource, count: int) -> list[int]:
     """Images with a class, spread evenly over the source."""
-    places = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
-    return [i for i in places.tolist() if source.label(i) >= 0]
+    return [i for i in spread_images(source, count) if source.label(i) >= 0]
 
 
 def _center(source: ImageSource, i: int, crop_pct: float) -> PreparedImage:

@@ -11,14 +11,15 @@ from fkd.crops.sampling import CropConfig
 from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import PerTeacher
-from fkd.labels.codecs import Codec, MarginalSmoothing, TopKLogits
+from fkd.labels.codecs import Codec, Logits, MarginalSmoothing, TopKLogits
+from fkd.labels.projection import Projection
+from fkd.labels.quantization import ValueDtype
 from fkd.models.numerics import Autocast
 from fkd.models.teacher import TeacherConfig
-from fkd.store.config import Form
+from fkd.store.config import Form, require_value_dtype
 from fkd.userfiles import settle_paths
 
 ClassChoice = Literal["teacher", "dataset"]
-ValueDtype = Literal["u16", "f16", "f32"]
 MapDtype = Literal["f16", "f32"]
 Numerics = Literal["exact", "fast"]
 
@@ -84,6 +85,29 @@ class LabelRunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProjectionConfig:
+    """Features in fewer dimensions, by a fixed random projection that keeps inner products on
+    average.
+
+    Attributes:
+        dims: dimensions that are stored, e.g. 128 or 256; by default all, without a projection.
+        seed: of the projection.
+    """
+
+    dims: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole(1, "projection.dims", self.dims)
+        require_whole(None, "projection.seed", self.seed)
+        if self.dims is None and self.seed != 0:
+            raise ConfigError("projection.seed: means nothing without --projection.dims")
+
+
+NO_PROJECTION = ProjectionConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelConfig(LabelRunConfig):
     """Label images: run a teacher over random crops of every image and store its soft labels.
 
@@ -99,7 +123,9 @@ class LabelConfig(LabelRunConfig):
             there are only C classes.
         separate: keep the label of every teacher instead of their mean; weights are chosen when a
             student is trained.
-        value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits.
+        value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits. i8
+            is for codec logits: half the bytes of f16, with a scale per crop.
+        projection: of the features of a teacher without classes, before they are stored.
         form: plain keeps every number in columns; compact packs the labels of an image into few
             bits and draws boxes again instead of storing them (`fkd convert` goes both ways).
         numerics: exact computes in full float32; fast in half precision, which changes labels. By
@@ -123,6 +149,7 @@ class LabelConfig(LabelRunConfig):
     codec: Codec | None = None
     separate: bool = False
     value_dtype: ValueDtype | None = None
+    projection: ProjectionConfig = NO_PROJECTION
     form: Form = "plain"
     numerics: Numerics = "exact"
     autocast: Autocast | None = None
@@ -145,6 +172,15 @@ class LabelConfig(LabelRunConfig):
                 f"autocast: {self.autocast} is not exact; add --numerics fast, or leave it out"
             )
         self._check_codec()
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        if self.classes == "dataset":
+            for teacher in all_teachers(self):
+                if teacher.output != "logits":
+                    raise ConfigError(
+                        f"classes: {teacher.output} of a teacher are no classes; leave out dataset"
+                    )
 
     def _check_codec(self) -> None:
         if self.codec is None:
@@ -159,10 +195,8 @@ class LabelConfig(LabelRunConfig):
         if isinstance(self.codec, PerTeacher):
             raise ConfigError(f"codec: write --codec {self.codec.codec.name} --separate")
         self._check_separate()
-        if self.codec.stores == "logits" and self.value_dtype == "u16":
-            raise ConfigError(
-                "value_dtype: u16 holds probabilities only; use f16 or f32 for logits"
-            )
+        if self.value_dtype is not None:
+            require_value_dtype(self.codec, self.value_dtype)
 
     def _check_separate(self) -> None:
         of_logits = self.codec is not None and self.codec.encodes == "logits"
@@ -191,6 +225,10 @@ class LabelMapsConfig(LabelRunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_whole(1, "top_k", self.top_k)
+        if self.teacher.output != "logits":
+            raise ConfigError(
+                f"teacher.output: label maps hold classes, not {self.teacher.output}; leave it out"
+            )
         require_one_of(MapDtype, "value_dtype", self.value_dtype)
 
 
@@ -208,13 +246,47 @@ def require_one_of(choices: object, name: str, value: str) -> None:
 # Functions, not properties: the parser of the command line takes public properties for subcommands.
 
 
-def stored_codec(config: LabelConfig, num_classes: int) -> Codec:
+def stored_codec(config: LabelConfig, num_outputs: int, *, is_classifier: bool = True) -> Codec:
     """How labels are compressed: the codec, of each teacher if they are kept apart.
 
-    With few classes the default keeps all of them, and labels are exact.
+    With few classes the default keeps all of them, and labels are exact. Features are kept as they
+    are.
+
+    Raises:
+        ConfigError: another codec is asked for features.
     """
-    codec = config.codec or MarginalSmoothing(min(_KEPT, num_classes))
+    codec = config.codec or (
+        MarginalSmoothing(min(_KEPT, num_outputs)) if is_classifier else Logits()
+    )
+    if not is_classifier and not isinstance(codec, Logits):
+        raise ConfigError(
+            f"codec: features are no classes and have the codec logits, not {codec.name}"
+        )
     return PerTeacher(codec, len(config.teachers)) if config.separate else codec
+
+
+def stored_projection(
+    config: LabelConfig, num_outputs: int, *, is_classifier: bool
+) -> Projection | None:
+    """The projection of the teacher's features; None where they are stored as they are.
+
+    Raises:
+        ConfigError: the outputs are classes, or fewer than the projection has.
+    """
+    dims, seed = config.projection.dims, config.projection.seed
+    if dims is None:
+        return None
+    if is_classifier:
+        raise ConfigError(
+            "projection.dims: classes are not projected; it is for the features of a teacher "
+            "(--teacher.output features)"
+        )
+    if dims > num_outputs:
+        raise ConfigError(
+            f"projection.dims: {dims} is above the {num_outputs} features of the teacher; give "
+            "fewer, or leave it out"
+        )
+    return Projection(num_outputs, dims, seed)
 
 
 def stored_top_k(config: LabelMapsConfig, num_classes: int) -> int:

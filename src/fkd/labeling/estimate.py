@@ -28,7 +28,8 @@ class CostEstimate:
         num_crops: crops of all images together, each one pass through every teacher.
         num_shards: units of work, and files of the store.
         num_bytes: size of the finished store.
-        num_classes: classes of a label.
+        num_classes: classes of a label; of a teacher without classes, dimensions.
+        is_of_classes: whether they are classes.
         codec: how a label is compressed.
         crops_per_second: measured on a few real images, decoding and cropping included.
         teacher_seconds: for one process on this machine.
@@ -40,6 +41,7 @@ class CostEstimate:
     num_shards: int
     num_bytes: int
     num_classes: int
+    is_of_classes: bool
     codec: str
     crops_per_second: float
     teacher_seconds: float
@@ -68,6 +70,7 @@ def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEs
         num_shards=store_config.num_shards,
         num_bytes=_predict_bytes(setup),
         num_classes=store_config.num_classes,
+        is_of_classes=setup.teachers.is_classifier,
         codec=store_config.codec.name,
         crops_per_second=speed,
         teacher_seconds=num_crops / speed,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fkd.crops.augment import AugmentConfig
 from fkd.crops.sampling import GENERATOR
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
@@ -21,14 +22,16 @@ from fkd.labeling.config import (
     resolve_autocast,
     resolve_images_per_shard,
     stored_codec,
+    stored_projection,
     stored_top_k,
 )
 from fkd.labels.codec_names import check_codec
 from fkd.labels.codecs import Codec, TopKLogits
 from fkd.models.devices import describe_device
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble
 from fkd.store import form_members, keys_digest
+from fkd.store.provenance import projection_members
 
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -39,10 +42,14 @@ def label_identity(
     """The identity of a store of random crops.
 
     Raises:
-        ConfigError: the codec keeps more classes than there are or has no compact form.
+        ConfigError: the codec keeps more classes than there are or has no compact form, or there
+            is nothing to project.
     """
     form, names = config.form, teachers.class_names
-    codec = stored_codec(config, len(names))
+    projection = stored_projection(config, len(names), is_classifier=teachers.is_classifier)
+    if projection is not None:
+        names = names[: projection.dims]  # they are not stored, how many there are counts
+    codec = stored_codec(config, len(names), is_classifier=teachers.is_classifier)
     identity = _shared_members(source, names, codec, form, config.value_dtype) | {
         "num_crops": config.num_crops,
         "extras": {
@@ -59,10 +66,22 @@ def label_identity(
             "flip_prob": float(config.crops.flip_prob),
             "seed": config.crops.seed,
         },
-        "teacher_augment": json.loads(json.dumps(asdict(config.teacher_augment))),  # no tuples
+        "teacher_augment": _augment_member(config.teacher_augment),
     }
+    if not teachers.is_classifier:
+        del identity["class_names"]
+        identity["outputs"] = "features"
+    if projection is not None:
+        identity["projection"] = projection_members(projection)
     members = _teacher_members(teachers, batch_size, resolve_autocast(config))
     return identity | members | _part(source, config.max_images)
+
+
+def _augment_member(augment: AugmentConfig) -> dict[str, Any]:
+    """Its values in terms of JSON, which has no tuples; a preset has turned into them."""
+    member: dict[str, Any] = json.loads(json.dumps(asdict(augment)))
+    del member["preset"]
+    return member
 
 
 def label_maps_identity(

@@ -50,6 +50,7 @@ from fkd.labeling.pipeline import ImageRow
 from fkd.labeling.ranks import World
 from fkd.labels.codecs import TopKLogits
 from fkd.labels.encoded import Encoded
+from fkd.labels.quantization import LARGEST_VALUE
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
 from fkd.models.weight_files import check_torch_file
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
@@ -60,7 +61,6 @@ from fkd.userfiles import settle_paths
 
 _MAX_BYTES = 1 << 22  # of a file, and of what is packed in it; 15 x 15 cells of 5 take 9,000
 _MAX_SIDE, _MAX_KEPT = 256, 256
-_LARGEST = {"f16": 65504.0, "f32": float(np.finfo(np.float32).max)}
 _SHOWN = 3
 _ZIP = b"PK\x03\x04"
 
@@ -224,7 +224,7 @@ def read_map(path: str, num_classes: int, value_dtype: MapDtype = "f32") -> Fore
     kept, rows, columns = shape[1:]
     numbers = tensor.detach().to(torch.float32).reshape(2, kept, rows * columns).numpy()
     value, ids = numbers.transpose(0, 2, 1)
-    if not (np.abs(value) <= _LARGEST[value_dtype]).all():  # False for NaN
+    if not (np.abs(value) <= LARGEST_VALUE[value_dtype]).all():  # False for NaN
         raise _no_map(path, f"a logit is not finite, or too large for {value_dtype}")
     if not ((ids >= 0) & (ids < num_classes) & (ids == np.floor(ids))).all():
         raise _no_map(path, f"a class id is no whole number from 0 to {num_classes - 1}")

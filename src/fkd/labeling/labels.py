@@ -12,14 +12,15 @@ from fkd.errors import TeacherError
 from fkd.labeling.pipeline import ImageRow, TeacherInput
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.encoded import Encoded
+from fkd.labels.quantization import LARGEST_VALUE
 from fkd.models.dense import DenseTeacher
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import NotFinite, TeacherEnsemble
+from fkd.models.single_teacher import NotFinite
 from fkd.store import LABELED, UNREADABLE, ImageFacts, LabeledCrops
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
 
-_LARGEST_F16 = 65504.0
 _ABOVE_ONE = 1e-5  # a softmax in float32 may exceed 1 by rounding
 
 
@@ -87,22 +88,22 @@ class TeacherLabeler:
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
         """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; those
-        of every teacher (n, T, C) if it keeps them apart; for label maps the logits of the cells of
-        one image after the other."""
+        of every teacher (n, T, C) if it keeps them apart; features as the store projects them; for
+        label maps the logits of the cells of one image after the other."""
         if self.maps is not None:
             return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
         if isinstance(self.config.codec, PerTeacher):
             return self.teachers.each(list(views), autocast=self.autocast)
         if self.config.codec.encodes == "logits":
-            return self.teachers.logits(list(views), autocast=self.autocast)
+            logits = self.teachers.logits(list(views), autocast=self.autocast)
+            projection = self.config.provenance.projection
+            return logits if projection is None else projection(logits)
         return self.teachers.probabilities(list(views), autocast=self.autocast)
 
     def _check(self, outputs: Tensor, batch: TeacherInput) -> None:
         low, high = (0.0, 1.0 + _ABOVE_ONE)
         if self.config.codec.encodes == "logits":
-            high = (
-                _LARGEST_F16 if self.config.value_dtype == "f16" else torch.finfo(torch.float32).max
-            )
+            high = LARGEST_VALUE[self.config.value_dtype or "f32"]
             low = -high
         # Written so that a NaN fails too.
         sound = ((outputs >= low) & (outputs <= high)).flatten(1).all(dim=1)

@@ -6,16 +6,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
-import numpy as np
-
+from fkd.data.sources import spread_images
 from fkd.labeling.config import ceil_div
 from fkd.labeling.pipeline import PreparedImage, TeacherInput, run_stages
 from fkd.labeling.setup import LabelSetup
 from fkd.labels.codecs import top_k
-from fkd.labels.comparison import LabelComparison, compare
+from fkd.labels.comparison import (
+    EmbeddingComparison,
+    LabelComparison,
+    compare,
+    compare_embeddings,
+)
 from fkd.labels.targets import SoftTargets
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import TeacherEnsemble
 
 _MAX_IMAGES = 32
 _MAX_CROPS = 256
@@ -29,15 +33,15 @@ class PrecisionImpact:
 
     Attributes:
         autocast: the half precision.
-        labels: all probabilities of fast numerics against exact ones as reference; of no crops if
-            no image could be read.
-        kept: K, classes that are compared as a set.
+        labels: all probabilities of fast numerics against exact ones as reference, or of a teacher
+            without classes its embeddings; of no crops if no image could be read.
+        kept: K, classes that are compared as a set; 0 of embeddings.
         same_kept: share of crops with the same K most probable classes.
         speed: crops per second by fast numerics, relative to exact numerics.
     """
 
     autocast: Autocast
-    labels: LabelComparison
+    labels: LabelComparison | EmbeddingComparison
     kept: int = 1
     same_kept: float = 1.0
     speed: float = 1.0
@@ -45,10 +49,8 @@ class PrecisionImpact:
     def __str__(self) -> str:
         if self.labels.num == 0:
             return f"fast ({self.autocast}): not measured, no sampled image can be read"
-        return (
-            f"fast ({self.autocast}) against exact: {self.labels}, same top-{self.kept} "
-            f"{self.same_kept:.1%}"
-        )
+        same = f", same top-{self.kept} {self.same_kept:.1%}" if self.kept else ""
+        return f"fast ({self.autocast}) against exact: {self.labels}{same}"
 
     @property
     def advice(self) -> str:
@@ -63,7 +65,7 @@ class PrecisionImpact:
 class _BatchImpact:
     """One batch of crops in both precisions; seconds of each."""
 
-    labels: LabelComparison
+    labels: LabelComparison | EmbeddingComparison
     num_same_kept: int
     exact_seconds: float
     fast_seconds: float
@@ -75,8 +77,10 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
     Raises:
         TeacherError: the teacher's output is not finite in one of them.
     """
-    places = np.unique(np.linspace(0, len(setup.source) - 1, _MAX_IMAGES).astype(int)).tolist()
-    kept = min(setup.store_config.num_ids or _DEFAULT_KEPT, setup.store_config.num_classes)
+    places = spread_images(setup.source, _MAX_IMAGES)
+    of_classes, stored = setup.teachers.is_classifier, setup.store_config
+    kept = min(stored.num_ids or _DEFAULT_KEPT, stored.num_classes) if of_classes else 0
+    nothing = LabelComparison.empty() if of_classes else EmbeddingComparison.empty()
     crops_per_image = ceil_div(_MAX_CROPS, len(places))
 
     def prepare(position: int) -> PreparedImage:
@@ -96,7 +100,7 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
             batches += [] if batch is None else [batch]
             if time.monotonic() > stop:
                 break
-    labels = sum((batch.labels for batch in batches), start=LabelComparison.empty())
+    labels = sum((batch.labels for batch in batches), start=nothing)
     if not batches:
         return PrecisionImpact(autocast, labels)
     steady = batches[1:] or batches  # the first batch warms up
@@ -116,14 +120,14 @@ def _compare_precisions(
     if not batch.crops:
         return None
     outputs, times = [], [time.perf_counter()]
+    ask = teachers.probabilities if teachers.is_classifier else teachers.logits
     for precision in (None, autocast):
-        output = teachers.probabilities(batch.views, autocast=precision)
+        output = ask(batch.views, autocast=precision)
         outputs.append(output[: len(batch.crops)].cpu())  # waits for a GPU
         times.append(time.perf_counter())
+    seconds = (times[1] - times[0], times[2] - times[1])
+    if not teachers.is_classifier:
+        return _BatchImpact(compare_embeddings(*outputs), len(batch.crops), *seconds)
     exact, fast = (top_k(output, kept)[0].sort().values for output in outputs)
-    return _BatchImpact(
-        compare(*map(SoftTargets.full, outputs)),
-        int((exact == fast).all(dim=1).sum()),
-        times[1] - times[0],
-        times[2] - times[1],
-    )
+    same_kept = int((exact == fast).all(dim=1).sum())
+    return _BatchImpact(compare(*map(SoftTargets.full, outputs)), same_kept, *seconds)

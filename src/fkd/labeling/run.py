@@ -34,7 +34,7 @@ from fkd.labeling.labels import LabeledBatch, assemble_shard
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
 from fkd.labeling.setup import LabelSetup, build_setup
-from fkd.labeling.store_checks import SpotCheckReport, require_agreement, spot_check
+from fkd.labeling.store_checks import CheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
 from fkd.store import (
     LabeledCrops,
@@ -106,7 +106,7 @@ class LabelResult:
 
     store: LabelStore
     unreadable: list[str]
-    spot_checks: SpotCheckReport | None
+    spot_checks: CheckReport | None
     precision_impact: PrecisionImpact | None
     accuracy: TeacherAccuracy | None
     seconds: float
@@ -216,8 +216,10 @@ def _require_labeled_images(setup: LabelSetup, world: World, listener: Progress)
     world.gather(None)
 
 
-def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy:
-    """Measure the teacher before it labels anything."""
+def _check_accuracy(setup: LabelSetup) -> TeacherAccuracy | None:
+    """Measure the teacher before it labels anything, if it knows classes."""
+    if not setup.teachers.is_classifier:
+        return None
     report = measure_accuracy(
         setup.source,
         setup.teachers,
@@ -283,7 +285,7 @@ def _require_readable(reasons: Sequence[str], setup: LabelSetup) -> None:
     )
 
 
-def _check_labels(setup: LabelSetup) -> SpotCheckReport | None:
+def _check_labels(setup: LabelSetup) -> CheckReport | None:
     """Compute some labels again and compare them with those on disk; refuse to finish otherwise."""
     if setup.config.spot_checks == 0:
         return None

@@ -9,7 +9,7 @@ import torch
 from fkd.crops.replay import sample_crops, whole_image
 from fkd.data.sources import ImageSource, load, open_source
 from fkd.data.subset import spread
-from fkd.errors import ImageError
+from fkd.errors import ConfigError, ImageError
 from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
@@ -19,9 +19,11 @@ from fkd.labeling.config import (
 from fkd.labeling.identity import label_identity, label_maps_identity
 from fkd.labeling.labels import LabeledBatch, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
+from fkd.labeling.standardize import standardize
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
-from fkd.models.teacher import TeacherEnsemble, load_teachers
+from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.teacher import load_teachers
 from fkd.store.config import StoreConfig
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued
@@ -99,7 +101,13 @@ def build_setup(
     source = spread(open_source(config.images), config.max_images)
     device = resolve_device(config.device, local_rank)
     class_names = source.class_names if config.classes == "dataset" else None
+    if class_names is not None and any(t.output != "logits" for t in all_teachers(config)):
+        raise ConfigError("classes: features are no classes; leave out --classes dataset")
     teachers = load_teachers(all_teachers(config), class_names=class_names, device=device)
+    if config.min_accuracy is not None and not teachers.is_classifier:
+        raise ConfigError(
+            "min_accuracy: the teacher gives features, which are no classes; leave it out"
+        )
     parallelism = Parallelism(
         resolve_batch_size(config.batch_size, device),
         passes if device.type == "cpu" else _GPU_PASSES,
@@ -110,6 +118,7 @@ def build_setup(
         identity = label_maps_identity(config, source, teachers, maps.grid, parallelism.batch_size)
     else:
         maps = None
+        teachers = standardize(teachers, config, source, parallelism.batch_size)
         identity = label_identity(config, source, teachers, parallelism.batch_size)
     store_config = StoreConfig.parse(identity, "the config")
     return LabelSetup(

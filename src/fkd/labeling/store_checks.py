@@ -11,6 +11,7 @@ one of the labels says 0 (`hard`, the K-th class of `mr:K`), would look like ano
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,20 @@ from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
 from fkd.labeling.labels import TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
-from fkd.labels.comparison import LabelComparison, compare
+from fkd.labeling.standardize import recorded_in
+from fkd.labels.comparison import (
+    EmbeddingComparison,
+    LabelComparison,
+    compare,
+    compare_embeddings,
+)
+from fkd.labels.quantization import SCALED, dequantize_rows, quantize_rows
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
+from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import exact_numerics
-from fkd.models.teacher import Teacher, TeacherConfig, TeacherEnsemble, load_teachers
+from fkd.models.single_teacher import Teacher
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LABELED, LabeledCrops, LabelStore
 from fkd.store.canonical import differences
 from fkd.store.config import StoreConfig
@@ -36,6 +46,10 @@ from fkd.store.config import StoreConfig
 _MIN_AGREEMENT = 0.9
 # Means over labels of the divergence (nats) and of the lead of omitted classes (a probability).
 _TOLERANCE = {None: 1e-4, "bf16": 2e-2, "fp16": 2e-3}
+# Least mean cosine of embeddings, and what is enough where images are decoded otherwise.
+_LEAST_COSINE = {None: 0.9999, "bf16": 0.99, "fp16": 0.999}
+_LEAST_COSINE_OF_OTHER_PIXELS = 0.95
+_NO_OUTPUTS = ("license", "standardization")  # of the members of a teacher's identity
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,9 @@ class SpotCheckReport:
         return f"{self.labels}, lead of omitted classes {self.omitted_lead:.1e}"
 
 
+CheckReport = SpotCheckReport | EmbeddingComparison
+
+
 def spot_check(
     store: LabelStore,
     source: ImageSource,
@@ -71,7 +88,7 @@ def spot_check(
     seed: int = 0,
     *,
     parallelism: Parallelism | None = None,
-) -> SpotCheckReport:
+) -> CheckReport:
     """Decode, crop, flip and label some crops (or cells of label maps) again, and compare.
 
     Computes as exactly as the store was labeled.
@@ -93,7 +110,8 @@ def spot_check(
     rows, crops = sample_positions(seed, "spot check", num, store.num_images, store.num_crops)
     readable = store.images(rows).status == LABELED
     rows, crops = rows[readable], crops[readable]
-    report = SpotCheckReport(LabelComparison.empty(), 0.0)
+    nothing = SpotCheckReport(LabelComparison.empty(), 0.0)
+    report: CheckReport = nothing if store.is_of_classes else EmbeddingComparison.empty()
     if not len(rows):
         return report
     maps = None if store.grid is None else DenseTeacher(teachers.teachers[0])
@@ -138,7 +156,7 @@ class _SpotChecks:
         facts = ImageRow(self.source.key(row), self.source.name(row), size=size, records=records)
         return PreparedImage(check // self.parallelism.batch_size, facts, image)
 
-    def compare(self, batch: TeacherInput) -> SpotCheckReport:
+    def compare(self, batch: TeacherInput) -> CheckReport:
         """Compare the labels of a batch with the stored ones."""
         first = batch.shard * self.parallelism.batch_size
         checks = np.arange(first, first + len(batch.crops))
@@ -148,7 +166,7 @@ class _SpotChecks:
         return compare_outputs(self.store, outputs, self.stored[checks])
 
 
-def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) -> SpotCheckReport:
+def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) -> CheckReport:
     """Compare the stored labels of crops with outputs of the teacher for the same crops.
 
     Args:
@@ -157,6 +175,10 @@ def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) ->
         stored: labels of these crops (n, 1).
     """
     codec, num_classes = store.codec, store.num_classes
+    outputs = _as_stored(store, outputs)
+    if not store.is_of_classes:
+        kept = torch.as_tensor(stored.label.values).flatten(0, 1)
+        return compare_embeddings(outputs, kept)
     label = codec.targets(stored.label, num_classes)
     anew = compare(codec.targets(codec.encode(outputs), num_classes), label)
     if stored.label.ids is None:
@@ -169,6 +191,13 @@ def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) ->
         replace(same_classes, top1_agreement=anew.top1_agreement),
         float(_omitted_leads(probabilities, ids).mean()),
     )
+
+
+def _as_stored(store: LabelStore, outputs: Tensor) -> Tensor:
+    """Outputs as whole numbers with a scale, where the store holds such: they are coarse."""
+    if store.value_dtype != SCALED:
+        return outputs
+    return torch.from_numpy(dequantize_rows(*quantize_rows(outputs.numpy())))
 
 
 def _prefer(outputs: Tensor, ids: Tensor) -> Tensor:
@@ -185,9 +214,7 @@ def _omitted_leads(probabilities: Tensor, ids: Tensor) -> Tensor:
     return (omitted - least).clamp(min=0.0)
 
 
-def require_agreement(
-    report: SpotCheckReport, store: LabelStore, *, same_decoder: bool = True
-) -> None:
+def require_agreement(report: CheckReport, store: LabelStore, *, same_decoder: bool = True) -> None:
     """Refuse labels that are not the teacher's.
 
     Args:
@@ -199,6 +226,9 @@ def require_agreement(
     Raises:
         StoreMismatch: too many differ, or by too much.
     """
+    if isinstance(report, EmbeddingComparison):
+        _require_same_directions(report, store, same_decoder)
+        return
     tolerance = _TOLERANCE[store.provenance.autocast]
     close = max(report.labels.mean_kl, report.omitted_lead) <= tolerance or not same_decoder
     if report.labels.top1_agreement < _MIN_AGREEMENT or not close:
@@ -206,6 +236,20 @@ def require_agreement(
             f"{store.path} does not hold this teacher's labels of these crops ({report}; at "
             f"least {_MIN_AGREEMENT:.0%} agreement, and at most {tolerance:g} of mean KL and of "
             "lead are expected); do not train from it, label again into a new folder"
+        )
+
+
+def _require_same_directions(
+    report: EmbeddingComparison, store: LabelStore, same_decoder: bool
+) -> None:
+    least = (
+        _LEAST_COSINE[store.provenance.autocast] if same_decoder else _LEAST_COSINE_OF_OTHER_PIXELS
+    )
+    if not report.mean_cosine >= least:  # a NaN is refused, too
+        raise StoreMismatch(
+            f"{store.path} does not hold this teacher's embeddings of these crops ({report}; a "
+            f"mean cosine of at least {least:g} is expected); do not train from it, label again "
+            "into a new folder"
         )
 
 
@@ -221,11 +265,25 @@ def load_teachers_of(
     members: list[Teacher] = []
     for config in configs:
         members += load_teachers([config]).teachers
-    identity = [member.identity() for member in members]
-    changes = list(differences(store.config.get("teachers"), identity, "teachers"))
+    then = [_outputs_of(teacher) for teacher in store.config.get("teachers", [])]
+    now = [_outputs_of(member.identity()) for member in members]
+    changes = list(differences(then, now, "teachers"))
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
-    return TeacherEnsemble(members, store.class_names).to(resolve_device(device))
+    names = store.class_names or None  # features have none
+    ensemble = TeacherEnsemble(members, names).to(resolve_device(device))
+    recorded = recorded_in(store)
+    return ensemble.standardized(recorded) if recorded else ensemble
+
+
+def _outputs_of(identity: Any) -> Any:
+    """What the outputs of a teacher by itself depend on.
+
+    The words for a license may change in a library; standardizations are taken from the store.
+    """
+    if not isinstance(identity, dict):
+        return identity
+    return {name: value for name, value in identity.items() if name not in _NO_OUTPUTS}
 
 
 def describe_decoder_change(store: LabelStore) -> str:

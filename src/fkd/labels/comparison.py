@@ -61,6 +61,66 @@ class LabelComparison:
         )
 
 
+@dataclass(frozen=True)
+class EmbeddingComparison:
+    """Embeddings of crops against reference embeddings of the same crops.
+
+    Attributes:
+        num: crops compared.
+        mean_cosine: mean cosine of each pair, in [-1, 1]; 1 where none were compared.
+        least_cosine: the smallest of them.
+    """
+
+    num: int
+    mean_cosine: float
+    least_cosine: float
+
+    @staticmethod
+    def empty() -> EmbeddingComparison:
+        """The comparison of no embeddings, to add others to."""
+        return EmbeddingComparison(0, 1.0, 1.0)
+
+    def __add__(self, other: EmbeddingComparison) -> EmbeddingComparison:
+        """The comparison of the crops of both."""
+        num = self.num + other.num
+        total = self.num * self.mean_cosine + other.num * other.mean_cosine
+        least = min(self.least_cosine, other.least_cosine)
+        return EmbeddingComparison(num, total / num if num else 1.0, least)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num:,} embeddings compared: cosine {self.mean_cosine:.3f}, "
+            f"least {self.least_cosine:.4f}"
+        )
+
+
+def compare_embeddings(reference: Tensor, other: Tensor) -> EmbeddingComparison:
+    """Compare embeddings (B, D) of the same crops; in float64.
+
+    Two rows of zeros are equal: their cosine counts as 1. One alone has no direction: it is 0.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [1.0, 0.0]])
+        >>> str(compare_embeddings(a, b))
+        '2 embeddings compared: cosine 0.500, least 0.0000'
+    """
+    if len(reference) == 0:
+        return EmbeddingComparison.empty()
+    cosines = (_directions(reference) * _directions(other)).sum(dim=1)
+    cosines[(reference == 0).all(dim=1) & (other == 0).all(dim=1)] = 1.0
+    return EmbeddingComparison(len(cosines), float(cosines.mean()), float(cosines.min()))
+
+
+def _directions(embeddings: Tensor) -> Tensor:
+    """Rows divided by their lengths, float64; zeros stay zeros.
+
+    `cosine_similarity` takes lengths below 1e-8 for 1e-8, and small embeddings for different ones.
+    """
+    rows = embeddings.double()
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(lengths == 0, 1.0, lengths)
+
+
 def compare(reference: SoftTargets, other: SoftTargets) -> LabelComparison:
     """Compare labels of the same B crops and C classes; in float64.
 

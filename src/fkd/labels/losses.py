@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fkd.errors import ConfigError
+from fkd.labels.embeddings import Embeddings
 from fkd.labels.targets import SoftTargets
 
 
@@ -84,7 +85,7 @@ def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float 
     authors' code does.
 
     Raises:
-        ConfigError: `logits` and `targets` differ in the number of classes.
+        ConfigError: `logits` and `targets` differ in the number of classes, or there are none.
 
     Example:
         >>> import torch
@@ -93,6 +94,12 @@ def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float 
         >>> soft_cross_entropy(torch.zeros(2, 2), targets)
         tensor([0.6931, 0.6931])
     """
+    given: object = targets  # an item of `MultiCropDataset` has either
+    if isinstance(given, Embeddings):
+        raise ConfigError(
+            f"{targets} are no soft labels and have no classes; compare their values with what the "
+            "student gives, e.g. by their cosine"
+        )
     if logits.shape[1] != targets.num_classes:
         raise ConfigError(
             f"the student gives {logits.shape[1]} classes but the labels have "

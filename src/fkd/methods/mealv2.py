@@ -124,7 +124,7 @@ class MealV2FKD(_Meal):
 
     def targets(self, batch: Batch) -> MealTargets:
         """The stored labels."""
-        assert batch.targets is not None
+        assert isinstance(batch.targets, SoftTargets)
         soft = batch.label_mixed(batch.targets)
         return MealTargets(soft, None if self.auxiliary_model is None else soft.dense())
 

@@ -1,5 +1,6 @@
 """What all methods have in common: what they are built from, and what they return."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -9,7 +10,7 @@ from fkd.crops.replay import InputSpec
 from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
-from fkd.models.teacher import TeacherEnsemble
+from fkd.models.ensemble import TeacherEnsemble
 
 CropSourceKind = Literal["stored", "fresh"]
 OF_EQUATION_1 = frozenset({"temperature", "soft_weight", "label_smoothing"})
@@ -25,22 +26,28 @@ class MethodInputs:
     """What a method is built from; the settings have their defaults in `TrainConfig`.
 
     Attributes:
-        num_classes: C.
+        num_classes: C; of methods that learn embeddings D, their width.
         student: how the student wants its crops.
+        normalize: uint8 crops to the student's input.
         teacher: the online teacher, for methods that need one.
+        bank: embeddings of other crops, float32 (N, D), for a loss that compares with them.
         temperature: of the softmax.
         soft_weight: lambda of Eq. 1, the weight of the soft label against the true class.
         label_smoothing: of the true class.
         options: of this method alone, such as a `DeitConfig`; None where it has none.
+        contrast: of contrastive learning, a `ContrastConfig`.
     """
 
     num_classes: int
     student: InputSpec
+    normalize: Callable[[Tensor], Tensor]
     teacher: TeacherEnsemble | None
     temperature: float
     soft_weight: float
     label_smoothing: float
     options: Any
+    contrast: Any = None
+    bank: Tensor | None = None
 
 
 class Method(Protocol):
@@ -54,7 +61,9 @@ class Method(Protocol):
         uses: which of the settings of several methods it uses; others are refused.
         options: the setting of this method alone, passed as `MethodInputs.options`; None for none.
         needs_mixing: whether it is this method only with mixed crops.
+        needs_pairs: whether every access to an image must give two crops.
         needs_classes: whether every image must have a true class.
+        learns_embeddings: whether the student gives embeddings, by a head, and not classes.
         formats: how crops are cut for it, the student's first.
         auxiliary_model: a network of its own that is trained beside the student.
     """
@@ -66,7 +75,9 @@ class Method(Protocol):
     uses: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[str | None] = None
     needs_mixing: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = False
     needs_classes: bool = False
+    learns_embeddings: ClassVar[bool] = False
     formats: tuple[InputSpec, ...]
     auxiliary_model: nn.Module | None = None
 
@@ -87,6 +98,15 @@ class Method(Protocol):
     def auxiliary_loss(self, outputs: Outputs, targets: Any) -> Tensor | None:
         """What is added to the loss: a scalar computed by `auxiliary_model`; None without one."""
         return None
+
+    def after_step(self, counted: Sequence[bool]) -> None:
+        """Called after every optimizer step; most methods have nothing to do then.
+
+        Args:
+            counted: of each batch whose `targets` were asked since the last step, whether it is
+                part of the step; if not, it only kept a process busy.
+        """
+        return
 
 
 class PairedTargets(NamedTuple):
@@ -119,7 +139,7 @@ class PairedMethod(Method):
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """The stored labels, mixed like the crops."""
-        assert batch.targets is not None
+        assert isinstance(batch.targets, SoftTargets)
         return batch.label_mixed(batch.targets)
 
     def targets(self, batch: Batch) -> PairedTargets:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fkd.methods.method import MethodInputs
-from fkd.models.teacher import Answer, TeacherEnsemble
+from fkd.models.ensemble import Answer, TeacherEnsemble
 
 # Crops that a CPU passes through a teacher at a time, so that its layers stay in the cache. Crops a
 # second, EfficientNet-Lite0 on 2 cores, in chunks of 4, 8, 16, 32 and 256 (the whole batch): 141,

@@ -38,6 +38,7 @@ _TIMM_DEFAULTS: dict[str, Any] = {
 }  # what timm assumes of a member that its file leaves out
 _NO_CARD = "is no model card"
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as transformers writes them
+_LONGEST_LICENSE = 100  # characters
 _DEFAULT_LABELS = 2  # transformers writes no labels where there are its own two
 
 
@@ -48,15 +49,17 @@ class ModelCard:
     Attributes:
         name: the architecture, as `build_model` takes it; empty where a folder only has the name
             that transformers gives it.
-        num_classes: outputs of the head.
+        num_classes: outputs of the head; 0 where there is none.
         preprocessing: the input that the weights expect.
         kwargs: further arguments with which the network was built.
+        license: of the weights, as timm's `config.json` may say it; None if unknown.
     """
 
     name: str
     num_classes: int
     preprocessing: Preprocessing
     kwargs: dict[str, Any] = field(default_factory=dict)
+    license: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The contents of `student.json`."""
@@ -172,6 +175,7 @@ def _of_timm(fields: dict[str, Any]) -> tuple[ModelCard, list[str] | None]:
         num_classes,
         Preprocessing.from_json({**input_of, "input_size": side}),
         kwargs,
+        _license(config.get("license")),
     )
     return card, _checked_names(names, num_classes)
 
@@ -223,6 +227,12 @@ def _of_processor(fields: Any) -> Preprocessing:
     )
 
 
+def _license(value: Any) -> str | None:
+    """A license in a few words; nothing of anything else that a file may say there."""
+    usable = isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_LICENSE
+    return value if usable and value else None
+
+
 def _of_channels(input_size: Any) -> list[Any]:
     """Height and width of timm's input size, which begins with the number of colors."""
     if not isinstance(input_size, list) or len(input_size) != 3 or input_size[0] != 3:
@@ -245,7 +255,7 @@ def _side(size: Any) -> int:
 
 
 def _class_count(num_classes: Any) -> int:
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
         raise ConfigError(f"the model card has no usable num_classes ({num_classes!r})")
     return num_classes
 

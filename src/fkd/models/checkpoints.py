@@ -24,7 +24,11 @@ from fkd.models.weight_files import read_weight_file
 from fkd.userfiles import home_path, os_reason
 
 MODEL_FILE = "model.safetensors"
-_FILES = (MODEL_FILE, "pytorch_model.bin")
+FILES = (MODEL_FILE, "pytorch_model.bin")
+"""What the weights in a model folder may be called."""
+
+PARTS = "*.index.json"
+"""What lists weights in several files, which cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise ConfigError(f"checkpoint: {path} cannot be read: {os_reason(error)}") from error
     file = _file_of(path) if is_folder else path
-    described = is_folder or (file.name in _FILES and is_described(file.parent))
+    described = is_folder or (file.name in FILES and is_described(file.parent))
     card, names = read_card(file.parent) if described else (None, None)
     return Checkpoint(file, unwrap(read_weight_file(file), f"checkpoint: {file}"), card, names)
 
 
 def _file_of(folder: Path) -> Path:
     """The weights in a model folder."""
-    for name in _FILES:
+    for name in FILES:
         if (folder / name).is_file():
             return folder / name
-    parts = sorted(folder.glob("*.index.json"))
+    parts = sorted(folder.glob(PARTS))
     if parts:
         raise ConfigError(
             f"checkpoint: the weights in {folder} are in several files ({parts[0].name}); save "

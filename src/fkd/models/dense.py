@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fkd.crops.replay import InputSpec
 from fkd.errors import TeacherError
 from fkd.models.numerics import Autocast
-from fkd.models.teacher import Teacher
+from fkd.models.single_teacher import Teacher
 
 _TOLERANCE = 1e-4  # between the mean of the cells and the logits, relative to the largest logit
 _SUITABLE = "resnet50, regnety_040, tf_efficientnet_lite0 or torchvision/resnet50"

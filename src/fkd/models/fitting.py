@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from fkd.errors import ConfigError
+from fkd.models.headless import classifier_parameters
 
 _COUNTER = "num_batches_tracked"  # absent in old files; has no influence on the outputs
 _SHOWN = 3
@@ -29,6 +30,8 @@ def load_weights(
 ) -> None:
     """Copy all weights into `model`; with `new_head`, all but a head of other than `num_classes`.
 
+    With `new_head` the state may also lack the head.
+
     Raises:
         ConfigError: names or shapes differ; the first ones and `origin` are in the message.
     """
@@ -45,6 +48,13 @@ def load_weights(
     absent = [n for n in expected if n not in state and not n.endswith(_COUNTER)]
     absent = [n for n in absent if not (new_head and n in head)]
     unknown = [n for n in state if n not in expected]
+    if absent and not unknown and set(absent) == _whole_head(model):
+        if not (new_head or reshaped):
+            raise ConfigError(
+                f"{origin} has no head ({absent[0]} is missing); take the features of this model "
+                "(--teacher.output features), or set new_head to start another"
+            )
+        absent = [] if new_head else absent
     if reshaped or absent or unknown:
         differences = [
             *(_describe_shapes(n, state, expected) for n in reshaped),
@@ -57,7 +67,9 @@ def load_weights(
             f"{origin} does not fit the model: {'; '.join(differences[:_SHOWN])}{more}; "
             f"give the name of the model it was saved from{size}"
         )
-    model.load_state_dict(dict(state), strict=False)
+    # Into the model's own, whose versions of layouts say that these names and shapes are current.
+    expected.update(state)
+    model.load_state_dict(expected, strict=False)
 
 
 def _head_parameters(state: Mapping[str, Tensor], model: nn.Module, num_classes: int) -> list[str]:
@@ -72,6 +84,10 @@ def _head_parameters(state: Mapping[str, Tensor], model: nn.Module, num_classes:
         and len(expected[name]) == num_classes != len(stored)
         and stored.shape[1:] == expected[name].shape[1:]
     ]
+
+
+def _whole_head(model: nn.Module) -> set[str]:
+    return {name for name in classifier_parameters(model) if not name.endswith(_COUNTER)}
 
 
 def _describe_shapes(name: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

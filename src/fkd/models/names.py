@@ -10,6 +10,8 @@ import torchvision
 from timm.models import _registry
 
 from fkd.errors import ConfigError
+from fkd.models.architectures import embedders as _embedders  # noqa: F401  # known to timm, too
+from fkd.models.architectures import reactnet as _reactnet  # noqa: F401  # known to timm, too
 from fkd.models.architectures import sret as _sret  # noqa: F401  # makes its networks known to timm
 
 _TORCHVISION = "torchvision/"

@@ -72,6 +72,9 @@ def select(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Te
     needed = set(expected)
     if not needed or needed <= state.keys():
         return dict(state)
+    own = _common_prefix(needed)
+    if own is not None and needed <= {own + name for name in state}:  # stripped as a wrapper's
+        return {own + name: value for name, value in state.items()}
     probe = min(needed)
     prefixes = [name.removesuffix(probe) for name in state if name.endswith("." + probe)]
     fitting = [prefix for prefix in prefixes if all(prefix + name in state for name in needed)]

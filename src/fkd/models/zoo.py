@@ -3,14 +3,14 @@
 Nothing is downloaded unless `pretrained=True` and the weights are not installed as a package.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from fkd.crops.replay import Interpolation
 from fkd.errors import ConfigError, reason_of
@@ -18,13 +18,22 @@ from fkd.models.cards import ModelCard
 from fkd.models.checkpoints import Checkpoint, load_checkpoint
 from fkd.models.classes import imagenet_classes
 from fkd.models.fitting import load_weights, stored_classes
+from fkd.models.headless import (
+    classifier_parameters,
+    remove_classifier,
+    stored_outputs,
+    without_classifier,
+)
 from fkd.models.hub import quick_answers
 from fkd.models.names import ModelName, is_model_name, parse_model_name
 from fkd.models.packaged import load_packaged, package_for, packaged_file
 from fkd.models.preprocessing import Preprocessing, default_preprocessing, has_fixed_input_size
+from fkd.models.published import rename_published
 from fkd.models.state_dicts import select
 from fkd.userfiles import home_path
 
+# Networks that are trained in two steps, and their first step, which has the same parameters.
+_FIRST_STEPS = {"reactnet_a": "reactnet_a_step1"}
 _TORCHVISION_CLASSES = 1000  # torchvision's weights for classification are all of ImageNet-1k
 
 
@@ -35,9 +44,10 @@ class LoadedModel:
     Attributes:
         model: in training mode, on the CPU.
         name: as `build_model` takes it.
-        num_classes: outputs of the head.
+        num_classes: outputs of the head; 0 where there is none.
         preprocessing: the input that it expects.
         class_names: what its outputs are called, or None if nothing says so.
+        license: of its weights, in the words of timm or of the model folder; None if unknown.
     """
 
     model: nn.Module
@@ -45,6 +55,7 @@ class LoadedModel:
     num_classes: int
     preprocessing: Preprocessing
     class_names: list[str] | None
+    license: str | None = None
 
 
 def build_model(name: str | None = None, **options: Any) -> nn.Module:
@@ -64,6 +75,7 @@ def load_model(
     pretrained: bool = False,
     checkpoint: str | None = None,
     new_head: bool = False,
+    headless: bool = False,
     input_size: int | None = None,
     interpolation: Interpolation | None = None,
     mean: Sequence[float] | None = None,
@@ -78,7 +90,10 @@ def load_model(
         num_classes: outputs of the head; by default those of the weights.
         pretrained: load the weights of that name. With another number of classes the head is new.
         checkpoint: a file of weights or a model folder (see `fkd.models.checkpoints`).
-        new_head: start a new head where the checkpoint's has other than `num_classes` classes.
+        new_head: start a new head where the checkpoint's has other than `num_classes` classes, or
+            has none.
+        headless: without a head, which the weights may have or lack, for the features alone;
+            `num_classes` is left out then. So is one whose model folder says that it has none.
         input_size: pixels; by default that of the weights.
         interpolation: how crops are resized; by default that of the weights.
         mean: of red, green, blue, where white is 1; by default that of the weights.
@@ -88,16 +103,13 @@ def load_model(
     Raises:
         ConfigError: there is no such network, its weights cannot be obtained, or they do not fit.
     """
-    if name is not None and is_model_folder(name):
-        if checkpoint is not None:
-            raise ConfigError(
-                f"{name} is a model folder; give it alone, or a name and a checkpoint"
-            )
-        name, checkpoint, pretrained = None, name, False
-    if pretrained and checkpoint is not None:
-        raise ConfigError("give either pretrained or a checkpoint, not both")
     if new_head and num_classes is None:
         raise ConfigError("new_head needs num_classes, the number of its classes")
+    if name is not None and is_model_folder(name):
+        checkpoint = _only_folder(name, checkpoint)
+        name, pretrained = None, False
+    if pretrained and checkpoint is not None:
+        raise ConfigError("give either pretrained or a checkpoint, not both")
     stored = None if checkpoint is None else load_checkpoint(checkpoint)
     parsed, card = _identify(name, stored)
     preprocessing = default_preprocessing(parsed) if card is None else card.preprocessing
@@ -107,14 +119,13 @@ def load_model(
     arguments = {**({} if card is None else card.kwargs), **kwargs}
     if (input_size is not None or card is not None) and has_fixed_input_size(parsed):
         arguments["img_size"] = preprocessing.input_size
-    if stored is not None:
-        built = _restore(parsed, stored, num_classes, new_head, arguments)
-    elif pretrained:
-        built = _load_pretrained(parsed, num_classes, arguments)
-    else:
-        built = _create(parsed, num_classes, arguments)
+    lacks_head = num_classes is None and card is not None and card.num_classes == 0
+    head = _Head(num_classes, new_head, headless or lacks_head)
+    built = _build(parsed, stored, pretrained, head, arguments)
+    is_published = pretrained or (stored is not None and parsed.tag != "")
+    known = _license(parsed, card, is_published)
     return LoadedModel(
-        built.model, str(parsed), built.num_classes, preprocessing, built.class_names
+        built.model, str(parsed), built.num_classes, preprocessing, built.class_names, known
     )
 
 
@@ -129,6 +140,38 @@ def is_model_folder(name: str) -> bool:
         return home_path(name).is_dir()
     except OSError:  # too long, a loop of links: no name either, which is what is said then
         return False
+
+
+def _only_folder(name: str, checkpoint: str | None) -> str:
+    """A folder that was given as a name, and is the checkpoint."""
+    if checkpoint is not None:
+        raise ConfigError(f"{name} is a model folder; give it alone, or a name and a checkpoint")
+    return name
+
+
+def is_published_headless(name: str) -> bool:
+    """Whether the published weights of a network have no classifier, as timm says it.
+
+    Of a model folder nothing is published.
+
+    Raises:
+        ConfigError: there is no network of that name.
+    """
+    if is_model_folder(name):
+        return False
+    parsed = parse_model_name(name)
+    if parsed.library != "timm":
+        return False
+    config = timm.get_pretrained_cfg(parsed.library_name)
+    return config is not None and config.num_classes == 0
+
+
+class _Head(NamedTuple):
+    """What is wanted of the head, as the arguments of `load_model` say it."""
+
+    num_classes: int | None
+    is_new: bool
+    is_absent: bool
 
 
 class _Built(NamedTuple):
@@ -152,9 +195,46 @@ def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, M
             )
         return parse_model_name(name), stored.card
     parsed = parse_model_name(stored.card.name)
-    if name is not None and parse_model_name(name).architecture != parsed.architecture:
+    if name is None:
+        return parsed, stored.card
+    wanted = parse_model_name(name)
+    if _FIRST_STEPS.get(wanted.architecture) == parsed.architecture:
+        return wanted, stored.card
+    if wanted.architecture != parsed.architecture:
         raise ConfigError(f"{stored.path} is of {parsed}, not {name}; give {parsed} as the name")
     return parsed, stored.card
+
+
+def _license(name: ModelName, card: ModelCard | None, is_published: bool) -> str | None:
+    """The license of the weights; a file under a plain name may hold anybody's, so None."""
+    if card is not None:
+        return card.license
+    if name.library != "timm" or not is_published:
+        return None
+    config = timm.get_pretrained_cfg(name.library_name)
+    return None if config is None else config.license
+
+
+def _build(
+    name: ModelName,
+    stored: Checkpoint | None,
+    pretrained: bool,
+    head: _Head,
+    kwargs: dict[str, Any],
+) -> _Built:
+    """The network with the weights of a checkpoint, published ones or random ones."""
+    if stored is not None:
+        if head.is_absent:
+            return _restore_headless(name, stored, kwargs)
+        return _restore(name, stored, head, kwargs)
+    if pretrained:
+        built = _load_pretrained(name, head.num_classes, kwargs)
+    else:
+        built = _create(name, head.num_classes, kwargs)
+    if not head.is_absent:
+        return built
+    remove_classifier(built.model, str(name))
+    return _Built(built.model, 0)
 
 
 def _create(name: ModelName, num_classes: int | None, kwargs: dict[str, Any]) -> _Built:
@@ -175,30 +255,42 @@ def _cannot_be_built(name: ModelName, kwargs: dict[str, Any], error: Exception) 
     return ConfigError(f"model {name} cannot be built with {kwargs}: {reason_of(error)}")
 
 
-def _restore(
-    name: ModelName,
-    stored: Checkpoint,
-    num_classes: int | None,
-    new_head: bool,
-    kwargs: dict[str, Any],
-) -> _Built:
+def _restore(name: ModelName, stored: Checkpoint, head: _Head, kwargs: dict[str, Any]) -> _Built:
     """The network with the weights of a checkpoint."""
+    num_classes = head.num_classes
     built = _create(name, num_classes, kwargs)
-    needed = [n for n in built.model.state_dict() if not n.endswith("num_batches_tracked")]
-    stored = replace(stored, state=select(stored.state, needed))
-    stored_head = stored_classes(stored.state, built.model, built.num_classes)
+    state = _for_model(stored.state, built.model)
+    if built.num_classes == 0 and num_classes is None:  # published without the head that this has
+        built = _create(name, stored_outputs(state, built.model), kwargs)
+    stored_head = stored_classes(state, built.model, built.num_classes)
     if num_classes is None and stored_head != built.num_classes:
         built = _create(name, stored_head, kwargs)
     load_weights(
         built.model,
-        stored.state,
+        state,
         num_classes=built.num_classes,
         origin=str(stored.path),
-        new_head=new_head,
+        new_head=head.is_new,
     )
     if stored_head != built.num_classes:
         return built
     return built._replace(class_names=stored.class_names or imagenet_classes(stored_head))
+
+
+def _restore_headless(name: ModelName, stored: Checkpoint, kwargs: dict[str, Any]) -> _Built:
+    """The network with the weights of a checkpoint, both without a head."""
+    model = _create(name, None, kwargs).model
+    removed = classifier_parameters(model)
+    remove_classifier(model, str(name))
+    state = without_classifier(_for_model(stored.state, model), model, removed)
+    load_weights(model, state, num_classes=0, origin=str(stored.path))
+    return _Built(model, 0)
+
+
+def _for_model(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights under the names of the model, as far as they are in a layout that is known."""
+    needed = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+    return select(rename_published(state, model), needed)
 
 
 def _load_pretrained(name: ModelName, num_classes: int | None, kwargs: dict[str, Any]) -> _Built:

@@ -16,7 +16,7 @@ from fkd.crops.sampling import GENERATOR, CropConfig
 from fkd.errors import ConfigError, FormatError, NewerFormat
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import Codec, Logits, TopKLogits, TopKLogProbs
-from fkd.labels.quantization import VALUE_DTYPES
+from fkd.labels.quantization import SCALED, VALUE_DTYPES
 from fkd.store import canonical
 from fkd.store.canonical import Fields
 from fkd.store.provenance import Provenance, parse_provenance
@@ -37,7 +37,6 @@ MAX_NUMBERS, MAX_PACKED_NUMBERS = 1 << 28, 1 << 25
 EXTRA_DTYPES = ("b1", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
 Form = Literal["plain", "compact"]  # of stores of crops; label maps have one form
 _FORMS = ("plain", "compact", "map")
-_RESERVED_DTYPES = ("i8",)  # with a scale per crop, see docs/format.md
 _EXTRA_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
 
 
@@ -61,8 +60,8 @@ class StoreConfig:
         num_classes: C; of features, their columns.
         class_names: C names, in the order of the class ids; none of features.
         codec: how labels are compressed.
-        value_dtype: "u16", "f16" or "f32", how a value is stored; None where the codec has no
-            values, and where `levels` says how they are stored.
+        value_dtype: "u16", "f16", "f32" or "i8", how a value is stored; None where the codec has
+            no values, and where `levels` says how they are stored.
         extras: columns of replayed augmentations, sorted by name.
         images_per_shard: images in every shard but the last, which may have fewer.
         keys_sha256: `keys_digest` of all keys in order.
@@ -186,7 +185,7 @@ def form_members(
         `geometry`. The latter is "recomputed"; a caller that stores boxes says "stored".
 
     Raises:
-        ConfigError: there is no compact form of such labels, or a `value_dtype` means nothing.
+        ConfigError: there is no compact form of such labels, or they have no such `value_dtype`.
     """
     members: dict[str, Any] = {"format_version": FORMAT_VERSION, "form": form}
     if form == "compact":
@@ -196,6 +195,8 @@ def form_members(
     if form == "compact" and _has_ids_and_values(codec, num_classes):
         members["levels"] = default_levels(codec.num_ids(num_classes))
     if has_value_dtype(form, codec, num_classes):
+        if value_dtype is not None:
+            require_value_dtype(codec, value_dtype)
         members["value_dtype"] = value_dtype or ("f16" if codec.stores == "logits" else "u16")
     elif value_dtype is not None:
         raise ConfigError(
@@ -203,6 +204,21 @@ def form_members(
             f"{value_dtype}; leave it out" + (", or use form plain" if "levels" in members else "")
         )
     return members
+
+
+def require_value_dtype(codec: Codec, value_dtype: str) -> None:
+    """Refuse a way to store values that the values of a codec do not have.
+
+    Raises:
+        ConfigError: probabilities only, or all logits only, are stored like that.
+    """
+    if codec.stores == "logits" and value_dtype == "u16":
+        raise ConfigError("value_dtype: u16 holds probabilities only; use f16 or f32 for logits")
+    if value_dtype == SCALED and not isinstance(codec, Logits):
+        raise ConfigError(
+            f"value_dtype: i8 is for codec logits, whose values have one scale; of {codec.name} "
+            "use u16, f16 or f32"
+        )
 
 
 def has_value_dtype(form: str, codec: Codec, num_classes: int) -> bool:
@@ -278,13 +294,11 @@ def _parse_value_dtype(
     if has_levels or not codec.num_values(num_classes):
         fields.absent("value_dtype", f"for {codec.name} labels in this form")
         return None
-    dtype = fields.choice("value_dtype", (*VALUE_DTYPES, *_RESERVED_DTYPES))
-    if dtype in _RESERVED_DTYPES:
-        raise NewerFormat(
-            f"{file}: value_dtype {dtype} is not supported by this version of fkd; upgrade fkd"
-        )
-    if codec.stores == "logits" and dtype == "u16":
-        raise FormatError(f"{file}: u16 holds probabilities only; store logits as f16 or f32")
+    dtype = fields.choice("value_dtype", tuple(VALUE_DTYPES))
+    try:
+        require_value_dtype(codec, dtype)
+    except ConfigError as error:
+        raise FormatError(f"{file}: {error}") from error
     return dtype
 
 

@@ -6,11 +6,13 @@ are a function of that store and the settings, so a conversion that was killed r
 stopped.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,9 +28,16 @@ from fkd.labels.codecs import (
     TopKLogProbs,
     decode,
 )
-from fkd.labels.comparison import LabelComparison, compare
+from fkd.labels.comparison import (
+    EmbeddingComparison,
+    LabelComparison,
+    compare,
+    compare_embeddings,
+)
 from fkd.labels.encoded import Encoded
+from fkd.labels.quantization import LARGEST_VALUE
 from fkd.labels.targets import SoftTargets
+from fkd.lazy import torch
 from fkd.store.config import (
     MAX_PACKED_CROPS,
     Form,
@@ -41,6 +50,9 @@ from fkd.store.content import LABELED, LabeledCrops
 from fkd.store.geometry import draw_geometry
 from fkd.store.reader import LabelStore
 from fkd.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CROPS_AT_ONCE = 1 << 14
 _PROBABILITIES_AT_ONCE = 1 << 22  # where labels are compared over all classes
@@ -64,12 +76,13 @@ class Conversion:
     Attributes:
         before: the store that was read.
         after: the store that was written.
-        comparison: of the labels of the new store, as they were read back, with the old ones.
+        comparison: of the labels of the new store, as they were read back, with the old ones; of
+            features by their cosine.
     """
 
     before: LabelStore
     after: LabelStore
-    comparison: LabelComparison
+    comparison: LabelComparison | EmbeddingComparison
 
 
 def convert_store(
@@ -79,6 +92,7 @@ def convert_store(
     form: Form = "compact",
     num_crops: int | None = None,
     codec: str | None = None,
+    value_dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Write a finished store once more, or resume that.
@@ -89,6 +103,7 @@ def convert_store(
         form: of the new store.
         num_crops: keep the first so many crops of each image; by default all.
         codec: keep less of each label: fewer classes, or a simpler codec.
+        value_dtype: how values are stored; by default as they are, where the new store has such.
         progress: called as the work proceeds.
 
     Raises:
@@ -104,7 +119,7 @@ def convert_store(
         )
     target = before.codec if codec is None else _with_weights_of(before.codec, parse_codec(codec))
     require_derivable(before.codec, target, before.num_classes)
-    config = _new_config(before, form, num_crops, target, listener)
+    config = _new_config(before, form, num_crops, target, value_dtype, listener)
     with StoreWriter.open(out, config) as writer:
         pending = writer.pending()
         ranges = [writer.shard_range(number) for number in pending]
@@ -124,6 +139,8 @@ def _commit(writer: StoreWriter, number: int, store: LabelStore, rows: np.ndarra
     """Write these rows of a store as a shard."""
     try:
         writer.commit(number, store.keys(rows), _content(store, writer.config, rows))
+    except ConfigError:  # of the settings, not of the store
+        raise
     except ValueError as error:  # in a store of this package nothing of the kind is found
         raise FormatError(f"{store.path}: {error}; get the store again") from error
     except MemoryError as error:
@@ -176,7 +193,12 @@ def _has_one_label(codec: Codec) -> bool:
 
 
 def _new_config(
-    store: LabelStore, form: Form, num_crops: int | None, codec: Codec, progress: Progress
+    store: LabelStore,
+    form: Form,
+    num_crops: int | None,
+    codec: Codec,
+    value_dtype: str | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """The identity of the new store."""
     kept = store.num_crops if num_crops is None else num_crops
@@ -189,10 +211,9 @@ def _new_config(
     config: dict[str, Any] = json.loads(json.dumps(store.config))
     for name in _FORM_MEMBERS:
         config.pop(name, None)
-    kept_dtype = codec.stores == store.codec.stores and has_value_dtype(
-        form, codec, store.num_classes
-    )
-    value_dtype = store.config.get("value_dtype") if kept_dtype else None
+    same_kind = codec.stores == store.codec.stores
+    if value_dtype is None and same_kind and has_value_dtype(form, codec, store.num_classes):
+        value_dtype = store.config.get("value_dtype")
     config |= {"num_crops": kept, "codec": codec.name, "converted_from": store.root_hash}
     config |= form_members(form, codec, store.num_classes, value_dtype)
     if form == "compact" and not _can_recompute(store, kept, progress):
@@ -231,7 +252,20 @@ def _content(store: LabelStore, config: StoreConfig, rows: np.ndarray) -> Labele
         return whole
 
     label = _derive(store.codec, config.codec, read.label, store.num_classes)
+    _require_storable(label.values, config.value_dtype)
     return LabeledCrops(images, read.records.map(spread), label.map(spread))
+
+
+def _require_storable(values: np.ndarray | None, value_dtype: str | None) -> None:
+    """Refuse values that would become infinite."""
+    if values is None or values.size == 0 or value_dtype != "f16":
+        return
+    largest = np.abs(values).max()
+    if largest > LARGEST_VALUE[value_dtype]:
+        raise ConfigError(
+            f"value_dtype: a label has the value {largest:g}, which f16 does not hold; use f32 or, "
+            "of codec logits, i8"
+        )
 
 
 def _chunks(store: LabelStore, num_crops: int) -> Iterator[np.ndarray]:
@@ -262,8 +296,12 @@ def _derive(old: Codec, new: Codec, label: Encoded, num_classes: int) -> Encoded
     return Encoded(label.ids[..., :k], None if values is None else values[..., :k])
 
 
-def _compare_labels(before: LabelStore, after: LabelStore, progress: Progress) -> LabelComparison:
+def _compare_labels(
+    before: LabelStore, after: LabelStore, progress: Progress
+) -> LabelComparison | EmbeddingComparison:
     """All labels of `after` against those of the same crops in `before`."""
+    if not before.is_of_classes:
+        return _compare_features(before, after, progress)
 
     def targets(store: LabelStore, rows: np.ndarray) -> SoftTargets:
         label = store.read(rows, _first_crops(len(rows), after.num_crops)).label
@@ -276,6 +314,26 @@ def _compare_labels(before: LabelStore, after: LabelStore, progress: Progress) -
     for rows in _chunks(before, crops):
         labeled = rows[before.labeled(rows)]
         comparison += compare(targets(before, labeled), targets(after, labeled))
+        progress.advanced(len(rows))
+    return comparison
+
+
+def _compare_features(
+    before: LabelStore, after: LabelStore, progress: Progress
+) -> EmbeddingComparison:
+    """All embeddings of `after` against those of the same crops in `before`."""
+
+    def embeddings(store: LabelStore, rows: np.ndarray) -> Tensor:
+        values = store.read(rows, _first_crops(len(rows), after.num_crops)).label.values
+        return torch.as_tensor(values).flatten(0, 1)
+
+    comparison = EmbeddingComparison.empty()
+    for rows in _chunks(before, _PROBABILITIES_AT_ONCE // before.num_classes):
+        labeled = rows[before.labeled(rows)]
+        if len(labeled):
+            comparison += compare_embeddings(
+                embeddings(before, labeled), embeddings(after, labeled)
+            )
         progress.advanced(len(rows))
     return comparison
 

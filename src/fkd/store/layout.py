@@ -2,7 +2,8 @@
 
     8 bytes   N, length of the header, little-endian
     N bytes   header: JSON object, padded with spaces to a multiple of 8
-    rest      the columns, one after the other, no holes; largest items first, then by name
+    rest      the columns, one after the other, no holes; largest items first, then by name; the
+              bytes of keys and packed records, whose length varies, come last
 
 This is the safetensors layout, so any tool that knows safetensors opens a shard. `parse_header`
 accepts exactly what the safetensors library accepts in what we use of it: every byte belongs to one
@@ -29,7 +30,7 @@ from zlib import crc32
 import numpy as np
 
 from fkd.errors import FormatError
-from fkd.labels.quantization import VALUE_DTYPES
+from fkd.labels.quantization import SCALE_DTYPE, SCALED, VALUE_DTYPES
 from fkd.store.canonical import Fields
 from fkd.store.config import FORMAT, FORMAT_VERSION, StoreConfig
 
@@ -110,7 +111,14 @@ def columns_of(config: StoreConfig, wide_boxes: bool) -> tuple[Column, ...]:
     else:
         columns += [] if config.form == "map" else _crop_columns(config, wide_boxes)
         columns += _label_columns(config)
-    return tuple(sorted(columns, key=lambda column: (-column.dtype.itemsize, column.name)))
+    return tuple(sorted(columns, key=_place_of))
+
+
+def _place_of(column: Column) -> tuple[int, bool, str]:
+    """Sorts by this; columns of variable length come last, so that all others lie where they do
+    whatever the keys and records are."""
+    variable = any(column.name == name for name, _, _ in _VARIABLE)
+    return -column.dtype.itemsize, variable, column.name
 
 
 def _crop_columns(config: StoreConfig, wide_boxes: bool) -> list[Column]:
@@ -134,6 +142,8 @@ def _label_columns(config: StoreConfig) -> list[Column]:
     if config.value_dtype is not None:
         dtype = VALUE_DTYPES[config.value_dtype]
         columns.append(Column("label.value", dtype, (m, config.num_values)))
+    if config.value_dtype == SCALED:
+        columns.append(Column("label.scale", SCALE_DTYPE, (m,)))
     return columns
 
 

@@ -25,8 +25,9 @@ import numpy as np
 
 from fkd.errors import FormatError
 from fkd.labels.codecs import MarginalRenorm
-from fkd.labels.quantization import VALUE_DTYPES, dequantize, quantize
+from fkd.labels.quantization import SCALE_DTYPE, SCALED, VALUE_DTYPES
 from fkd.store.config import StoreConfig
+from fkd.store.values import SCALE, VALUE, read_values, stored_values
 
 MAX_WIDTH = 32  # bits of a number; with the 7 bits before it, it lies within 5 bytes
 _COUNT_BYTES = 4
@@ -55,9 +56,11 @@ def fields_of(config: StoreConfig) -> tuple[Field, ...]:
     if config.num_ids:
         fields.append(Field("label.index", config.num_ids, np.dtype("<u4")))
     if config.levels is not None:
-        fields.append(Field("label.value", config.num_ids + 1, np.dtype("<u4")))
+        fields.append(Field(VALUE, config.num_ids + 1, np.dtype("<u4")))
     elif config.value_dtype is not None:
-        fields.append(Field("label.value", config.num_values, VALUE_DTYPES[config.value_dtype]))
+        fields.append(Field(VALUE, config.num_values, VALUE_DTYPES[config.value_dtype]))
+    if config.value_dtype == SCALED:
+        fields.append(Field(SCALE, 1, SCALE_DTYPE))
     if config.crops is None:
         fields += [Field("crop.box", 4, np.dtype("<u4")), Field("crop.flip", 1, np.dtype("|u1"))]
     for extra in config.extras:
@@ -74,6 +77,8 @@ def pack_record(config: StoreConfig, columns: Mapping[str, np.ndarray]) -> bytes
         columns: what the M crops have, by the names of the fields: class ids (M, K), values
             float32 (M, V), boxes (M, 4), flips (M,), extras (M, ...).
     """
+    if config.value_dtype is not None:
+        columns = {**columns, **stored_values(columns[VALUE], config.value_dtype)}
     parts, head = [], b""
     dictionary = np.empty(0, np.uint8)
     for field in fields_of(config):
@@ -82,8 +87,8 @@ def pack_record(config: StoreConfig, columns: Mapping[str, np.ndarray]) -> bytes
             classes, numbers = _index_classes(column)
             head = len(classes).to_bytes(_COUNT_BYTES, "little")
             dictionary = to_bits(classes[:, None], np.array([_id_width(config)]))
-        elif field.column == "label.value":
-            numbers = _value_numbers(config, column)
+        elif field.column == VALUE and config.levels is not None:
+            numbers = _root_numbers(config, config.levels, column)
         else:
             numbers = _as_words(column.astype(field.dtype).reshape(config.num_crops, -1))
         parts.append(numbers)
@@ -115,6 +120,9 @@ def unpack_records(
             if field.column not in columns:
                 columns[field.column] = np.empty((len(crops), *array.shape[1:]), array.dtype)
             columns[field.column][images] = array
+    if config.value_dtype is not None:
+        columns[VALUE] = read_values(columns, config.value_dtype)
+        columns.pop(SCALE, None)
     return columns
 
 
@@ -170,13 +178,10 @@ def _index_classes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return classes[order], position[inverse.reshape(ids.T.shape)].T
 
 
-def _value_numbers(config: StoreConfig, values: np.ndarray) -> np.ndarray:
-    if config.value_dtype is not None:
-        return _as_words(quantize(values, config.value_dtype))
-    assert config.levels is not None
+def _root_numbers(config: StoreConfig, levels: int, values: np.ndarray) -> np.ndarray:
     renormalized = isinstance(config.codec, MarginalRenorm)
     num_others = 0 if renormalized else config.num_classes - config.num_ids
-    return encode_roots(values, config.levels, num_others)
+    return encode_roots(values, levels, num_others)
 
 
 def _from_numbers(config: StoreConfig, field: Field, numbers: np.ndarray) -> np.ndarray:
@@ -185,11 +190,12 @@ def _from_numbers(config: StoreConfig, field: Field, numbers: np.ndarray) -> np.
     if field.column == "crop.flip":
         flip: np.ndarray = numbers[..., 0] != 0
         return flip
-    if field.column == "label.value":
-        if config.value_dtype is not None:
-            return dequantize(_from_words(numbers, field.dtype), config.value_dtype)
-        assert config.levels is not None
+    if field.column == VALUE and config.levels is not None:
         return decode_roots(numbers, config.levels)
+    if field.column == VALUE:
+        return _from_words(numbers, field.dtype)
+    if field.column == SCALE:
+        return _from_words(numbers[..., 0], field.dtype)
     (extra,) = (e for e in config.extras if field.column == f"crop.extra.{e.name}")
     array = _from_words(numbers, extra.dtype).reshape(*numbers.shape[:2], *extra.shape)
     native: np.ndarray = array.astype(extra.dtype.newbyteorder("="))

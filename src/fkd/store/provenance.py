@@ -10,13 +10,17 @@ import binascii
 from dataclasses import dataclass
 from typing import Any
 
+from fkd.crops.sampling import GENERATOR
 from fkd.errors import FormatError
+from fkd.labels.projection import Projection
 from fkd.store.canonical import Fields
 
 INTERPOLATIONS = ("bilinear", "bicubic")  # those of `fkd.crops.replay`, which needs torchvision
 MAX_TEACHERS = 64
 MAX_INPUT_SIDE = 2048  # pixels
 MAX_CANARIES = 256  # each costs an image to check
+MAX_FEATURES = 1 << 24
+SIGNS = "signs"  # what the entries of a projection are
 _MAX_THUMBNAIL_BYTES = 1 << 14
 _AUTOCASTS = ("bf16", "fp16")
 
@@ -29,11 +33,15 @@ class TeacherFacts:
         name: of its network; None where the store does not say, as all below.
         input_size: side of its input, pixels.
         interpolation: "bilinear" or "bicubic", how its crops were resized.
+        license: of its weights.
+        standardization: mean and length of its embeddings, beside those of other teachers.
     """
 
     name: str | None
     input_size: int | None
     interpolation: str | None
+    license: str | None = None
+    standardization: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,13 @@ class Provenance:
         teachers: one or several; none of imported maps.
         decoder: of the images; None where it does not say.
         autocast: "bf16" or "fp16"; None for exact labels.
+        projection: of the teacher's features before they were stored; None where there is none.
     """
 
     teachers: tuple[TeacherFacts, ...]
     decoder: dict[str, Any] | None
     autocast: str | None
+    projection: Projection | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ def parse_provenance(fields: Fields, file: str) -> Provenance:
         ),
         decoder=fields.members("decoder") if "decoder" in fields else None,
         autocast=_parse_autocast(fields, file),
+        projection=_parse_projection(fields, file),
     )
 
 
@@ -115,7 +126,18 @@ def _parse_teacher(fields: Fields) -> TeacherFacts:
         interpolation=(
             fields.choice("interpolation", INTERPOLATIONS) if "interpolation" in fields else None
         ),
+        license=fields.text("license") if "license" in fields else None,
+        standardization=_parse_standardization(fields),
     )
+
+
+def _parse_standardization(fields: Fields) -> tuple[float, float] | None:
+    if "standardization" not in fields:
+        return None
+    mean, length = fields.pair("standardization")
+    if not length > 0:
+        raise fields.odd("standardization", "a mean, and a length above 0")
+    return mean, length
 
 
 def _parse_autocast(fields: Fields, file: str) -> str | None:
@@ -125,6 +147,33 @@ def _parse_autocast(fields: Fields, file: str) -> str | None:
     if numerics.get("autocast") is None:
         return None
     return Fields(numerics, f"{file}: numerics").choice("autocast", _AUTOCASTS)
+
+
+def _parse_projection(fields: Fields, file: str) -> Projection | None:
+    if "projection" not in fields:
+        return None
+    if "outputs" not in fields or fields.text("outputs") != "features":
+        fields.absent("projection", "for classes")
+    members = Fields(fields.members("projection"), f"{file}: projection")
+    members.exactly("entries", "generator", "num_features", "seed")
+    members.choice("generator", (GENERATOR,))
+    members.choice("entries", (SIGNS,))
+    dims = fields.integer("num_classes", 1, MAX_FEATURES)
+    return Projection(
+        num_features=members.integer("num_features", dims, MAX_FEATURES),
+        dims=dims,
+        seed=members.integer("seed", -(1 << 63), (1 << 64) - 1),
+    )
+
+
+def projection_members(projection: Projection) -> dict[str, Any]:
+    """The member `projection` of a config; its number of columns is `num_classes`."""
+    return {
+        "entries": SIGNS,
+        "generator": GENERATOR,
+        "num_features": projection.num_features,
+        "seed": projection.seed,
+    }
 
 
 def parse_libraries(environment: dict[str, Any], file: str) -> Libraries:

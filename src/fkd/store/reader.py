@@ -115,18 +115,28 @@ class LabelStore:
 
     @property
     def num_classes(self) -> int:
-        """C: classes of a decoded label."""
+        """C: classes of a decoded label; of features, their dimensions."""
         return self._parsed.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The C classes in the order of their ids."""
+        """The C classes in the order of their ids; none of features."""
         return self._parsed.class_names
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether the columns of decoded labels are classes; if not, they are features."""
+        return bool(self._parsed.source.get("outputs", "classes") == "classes")
 
     @property
     def codec(self) -> Codec:
         """How labels are compressed."""
         return self._parsed.codec
+
+    @property
+    def value_dtype(self) -> str | None:
+        """How values are stored; None where there are none, or only square roots."""
+        return self._parsed.value_dtype
 
     @property
     def provenance(self) -> Provenance:
@@ -155,7 +165,7 @@ class LabelStore:
         return bool(self._find([os.fsencode(key)])[0] >= 0)
 
     def __repr__(self) -> str:
-        dtype = self._parsed.value_dtype
+        dtype = self.value_dtype
         return (
             f"LabelStore({str(self.path)!r}: {self.num_images:,} images x {self.num_crops} crops, "
             f"{self.codec.name}{f' {dtype}' if dtype else ''}, teacher {self._teachers()}, "
@@ -240,6 +250,7 @@ class LabelStore:
 
         Raises:
             DamagedStore: a row differs from its checksum; names the file and the image.
+            FormatError: a label holds what no label may hold.
             MissingLabel: an image could not be read when the store was made, or has no label yet.
             IndexError: a row or crop number is out of range.
         """
@@ -247,11 +258,11 @@ class LabelStore:
         chosen = self._crops_in_range(crops, len(wanted))
         size = self._parsed.images_per_shard
         shards, local = [self._shard(row // size) for row in wanted], [row % size for row in wanted]
-        read = read_crops(self._parsed, shards, local, chosen, self._check_reads)
-        self._require_labels(wanted, read)
         try:
+            read = read_crops(self._parsed, shards, local, chosen, self._check_reads)
+            self._require_labels(wanted, read)
             check_read(self._parsed, read)
-        except ValueError as error:
+        except (FormatError, ValueError) as error:
             raise FormatError(f"{self.path}: {error}; get the store again") from error
         return read
 

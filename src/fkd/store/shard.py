@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from fkd.errors import DamagedStore, FormatError
-from fkd.labels.quantization import dequantize, quantize
 from fkd.store import files
 from fkd.store.canonical import printable, sha256
 from fkd.store.config import StoreConfig
@@ -35,6 +34,7 @@ from fkd.store.layout import (
 )
 from fkd.store.manifest import ShardEntry
 from fkd.store.packing import pack_record, unpack_records
+from fkd.store.values import SCALE, VALUE, read_values, stored_values
 
 _MAX_U16 = 65535
 _MANY_KEYS = 16  # from here on a dictionary of all keys beats binary searches
@@ -109,7 +109,7 @@ def _stored_arrays(
         return arrays | _packed_arrays(config, arrays, labeled)
     arrays["crop.flip"] = np.packbits(arrays["crop.flip"], axis=1, bitorder="little")
     if config.value_dtype is not None:
-        arrays["label.value"] = quantize(arrays["label.value"], config.value_dtype)
+        arrays |= stored_values(arrays[VALUE], config.value_dtype)
     return arrays
 
 
@@ -289,7 +289,7 @@ def read_crops(
 
     Raises:
         DamagedStore: a row differs from its checksum.
-        FormatError: a packed record is malformed.
+        FormatError: a packed record or the scale of a label is malformed.
     """
     # Rows of shards with wide boxes have another layout: they are read apart, and rarely there.
     wide = [shard.wide_boxes for shard in shards]
@@ -356,10 +356,10 @@ def _decode(
         elif name == "crop.flip":
             bits = np.unpackbits(table[name], axis=1, bitorder="little")
             arrays[name] = bits[images, crops].view(bool)
-        elif name == "label.value":
+        elif name == VALUE:
             assert config.value_dtype is not None
-            arrays[name] = dequantize(table[name][images, crops], config.value_dtype)
-        elif name.startswith(("crop.", "label.")):
+            arrays[name] = read_values(table, config.value_dtype, (images, crops))
+        elif name.startswith(("crop.", "label.")) and name != SCALE:
             arrays[name] = _native(name, table[name][images, crops])
     if config.compact:
         arrays |= _unpack(config, arrays, variable, crops)

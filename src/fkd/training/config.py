@@ -1,10 +1,8 @@
 """The settings of a training run."""
 
-import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
-
-import torch
 
 from fkd.checks import (
     changed_fields,
@@ -12,36 +10,37 @@ from fkd.checks import (
     require_at_least,
     require_colors,
     require_in,
+    require_one_of,
     require_positive,
     require_whole,
 )
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig
 from fkd.crops.replay import Interpolation
 from fkd.crops.sampling import CropConfig
-from fkd.data.batches import Workers
 from fkd.data.crop_sources import CropOrder
 from fkd.data.decoders import DecoderChoice
 from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.engine.optim import OptimizerConfig
-from fkd.engine.schedule import ScheduleConfig, plan_passes
+from fkd.engine.schedule import Pass, ScheduleConfig, plan_passes
 from fkd.errors import ConfigError
 from fkd.methods import (
     METHODS,
+    ContrastConfig,
     CropSourceKind,
     DeitConfig,
     MealV2Config,
     Method,
     ReLabelConfig,
+    SslConfig,
     find_method,
 )
+from fkd.models.students import HeadKind
 from fkd.models.teacher import TeacherConfig
 from fkd.models.zoo import is_model_folder
 from fkd.userfiles import settle_paths
 
-_WORKERS, _WORKERS_BESIDE_A_GPU = 2, 8
 _CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
-_MOST_THREADS = 4  # more wait for Python's lock
 
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers", "resume_from"}
@@ -60,7 +59,14 @@ class StudentConfig:
         name: a timm model, or "torchvision/NAME".
         pretrained: start from the published weights of that name.
         checkpoint: start from the weights in this file or run folder.
-        new_head: start a new head where the checkpoint has other classes.
+        new_head: start a new head where the checkpoint has other classes, or none; of a student of
+            embeddings, also where the checkpoint is a run that left one.
+        head: of a student of embeddings: none (its features must have the width of the embeddings),
+            mlp (one hidden layer, then a unit vector), or prototypes (a projection, then cosines
+            with learned prototypes; for teachers like SwAV, whose embeddings are such cosines).
+        head_hidden: width of the hidden layer of mlp and prototypes; by default that of the
+            features.
+        head_dim: width of what is compared with prototypes; by default 128.
         input_size: side of its crops, pixels; by default that of the published weights.
         interpolation: how its crops are resized; the paper's students use bilinear.
         normalization: mean and deviation of its colors: those of its own weights, or ImageNet's
@@ -75,6 +81,9 @@ class StudentConfig:
     pretrained: bool = False
     checkpoint: str | None = None
     new_head: bool = False
+    head: HeadKind = "mlp"
+    head_hidden: int | None = None
+    head_dim: int | None = None
     input_size: int | None = None
     interpolation: Interpolation = "bilinear"
     normalization: Literal["own", "imagenet"] = "own"
@@ -86,7 +95,11 @@ class StudentConfig:
     def __post_init__(self) -> None:
         for name in ("drop_rate", "drop_path_rate"):
             require_in("[0, 1)", f"student.{name}", getattr(self, name))
-        require_whole(1, "student.input_size", self.input_size)
+        for name in ("input_size", "head_hidden", "head_dim"):
+            require_whole(1, f"student.{name}", getattr(self, name))
+        require_one_of(HeadKind, "student.head", self.head)
+        unused = {"none": {"head_hidden", "head_dim"}, "mlp": {"head_dim"}, "prototypes": set()}
+        refuse_unused(self, unused[self.head], prefix="student.", user=f"head {self.head}")
         require_colors("student.", self.mean, self.std)
         settle_paths(self, "checkpoint")
 
@@ -102,11 +115,12 @@ class TrainConfig:
         method: what the student is trained against; see the list above.
         store: the label store; needed by methods with stored crops, and by relabel, whose store
             holds label maps.
-        val: images in class folders to measure accuracy on after every pass.
+        val: images in class folders to measure accuracy on after every pass; of a student of
+            embeddings, that of its nearest neighbors among them.
         val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch; by default 4 of stored crops (all
             where a store has fewer), as in the paper, and 1 of fresh ones, as in the papers of the
-            methods that draw them.
+            methods that draw them; 2 where crops are compared in pairs.
         epochs: how often every image is seen, counted in crops: a pass with m crops is m epochs.
         batch_size: crops per optimizer step, over all processes and accumulated parts; by default a
             sixteenth of the number of images, rounded down to a power of two from 32 to the paper's
@@ -133,6 +147,8 @@ class TrainConfig:
         deit: DeiT distillation.
         mealv2: MEAL V2.
         relabel: ReLabel.
+        contrast: contrastive learning.
+        ssl: how a student's embeddings are compared with those of a store.
         teacher: the online teacher.
         teachers: several online teachers, averaged with their weights.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
@@ -199,6 +215,8 @@ class TrainConfig:
     deit: DeitConfig = field(default_factory=DeitConfig)
     mealv2: MealV2Config = field(default_factory=MealV2Config)
     relabel: ReLabelConfig = field(default_factory=ReLabelConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    ssl: SslConfig = field(default_factory=SslConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     classes: Literal["teacher", "dataset"] = "teacher"
@@ -227,7 +245,8 @@ class TrainConfig:
         self._check_unused(method)
         self._check_mixing(method)
         self._check_numbers()
-        plan_passes(self.epochs, crops_per_image(self), self.schedule)  # checks these three
+        passes = all_passes(self)  # checks epochs, crops_per_image and schedule
+        self._check_pairs(method, passes)
 
     def _check_crop_source(self, method: type[Method]) -> None:
         if crop_source_kind(self) == "stored" and self.store is None:
@@ -264,6 +283,13 @@ class TrainConfig:
                 f"{setting}: method {self.method} does not use it; leave it out, or use one of "
                 f"{users}"
             )
+        if not method.learns_embeddings:
+            of_heads = {"head", "head_hidden", "head_dim"}
+            user = f"method {self.method}, whose student gives classes,"
+            refuse_unused(self.student, of_heads, prefix="student.", user=user)
+        else:
+            user = f"method {self.method}, whose student gives embeddings,"
+            refuse_unused(self, {"classes"}, prefix="", user=user)
         crops = crop_source_kind(self)
         unused = {"crops", "teacher_augment"} if crops == "stored" else {"order"}
         refuse_unused(self, unused, prefix="", user=f"a run with {crops} crops")
@@ -281,6 +307,23 @@ class TrainConfig:
         if self.mixing.within_image and crops_per_image(self) == 1:
             raise ConfigError(
                 "mixing.within_image mixes crops of the same image: use crops_per_image above 1"
+            )
+
+    def _check_pairs(self, method: type[Method], passes: Sequence[Pass]) -> None:
+        if not method.needs_pairs:
+            return
+        if method.needs_teacher:
+            refuse_unused(
+                self.contrast, {"dim"}, prefix="contrast.", user="a student with a teacher"
+            )
+        if self.mixing.enabled:
+            raise ConfigError(f"mixing: method {self.method} compares whole crops; leave it out")
+        odd = [of_pass for of_pass in passes if of_pass.crops_per_image != 2]
+        if odd:
+            raise ConfigError(
+                f"method {self.method} needs two crops of an image in every pass, but the one at "
+                f"epoch {odd[0].epoch} has {odd[0].crops_per_image}; use an even number of epochs, "
+                "no warm-up, and leave out --crops_per_image and --schedule.single_crop_ending"
             )
 
     def _check_numbers(self) -> None:
@@ -304,8 +347,26 @@ def crop_source_kind(config: TrainConfig) -> CropSourceKind:
 
 def crops_per_image(config: TrainConfig) -> int:
     """m; where it is not given, that of a store with enough crops."""
-    default = _CROPS_PER_IMAGE[crop_source_kind(config)]
+    needs_pairs = find_method(config.method).needs_pairs
+    default = 2 if needs_pairs else _CROPS_PER_IMAGE[crop_source_kind(config)]
     return default if config.crops_per_image is None else config.crops_per_image
+
+
+def pass_schedule(config: TrainConfig) -> ScheduleConfig:
+    """The schedule; without a single-crop ending, unless asked for, where crops are in pairs."""
+    if config.schedule.single_crop_ending is not None:
+        return config.schedule
+    needs_pairs = find_method(config.method).needs_pairs
+    return replace(config.schedule, single_crop_ending=not needs_pairs)
+
+
+def all_passes(config: TrainConfig) -> list[Pass]:
+    """The passes of a run over its images, in order.
+
+    Raises:
+        ConfigError: see `plan_passes`.
+    """
+    return plan_passes(config.epochs, crops_per_image(config), pass_schedule(config))
 
 
 def starts_from_weights(config: TrainConfig) -> bool:
@@ -317,30 +378,3 @@ def starts_from_weights(config: TrainConfig) -> bool:
 def all_teachers(config: TrainConfig) -> list[TeacherConfig]:
     """The online teachers, one or several."""
     return config.teachers if config.teacher is None else [config.teacher]
-
-
-def count_workers(config: TrainConfig) -> int:
-    """How many threads or processes load batches."""
-    if config.num_workers is not None:
-        return config.num_workers
-    return min(_WORKERS_BESIDE_A_GPU if on_gpu(config) else _WORKERS, count_usable_cores())
-
-
-def count_usable_cores() -> int:
-    """The cores that this process may run on, fewer than the machine's in a batch job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def kind_of_workers(config: TrainConfig) -> Workers:
-    """Threads or processes."""
-    if config.workers != "auto":
-        return config.workers
-    return "threads" if count_workers(config) <= _MOST_THREADS else "processes"
-
-
-def on_gpu(config: TrainConfig) -> bool:
-    """Whether the student is trained on a GPU."""
-    named = config.device is None or config.device.partition(":")[0] == "cuda"
-    return named and torch.cuda.is_available()

@@ -10,8 +10,14 @@ from dataclasses import replace
 from itertools import count
 
 from fkd.engine.order import Order
-from fkd.engine.schedule import plan_passes
-from fkd.training.config import TrainConfig, crops_per_image, starts_from_weights
+from fkd.methods import find_method
+from fkd.training.config import (
+    TrainConfig,
+    all_passes,
+    crops_per_image,
+    pass_schedule,
+    starts_from_weights,
+)
 
 _PAPER_BATCH_SIZE = 1024
 _LEAST_BATCH_SIZE = 32  # batch norm estimates its statistics from it
@@ -39,7 +45,13 @@ def fill_defaults(config: TrainConfig, num_images: int, num_crops: int | None) -
     optimizer = config.optimizer
     if optimizer.lr is None:
         optimizer = replace(optimizer, lr=_default_lr(config, batch_size))
-    return replace(config, crops_per_image=m, batch_size=batch_size, optimizer=optimizer)
+    return replace(
+        config,
+        crops_per_image=m,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        schedule=pass_schedule(config),
+    )
 
 
 def default_batch_size(num_images: int) -> int:
@@ -87,11 +99,11 @@ def _default_lr(config: TrainConfig, batch_size: int) -> float:
 
 def _more_steps(config: TrainConfig, order: Order) -> str:
     """Options that give a run enough steps."""
-    m = crops_per_image(config)
+    step = 2 if find_method(config.method).needs_pairs else 1
     longer = next(
         epochs
-        for epochs in count(config.epochs)
-        if replace(order, passes=plan_passes(epochs, m, config.schedule)).num_steps >= _FEW_STEPS
+        for epochs in count(config.epochs, step)
+        if replace(order, passes=all_passes(replace(config, epochs=epochs))).num_steps >= _FEW_STEPS
     )
     smaller = 1 << ((order.batch_size - 1).bit_length() - 1)
     while smaller >= _SMALLEST_ADVISED_BATCH:

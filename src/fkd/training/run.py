@@ -1,6 +1,5 @@
 """One training run from its configuration to its final weights."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -9,7 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -18,32 +16,31 @@ from torch import nn
 from fkd.data.batches import Batch, load_batches
 from fkd.data.decoders import DecoderReport
 from fkd.engine.checkpoint import Checkpoints, State
-from fkd.engine.durable import replace_file, replace_text
 from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
 from fkd.engine.loop import LoopConfig, run
 from fkd.engine.order import Order
 from fkd.engine.recorder import Recorder
 from fkd.engine.run_folder import is_finished, open_run_folder
-from fkd.engine.schedule import Pass, plan_passes
+from fkd.engine.schedule import Pass
 from fkd.engine.state import TrainState
 from fkd.errors import ConfigError, RunError
 from fkd.evaluation.accuracy import measure_accuracy
-from fkd.models.cards import CARD_FILE, CLASSES_FILE
-from fkd.models.checkpoints import MODEL_FILE
+from fkd.evaluation.neighbors import measure_neighbors
+from fkd.methods import find_method
 from fkd.models.devices import resolve_device
 from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
     TrainConfig,
-    count_workers,
+    all_passes,
     crops_per_image,
-    kind_of_workers,
-    on_gpu,
 )
 from fkd.training.defaults import default_batch_size, odd_settings
 from fkd.training.environment import describe_environment
 from fkd.training.failures import explained_failures
 from fkd.training.setup import TrainData, TrainSetup, build_setup, fill_in, open_data
+from fkd.training.students import save_student
+from fkd.training.workers import count_workers, kind_of_workers, on_gpu
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,9 @@ class TrainResult:
         num_steps: optimizer steps of the run.
         seconds: training and validation time, over all starts.
         loss: mean loss of the last log line.
-        val_top1, val_top5: accuracy after the last pass, percent; None without validation images.
+        val_top1, val_top5: accuracy after the last pass, percent; None without validation images,
+            and of a student of embeddings.
+        val_knn: of such a student, accuracy of the nearest neighbors among them.
         leads: whether this is the main process, which reports to the user.
         already_finished: whether nothing was left to do.
     """
@@ -68,6 +67,7 @@ class TrainResult:
     val_top5: float | None
     leads: bool
     already_finished: bool
+    val_knn: float | None = None
 
 
 def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
@@ -136,7 +136,7 @@ def _run(
         accelerator.wait_for_everyone()  # the main process has checked the folder
         _train(config, setup, state, checkpoints, progress if main else Progress())
         if main:
-            _save(path, state.result, setup)
+            save_student(path, state.result, setup.card, setup.class_names)
         accelerator.wait_for_everyone()
     accelerator.end_training()
     return _read_result(path, leads=main, already_finished=False)
@@ -220,7 +220,7 @@ def _load_batches(
 def _build_order(config: TrainConfig, setup: TrainSetup, accelerator: Accelerator) -> Order:
     return Order(
         images=setup.chosen,
-        passes=plan_passes(config.epochs, crops_per_image(config), config.schedule),
+        passes=all_passes(config),
         batch_size=config.batch_size or default_batch_size(len(setup.chosen)),
         seed=config.seed,
         world_size=accelerator.num_processes,
@@ -250,14 +250,16 @@ def _loop_config(
 def _evaluate(
     config: TrainConfig, setup: TrainSetup, device: torch.device, model: nn.Module
 ) -> Metrics:
-    """Top-1 and top-5 accuracy on the validation images, percent."""
+    """Accuracy on the validation images, percent: top-1 and top-5, or that of neighbors."""
     assert setup.validation is not None
+    expected, num_workers = setup.card.preprocessing, count_workers(config)
+    if find_method(config.method).learns_embeddings:
+        top1 = measure_neighbors(
+            model, setup.validation, expected, device=device, num_workers=num_workers
+        )
+        return {"val_knn": top1}
     accuracy = measure_accuracy(
-        model,
-        setup.validation,
-        setup.card.preprocessing,
-        device=device,
-        num_workers=count_workers(config),
+        model, setup.validation, expected, device=device, num_workers=num_workers
     )
     return {"val_top1": accuracy.top1, "val_top5": accuracy.top5}
 
@@ -311,21 +313,12 @@ def _start_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _save(path: Path, model: nn.Module, setup: TrainSetup) -> None:
-    """The final files; the weights last, because their presence means that the run is finished."""
-    replace_text(path / CLASSES_FILE, json.dumps(setup.class_names, indent=1) + "\n")
-    replace_text(path / CARD_FILE, json.dumps(setup.card.to_json(), indent=1) + "\n")
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    data = safetensors.torch.save(weights, metadata={"format": "pt"})
-    replace_file(path / MODEL_FILE, lambda file: file.write(data))
-
-
 def _read_result(path: Path, *, leads: bool, already_finished: bool) -> TrainResult:
     lines = read_metrics(path / METRICS)
     trained = [line for line in lines if "loss" in line]
     if not trained:
         raise RunError(f"{path / METRICS} is missing or damaged; the student beside it is whole")
-    evaluated = [line for line in lines if "val_top1" in line]
+    evaluated = [line for line in lines if "val_top1" in line or "val_knn" in line]
     last = evaluated[-1] if evaluated else {}
     return TrainResult(
         path=path,
@@ -336,4 +329,5 @@ def _read_result(path: Path, *, leads: bool, already_finished: bool) -> TrainRes
         val_top5=last.get("val_top5"),
         leads=leads,
         already_finished=already_finished,
+        val_knn=last.get("val_knn"),
     )

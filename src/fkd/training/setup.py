@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import CropCutter
@@ -21,22 +21,28 @@ from fkd.data.joining import (
     true_classes,
 )
 from fkd.data.maps import MapCropSource
-from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
-from fkd.data.sources import ImageSource, open_source, remarks_of
+from fkd.data.sources import ImageSource, open_source, remarks_of, spread_images
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
+from fkd.evaluation.neighbors import require_halves
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
 from fkd.models.cards import ModelCard
-from fkd.models.names import parse_model_name
-from fkd.models.preprocessing import has_fixed_input_size
-from fkd.models.teacher import TeacherEnsemble, load_teachers
-from fkd.models.zoo import load_model
+from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.teacher import load_teachers
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.store import LabelStore, keys_digest
 from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
 from fkd.training.defaults import fill_defaults
+from fkd.training.outputs import (
+    StudentOutputs,
+    find_outputs,
+    open_bank,
+    require_class_names,
+    require_fitting_store,
+)
+from fkd.training.students import build_student
 
 _IDENTIFYING = 64  # images whose content is compared when a run is started again
 _SUBSET = b"max_images"  # names the random stream that chooses them
@@ -112,19 +118,25 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
     """
     images, store = data.images, data.store
     decoder = choose_decoder(images, config.decoder)
+    require_fitting_store(config, store)
     teacher = _load_teacher(config, images, store, device)
-    class_names = _class_names(images, store, teacher)
+    outputs = find_outputs(config, images, store, teacher)
     crops, labeled = _open_crops(config, images, store, decoder.decoder)
-    student, card = _build_student(config, len(class_names))
-    method = _build_method(config, card, teacher)
-    method.prepare_student(student)
-    class_ids = map_classes(images.class_names, class_names)
     chosen = _choose_images(config, labeled)
+    student, card = build_student(
+        config.student,
+        outputs.width,
+        learns_embeddings=outputs.are_embeddings,
+        seed=config.seed,
+    )
+    bank = open_bank(config, store, chosen)
+    method = _build_method(config, card, outputs.width, teacher, bank)
+    method.prepare_student(student)
+    class_names = outputs.class_names
+    class_ids = map_classes(images.class_names, class_names)
     if method.needs_classes:
         _require_classes(images, true_classes(images, class_ids), chosen)
-    validation = None
-    if config.val is not None:
-        validation = LabeledImages.match(open_source(config.val), class_names)
+    validation = _open_validation(config, outputs)
     cutter = CropCutter(
         images,
         crops,
@@ -144,7 +156,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
-        remarks=_image_remarks(images, validation, class_names) + _store_remarks(config, store),
+        remarks=_image_remarks(images, validation, outputs) + _store_remarks(config, store),
         inputs=_describe_inputs(store, teacher, card),
     )
 
@@ -172,25 +184,10 @@ def _load_teacher(
         return None
     classes: Sequence[str] | None = None
     if store is not None:
-        classes = store.class_names
+        classes = store.class_names if store.is_of_classes else None
     elif config.classes == "dataset":
-        classes = _require_class_names(images)
+        classes = require_class_names(images)
     return load_teachers(all_teachers(config), class_names=classes, device=device)
-
-
-def _class_names(
-    images: ImageSource, store: LabelStore | None, teacher: TeacherEnsemble | None
-) -> list[str]:
-    """The classes of the student: the store's, else the teacher's, else the images'."""
-    if store is not None:
-        return list(store.class_names)
-    return list(teacher.class_names) if teacher is not None else _require_class_names(images)
-
-
-def _require_class_names(images: ImageSource) -> list[str]:
-    if images.class_names is None:
-        raise ConfigError(f"images.root: {images.root} has no classes; use images in class folders")
-    return images.class_names
 
 
 def _open_crops(
@@ -250,32 +247,13 @@ def _require_classes(images: ImageSource, truth: np.ndarray, positions: np.ndarr
         )
 
 
-def _build_student(config: TrainConfig, num_classes: int) -> tuple[nn.Module, ModelCard]:
-    student = config.student
-    drop_rates: dict[str, Any] = {
-        "drop_rate": student.drop_rate,
-        "drop_path_rate": student.drop_path_rate,
-    }
-    torch.manual_seed(config.seed)
-    loaded = load_model(
-        student.name,
-        num_classes=num_classes,
-        pretrained=student.pretrained,
-        checkpoint=student.checkpoint,
-        new_head=student.new_head,
-        input_size=student.input_size,
-        **{name: rate for name, rate in drop_rates.items() if rate > 0},
-    )
-    preprocessing = replace(loaded.preprocessing, interpolation=student.interpolation)
-    if student.normalization == "imagenet":
-        preprocessing = replace(preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    preprocessing = preprocessing.changed(mean=student.mean, std=student.std)
-    has_fixed_size = has_fixed_input_size(parse_model_name(loaded.name))
-    kwargs = {"img_size": preprocessing.input_size} if has_fixed_size else {}
-    return loaded.model, ModelCard(loaded.name, num_classes, preprocessing, kwargs)
-
-
-def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble | None) -> Method:
+def _build_method(
+    config: TrainConfig,
+    card: ModelCard,
+    num_outputs: int,
+    teacher: TeacherEnsemble | None,
+    bank: Tensor | None,
+) -> Method:
     kind = find_method(config.method)
     student = InputSpec(
         card.preprocessing.input_size,
@@ -284,27 +262,45 @@ def _build_method(config: TrainConfig, card: ModelCard, teacher: TeacherEnsemble
     )
     return kind(
         MethodInputs(
-            num_classes=card.num_classes,
+            num_classes=num_outputs,
             student=student,
+            normalize=card.preprocessing.normalize,
             teacher=teacher,
             temperature=config.temperature,
             soft_weight=config.soft_weight,
             label_smoothing=config.label_smoothing,
             options=None if kind.options is None else getattr(config, kind.options),
+            contrast=config.contrast,
+            bank=bank,
         )
     )
 
 
+def _open_validation(config: TrainConfig, outputs: StudentOutputs) -> LabeledImages | None:
+    """The images that accuracy is measured on; neighbors are found among classes of any names."""
+    if config.val is None:
+        return None
+    source = open_source(config.val)
+    if not outputs.are_embeddings:
+        return LabeledImages.match(source, outputs.class_names)
+    images = LabeledImages.match(source, source.class_names or [])
+    require_halves(images)
+    return images
+
+
 def _image_remarks(
-    images: ImageSource, validation: LabeledImages | None, class_names: Sequence[str]
+    images: ImageSource, validation: LabeledImages | None, outputs: StudentOutputs
 ) -> list[str]:
     """What the user may want to know of the images, and of their classes."""
     remarks = remarks_of(images)
     if validation is None:
         return remarks
-    known = class_names if images.class_names is None else images.class_names
-    difference = describe_differing_classes(validation.source, known, class_names)
-    remarks += [*remarks_of(validation.source), *([difference] if difference else [])]
+    remarks += remarks_of(validation.source)
+    if not outputs.are_embeddings:
+        names = outputs.class_names
+        known = names if images.class_names is None else images.class_names
+        difference = describe_differing_classes(validation.source, known, names)
+        remarks += [difference] if difference else []
     return list(dict.fromkeys(remarks))  # both may be the same images
 
 
@@ -339,9 +335,9 @@ def _identify_images(source: ImageSource) -> dict[str, Any]:
     Images of a store are compared with it one by one when they are read.
     """
     keys = [source.key(i) for i in range(len(source))]
-    some = np.linspace(0, len(source) - 1, min(len(source), _IDENTIFYING), dtype=np.int64)
+    some = map(source.read, spread_images(source, _IDENTIFYING))
     return {
         "num_images": len(source),
         "keys_sha256": keys_digest(keys),
-        "sampled_contents_sha256": keys_digest(source.read(i) for i in some.tolist()),
+        "sampled_contents_sha256": keys_digest(some),
     }

@@ -1,12 +1,15 @@
 """One self-contained HTML page: images, their crop boxes, and the teacher's label of each crop.
 
+Embeddings have no classes to show: beside each crop are the crops of other images that lie nearest.
+
 The page opens from disk, loads nothing and needs no server. Images are checked to be those that
 were labeled, and decoded and cropped as in labeling: the page shows what the teacher saw.
 """
 
 import base64
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,22 @@ from fkd.data.sources import ImageSource
 from fkd.errors import escape_controls
 from fkd.store import LabelStore
 from fkd.store.canonical import printable
-from fkd.viewing.summary import TopClasses, sample_labeled_rows, summarize, top_classes
+from fkd.viewing.embeddings import (
+    EmbeddingSample,
+    Neighbor,
+    Neighbors,
+    nearest_crops,
+    rows_of,
+    sample_embeddings,
+)
+from fkd.viewing.samples import sample_labeled_rows, spread_crops
+from fkd.viewing.summary import TopClasses, summarize, top_classes
 
 # Eight colors that stay apart on light and dark images and for most color-blind readers.
 _COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
+
+# What the template shows of the labels of these crops of an image, by its row.
+LabelOf = Callable[[int, np.ndarray], list[dict[str, Any]]]
 
 # How a page is known again; the template has it near its beginning.
 _GENERATOR = b'<meta name="generator" content="fkd view">'
@@ -43,6 +58,8 @@ class PageConfig:
         num_images: images on the page, drawn at random.
         crops_per_image: crops shown of each image, spread over the stored ones.
         num_classes: bars per crop.
+        num_neighbors: of features, nearest crops of other images shown beside each crop.
+        sampled_images: of features, random images among whose crops these are looked for.
         image_side: longer side of an image on the page, pixels.
         crop_side: side of a crop on the page, pixels.
         seed: picks the images.
@@ -51,13 +68,16 @@ class PageConfig:
     num_images: int = 12
     crops_per_image: int = 8
     num_classes: int = 5
+    num_neighbors: int = 4
+    sampled_images: int = 128
     image_side: int = 480
     crop_side: int = 112
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "crops_per_image", "num_classes", "image_side", "crop_side"):
-            require_whole(1, name, getattr(self, name))
+        for setting in fields(self):
+            if setting.name != "seed":
+                require_whole(1, setting.name, getattr(self, setting.name))
         require_whole(None, "seed", self.seed)
 
 
@@ -76,12 +96,26 @@ def render_page(store: LabelStore, images: ImageSource, config: PageConfig | Non
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_spell_out
     )
+    label_of: LabelOf = _bars_of(store, config)
+    sample = None
+    if not store.is_of_classes:
+        sample = sample_embeddings(
+            store, config.sampled_images, config.crops_per_image, config.seed
+        )
+        label_of = _neighbors_of(store, images, sample, rows, config)
     return environment.from_string(template).render(
         title=store.path.name,
         summary=summarize(store, num_samples=0),
-        cards=[_card(store, images, row, config) for row in rows.tolist()],
+        cards=[_card(store, images, row, config, label_of) for row in rows.tolist()],
         config=config,
+        neighbor_side=_neighbor_side(config),
+        num_sampled=None if sample is None else len(sample.rows),
     )
+
+
+def _neighbor_side(config: PageConfig) -> int:
+    """Side of the crop of another image on the page, pixels."""
+    return max(1, config.crop_side // 2)
 
 
 def is_page(path: Path) -> bool:
@@ -101,13 +135,66 @@ def _spell_out(value: Any) -> Any:
     return escape_controls(value) if isinstance(value, str) else value
 
 
-def _card(store: LabelStore, images: ImageSource, row: int, config: PageConfig) -> dict[str, Any]:
+def _bars_of(store: LabelStore, config: PageConfig) -> LabelOf:
+    """The most probable classes of a crop, as bars."""
+
+    def label_of(row: int, numbers: np.ndarray) -> list[dict[str, Any]]:
+        labels = top_classes(store, row, config.num_classes)
+        return [_bars(labels[number]) for number in numbers.tolist()]
+
+    return label_of
+
+
+def _bars(label: TopClasses) -> dict[str, Any]:
+    """What the template shows of a label of classes."""
+    return {
+        "bars": [
+            {"name": name, "percent": 100.0 * p}
+            for name, p in zip(label.names, label.probabilities, strict=True)
+        ],
+        "rest": max(0.0, 100.0 * (1.0 - sum(label.probabilities))),
+    }
+
+
+def _neighbors_of(
+    store: LabelStore,
+    images: ImageSource,
+    sample: EmbeddingSample,
+    rows: np.ndarray,
+    config: PageConfig,
+) -> LabelOf:
+    """The nearest crops of other images; every image of the sample is decoded once at most."""
+    numbers = spread_crops(store.num_crops, config.crops_per_image)
+    found: dict[int, list[Neighbors]] = {}
+    for row in rows.tolist():
+        values = store.read([row], numbers[None]).label.values
+        assert values is not None
+        found[row] = nearest_crops(sample, values[0], row, config.num_neighbors)
+    wanted = rows_of([each for of_image in found.values() for each in of_image])
+    pictures: dict[tuple[int, int], str] = {}
+    for row, crops in wanted.items():
+        records = store.read([row], [crops]).records[0]
+        image = load_labeled(store, images, row)
+        shown = replay(image, records, _neighbor_side(config), "bicubic")
+        pictures |= {(row, crops[i]): _data_uri(crop) for i, crop in enumerate(shown)}
+
+    def show(neighbor: Neighbor) -> dict[str, Any]:
+        return asdict(neighbor) | {"picture": pictures[neighbor.row, neighbor.crop]}
+
+    def label_of(row: int, numbers: np.ndarray) -> list[dict[str, Any]]:
+        return [{"neighbors": [show(n) for n in each.nearest]} for each in found[row]]
+
+    return label_of
+
+
+def _card(
+    store: LabelStore, images: ImageSource, row: int, config: PageConfig, label_of: LabelOf
+) -> dict[str, Any]:
     """Everything the template shows of one image."""
     image = load_labeled(store, images, row)
-    count = min(config.crops_per_image, store.num_crops)
-    numbers = np.linspace(0, store.num_crops - 1, count).astype(np.int64)
+    numbers = spread_crops(store.num_crops, config.crops_per_image)
     records = store.read([row], numbers[None]).records[0]
-    labels = top_classes(store, row, config.num_classes)
+    labels = label_of(row, numbers)
     crops = replay(image, records, config.crop_side, "bicubic")
     height, width = image.shape[1:]
     return {
@@ -116,15 +203,11 @@ def _card(store: LabelStore, images: ImageSource, row: int, config: PageConfig) 
         "height": height,
         "stroke": max(height, width) / 200,
         "image": _data_uri(_shrink(image, config.image_side)),
-        "crops": [
-            _crop(int(n), records, i, crops[i], labels[int(n)]) for i, n in enumerate(numbers)
-        ],
+        "crops": [_crop(int(n), records, i, crops[i]) | labels[i] for i, n in enumerate(numbers)],
     }
 
 
-def _crop(
-    number: int, records: CropRecords, i: int, crop: Tensor, label: TopClasses
-) -> dict[str, Any]:
+def _crop(number: int, records: CropRecords, i: int, crop: Tensor) -> dict[str, Any]:
     """What the template shows of the i-th of these crops, number `number` in the store."""
     top, left, height, width = records.box[i].tolist()
     return {
@@ -136,11 +219,6 @@ def _crop(
         "width": width,
         "flip": bool(records.flip[i]),
         "image": _data_uri(crop),
-        "bars": [
-            {"name": name, "percent": 100.0 * p}
-            for name, p in zip(label.names, label.probabilities, strict=True)
-        ],
-        "rest": max(0.0, 100.0 * (1.0 - sum(label.probabilities))),
     }
 
 

@@ -6,11 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from fkd.errors import escape_controls
 from fkd.labels.arrays import decode_array, entropies
 from fkd.models.classes import display_names
-from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LabelStore
 from fkd.store.canonical import printable
+from fkd.viewing.embeddings import (
+    EmbeddingSample,
+    EmbeddingStatistics,
+    Neighbors,
+    describe,
+    nearest_crops,
+    sample_embeddings,
+    statistics_of,
+)
+from fkd.viewing.samples import sample_labeled_rows
+
+_IMAGES, _CROPS = 64, 8  # of which statistics are made; of classes all crops count
+_SHOWN_CLASSES, _SHOWN_NEIGHBORS = 5, 2
 
 
 @dataclass(frozen=True)
@@ -34,27 +47,46 @@ class StoreSummary:
         settings: the store's configuration as dotted names to values.
         num_bytes: size of all its files.
         bytes_per_crop: `num_bytes` over all stored crops.
-        mean_confidence: mean probability of the top class over the sampled crops.
-        mean_entropy: mean entropy of the sampled labels, nats.
-        samples: (image, crop number, top classes) of a few random crops.
+        mean_confidence: mean probability of the top class over the sampled crops; None of features.
+        mean_entropy: mean entropy of the sampled labels, nats; None of features.
+        embeddings: of a sample of features; None of classes.
+        samples: (image, crop number, top classes, or of features the nearest crops of other images)
+            of a few random crops.
     """
 
     facts: dict[str, str]
     settings: dict[str, str]
     num_bytes: int
     bytes_per_crop: float
-    mean_confidence: float
-    mean_entropy: float
-    samples: list[tuple[str, int, TopClasses]]
+    mean_confidence: float | None
+    mean_entropy: float | None
+    embeddings: EmbeddingStatistics | None
+    samples: list[tuple[str, int, TopClasses | Neighbors]]
+
+    @property
+    def statistics(self) -> dict[str, str]:
+        """What is known of the sampled labels, name to value, in reading order."""
+        if self.embeddings is not None:
+            return describe(self.embeddings)
+        return {
+            "mean top probability": f"{self.mean_confidence:.3f}",
+            "mean entropy": f"{self.mean_entropy:.3f} nats",
+        }
 
 
 def summarize(store: LabelStore, *, num_samples: int = 8, seed: int = 0) -> StoreSummary:
     """Numbers and `num_samples` sample labels of a store; statistics over up to 64 images."""
     num_bytes = store_bytes(store.path)
-    rows = sample_labeled_rows(store, 64, seed)
-    confidence, entropy = _statistics(store, rows)
+    rows = sample_labeled_rows(store, _IMAGES, seed)
+    embeddings = confidence = entropy = None
+    if store.is_of_classes:
+        confidence, entropy = _statistics(store, rows)
+        sample = None
+    else:
+        sample = sample_embeddings(store, _IMAGES, _CROPS, seed)
+        embeddings = statistics_of(sample)
     samples = [
-        (printable(store.keys([row])[0]), crop, top_classes(store, int(row), 5)[crop])
+        (printable(store.keys([row])[0]), crop, _sample_label(store, sample, int(row), crop))
         for row, crop in zip(rows, range(num_samples), strict=False)
         for crop in [crop % store.num_crops]
     ]
@@ -65,6 +97,7 @@ def summarize(store: LabelStore, *, num_samples: int = 8, seed: int = 0) -> Stor
         bytes_per_crop=num_bytes / max(1, store.num_images * store.num_crops),
         mean_confidence=confidence,
         mean_entropy=entropy,
+        embeddings=embeddings,
         samples=samples,
     )
 
@@ -81,16 +114,15 @@ def top_classes(store: LabelStore, row: int, k: int) -> list[TopClasses]:
     ]
 
 
-def sample_labeled_rows(store: LabelStore, count: int, seed: int) -> np.ndarray:
-    """Up to `count` distinct random rows that have labels, ascending, int64 (n,)."""
-    draws = uniforms(stream_key(seed), Purpose.PROBE, np.arange(8 * count), 1)[:, 0]
-    rows = np.unique(np.floor(draws * store.num_images).astype(np.int64))
-    if store.num_images <= 8 * count:
-        rows = np.arange(store.num_images)
-    rows = rows[store.labeled(rows)]
-    keep = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
-    chosen: np.ndarray = rows[keep]
-    return chosen
+def _sample_label(
+    store: LabelStore, sample: EmbeddingSample | None, row: int, crop: int
+) -> TopClasses | Neighbors:
+    """What the teacher says of one crop; of features by a sample of others."""
+    if sample is None:
+        return top_classes(store, row, _SHOWN_CLASSES)[crop]
+    values = store.read([row], [[crop]]).label.values
+    assert values is not None
+    return nearest_crops(sample, values[0], row, _SHOWN_NEIGHBORS)[0]
 
 
 def store_bytes(path: Path) -> int:
@@ -104,16 +136,32 @@ def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
     facts = {
         "images": f"{store.num_images:,}",
         **_crops(store),
-        "classes": f"{store.num_classes:,}",
+        **_columns(store),
         "codec": _codec(store),
+        **_licenses(store),
         "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} per crop)",
         "root hash": store.root_hash or "none: the store is not finished",
     }
     return facts | ({"unreadable images": f"{unreadable:,}"} if unreadable else {})
 
 
+def _licenses(store: LabelStore) -> dict[str, str]:
+    """Those of the weights of the teachers, as far as they are known."""
+    known = [teacher.license for teacher in store.provenance.teachers if teacher.license]
+    return {"teacher's license": escape_controls(", ".join(dict.fromkeys(known)))} if known else {}
+
+
+def _columns(store: LabelStore) -> dict[str, str]:
+    """What the columns of a label are."""
+    if store.is_of_classes:
+        return {"classes": f"{store.num_classes:,}"}
+    projection = store.provenance.projection
+    origin = "" if projection is None else f", projected from {projection.num_features:,}"
+    return {"dimensions": f"{store.num_classes:,} of an embedding{origin}, no classes"}
+
+
 def _codec(store: LabelStore) -> str:
-    dtype = store.config.get("value_dtype")
+    dtype = store.value_dtype
     return store.codec.name if dtype is None else f"{store.codec.name}, values as {dtype}"
 
 
