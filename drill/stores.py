@@ -1,4 +1,4 @@
-"""Stores that somebody else made: changed in any place, with checksums that fit, then used.
+"""Stores from elsewhere: changed in any place, with checksums that fit, then used.
 
     python -m drill.stores --examples 10000 --seed 0
 

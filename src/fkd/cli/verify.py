@@ -32,7 +32,7 @@ def repair_damaged(store: Path, console: Console) -> None:
     """Set damaged shards aside and list them.
 
     Raises:
-        StoreError: the files of the store are links; what they lead to is somebody else's.
+        StoreError: the files of the store are links, and what they lead to may have other users.
     """
     if is_made_of_links(store):
         raise StoreError(

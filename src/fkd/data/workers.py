@@ -198,7 +198,7 @@ def _report(kind: type[BaseException], error: BaseException, where: TracebackTyp
     """Print what a thread of a worker ends by, unless the main process has gone.
 
     A thread of multiprocessing hands the main process shared memory. When that is killed in the
-    middle, there is nobody left to tell, and the traceback would look like the cause.
+    middle, no process is left to tell, and the traceback would look like the cause.
     """
     if not issubclass(kind, EOFError | ConnectionError):
         sys.__excepthook__(kind, error, where)

@@ -179,14 +179,8 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
     remarks = [*remarks_of(train.source), *remarks_of(val.source)]
     for remark in dict.fromkeys(remarks):  # both may be the same images
         told.remark(remark)
-    loaded = find_backbone(config.model, config.checkpoint, input_size=config.input_size)
-    network = PooledFeatures(loaded.model, f"model {loaded.name}")
-    try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
+    requests = _requests(config, train.source, val.source)
     machine = Machine(device=device, batch_size=config.batch_size, num_workers=config.num_workers)
-    requests = [
-        FeatureRequest(network, loaded.preprocessing, images.source, loaded.name)
-        for images in (train, val)
-    ]
     if requests[0].identity == requests[1].identity:
         told.warn("val has the same images as images, so accuracy is that of images trained on")
     features = [
@@ -199,7 +193,7 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
     knn = knn_accuracy(features[0], features[1], config.knn.k, config.knn.temperature)
     told.advance(1)
     return ProbeReport(
-        model=loaded.name,
+        model=requests[0].name,
         weights=str(requests[0].members["weights"]),
         num_features=features[0].values.shape[1],
         num_classes=len(train.class_names),
@@ -254,6 +248,20 @@ def _open(config: ProbeConfig) -> tuple[_Labeled, _Labeled]:
         _require_images(name, images)
     _require_enough(config, len(train.rows))
     return train, val
+
+
+def _requests(config: ProbeConfig, *sources: ImageSource) -> list[FeatureRequest]:
+    """The features of each source under the backbone, which has been tried with one input.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or cannot take its input.
+    """
+    loaded = find_backbone(config.model, config.checkpoint, input_size=config.input_size)
+    network = PooledFeatures(loaded.model, f"model {loaded.name}")
+    try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
+    return [
+        FeatureRequest(network, loaded.preprocessing, source, loaded.name) for source in sources
+    ]
 
 
 def _require_same_classes(train: ImageSource, val: ImageSource) -> None:

@@ -115,7 +115,7 @@ def load_head(student: Embedder, checkpoint: str) -> None:
     folder = home_path(checkpoint)
     folder = folder if folder.is_dir() else folder.parent
     file = folder / HEAD_FILE
-    # Beside a file of others, a head of that name may be anybody's.
+    # Beside a file of others, a head of that name may be of any run.
     is_run = (folder / CARD_FILE).is_file() and file.is_file()
     if isinstance(student.head, NoHead) or not is_run:
         return

@@ -206,7 +206,7 @@ def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, M
 
 
 def _license(name: ModelName, card: ModelCard | None, is_published: bool) -> str | None:
-    """The license of the weights; a file under a plain name may hold anybody's, so None."""
+    """The license of the weights; a file under a plain name may hold any, so None."""
     if card is not None:
         return card.license
     if name.library != "timm" or not is_published:

@@ -1,7 +1,7 @@
 """What a store says about how it was made: teachers, decoder, numerics, libraries and canaries.
 
 The layout of a store does not depend on these members, and a store of another program may lack
-some. Whoever made a store chose their values, so they become checked values here, when the store is
+some. Their values are those of that program, so they become checked values here, when the store is
 opened: an absent member is None (or empty), and a member of another kind is refused.
 """
 
