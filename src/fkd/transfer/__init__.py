@@ -1,0 +1,1 @@
+"""Transfer of a trained student: detection and segmentation (Table 11), other classes."""
