@@ -129,7 +129,7 @@ def options() -> dict[str, set[str]]:
     for verb in VERBS:
         page = io.StringIO()
         with contextlib.redirect_stdout(page), pytest.raises(SystemExit):
-            main([verb, "--help"])
+            main([*verb.split(), "--help"])
         found[verb] = {*re.findall(r"--[a-z][\w.]*", page.getvalue()), "--help"}
     return found
 
@@ -144,7 +144,8 @@ def is_known(option: str, known: set[str]) -> bool:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_every_option_that_a_document_names_exists(path, options):
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    for verb, rest in re.findall(r"\bfkd ([a-z-]+)([^`\n#]*)", text):
+    words = "|".join(verb for verb in VERBS if " " in verb)
+    for verb, rest in re.findall(rf"\bfkd ({words}|[a-z-]+)([^`\n#]*)", text):
         for option in re.findall(rf" ({OPTION})", rest):
             assert is_known(option, options.get(verb, set())), f"fkd {verb} {option}"
     if "python -m benchmarks" not in text:  # benchmarks have options of their own

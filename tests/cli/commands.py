@@ -68,6 +68,7 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "verify": [store],
         "convert": [store, writes],
         "view": [store, images, f"--out={out}"],
+        "analyze storage": [f"--store={store}", writes],
         "demo": [writes],
     }[verb]
 

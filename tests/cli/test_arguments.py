@@ -22,6 +22,7 @@ MANY = [
     ("verify", "spot_checks", "3"),
     ("convert", "form", "plain"),
     ("view", "page.num_images", "3"),
+    ("analyze storage", "num_crops", "3"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fkd.cli import main, parser
-from fkd.cli.verbs import VERBS
+from fkd.cli.verbs import GROUPS, VERBS
 from fkd.errors import StoreFull
 
 
@@ -14,8 +14,32 @@ def test_help_lists_every_verb(capsys):
     main(["--help"])
     printed = capsys.readouterr().out
     for name, verb in VERBS.items():
-        assert name in printed
-        assert verb.summary in printed
+        assert all(word in printed for word in name.split())
+        assert verb.summary in printed or " " in name
+
+
+@pytest.mark.parametrize("first", GROUPS)
+def test_the_first_of_two_words_lists_the_second(first, capsys):
+    main([first, "--help"])
+    printed = capsys.readouterr().out
+    for name in [name for name in VERBS if name.startswith(f"{first} ")]:
+        assert f"  {name.split()[1]:12}{VERBS[name].summary}\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["analyze"], "analyze needs to know what; use one of "),
+        (["analyze", "storag"], "analyze has no 'storag'; did you mean storage?"),
+        (["analyze", "--out"], "analyze has no '--out'; use one of "),
+        (["analyz", "storage"], "there is no verb 'analyz'; did you mean analyze?"),
+    ],
+)
+def test_half_a_verb_is_completed(words, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert f"fkd: error: {said}" in capsys.readouterr().err
 
 
 def test_help_needs_neither_torch_nor_a_second():

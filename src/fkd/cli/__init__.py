@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fkd.cli import output
-from fkd.cli.arguments import nearest, options_of, read_arguments, require_all
+from fkd.cli.arguments import options_of, read_arguments, require_all, second_words, split_verb
 from fkd.cli.paths import require_inputs
 from fkd.cli.process import prepare_process
 from fkd.cli.ranks import is_first_to_say, leave_to_main_process
-from fkd.cli.verbs import VERBS
-from fkd.errors import ConfigError, FKDError
+from fkd.cli.verbs import GROUPS, VERBS
+from fkd.errors import FKDError
 from fkd.userfiles import os_reason
 
 _USAGE_ERROR = 2  # also argparse's
@@ -56,14 +56,13 @@ def _run(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return
-    verb, options = words[0], words[1:]
-    if verb == "--version":
+    if words[0] == "--version":
         print(_version())
         return
-    if verb not in VERBS:
-        meant = nearest(verb, VERBS)
-        hint = f"; did you mean {meant}?" if meant else f"; use one of {', '.join(VERBS)}"
-        raise ConfigError(f"there is no verb {verb!r}{hint} (fkd --help)")
+    if second_words(words[0]) and words[1:2] in (["-h"], ["--help"]):
+        print(_help_of_group(words[0]))
+        return
+    verb, options = split_verb(words)
     leave_to_main_process(shared=VERBS[verb].shared)
     arguments = read_arguments(verb, options)
     require_all(verb, arguments)
@@ -75,12 +74,29 @@ def _run(words: Sequence[str]) -> None:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {name:12}{verb.summary}" for name, verb in VERBS.items())
+    summaries = {name: verb.summary for name, verb in VERBS.items() if " " not in name}
+    for name in VERBS:
+        first, _, second = name.partition(" ")
+        if second:
+            seconds = ", ".join(second_words(first))
+            summaries[first] = f"{GROUPS[first]}: {seconds}"
+    verbs = "\n".join(f"  {name:12}{summary}" for name, summary in summaries.items())
     return (
         "usage: fkd VERB [--config FILE.yaml] [--OPTION VALUE ...]\n\n"
         "Label images once with a teacher, train any number of students: soft labels of many\n"
         f"random crops per image in a compact, checked store, and training from it.\n\n{verbs}\n\n"
         "fkd VERB --help lists the options of a verb; --print_config prints them as YAML."
+    )
+
+
+def _help_of_group(first: str) -> str:
+    verbs = "\n".join(
+        f"  {second:12}{VERBS[f'{first} {second}'].summary}" for second in second_words(first)
+    )
+    return (
+        f"usage: fkd {first} NAME [--config FILE.yaml] [--OPTION VALUE ...]\n\n"
+        f"{GROUPS[first].capitalize()}.\n\n{verbs}\n\n"
+        f"fkd {first} NAME --help lists the options of each."
     )
 
 

@@ -69,14 +69,43 @@ class Options:
 def options_of(verb: str) -> Options:
     """The options of a verb as the packaged list has them: a line is "verb option [kind ...]"."""
     text = files("fkd.cli").joinpath("options.txt").read_text(encoding="utf-8")
-    lines = [line.split() for line in text.splitlines()]
-    kinds = {option: kinds for name, option, *kinds in lines if name == verb}
+    own = [
+        line.removeprefix(f"{verb} ") for line in text.splitlines() if line.startswith(f"{verb} ")
+    ]
+    kinds = {option: kinds for option, *kinds in map(str.split, own)}
     return Options(
         names=tuple(option for option in kinds if option.startswith("-")),
         positional=tuple(option for option in kinds if not option.startswith("-")),
         switches=frozenset(option for option, kind in kinds.items() if "switch" in kind),
         required=frozenset(option for option, kind in kinds.items() if "required" in kind),
     )
+
+
+def split_verb(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The verb that a command line begins with, of one or two words, and the words after it.
+
+    Raises:
+        ConfigError: there is no such verb; names the nearest.
+    """
+    first, rest = words[0], words[1:]
+    seconds = second_words(first)
+    if first in VERBS:
+        return first, rest
+    if not seconds:
+        meant = nearest(first, [verb.partition(" ")[0] for verb in VERBS])
+        hint = f"; did you mean {meant}?" if meant else f"; use one of {', '.join(VERBS)}"
+        raise ConfigError(f"there is no verb {first!r}{hint} (fkd --help)")
+    if not rest or rest[0] not in seconds:
+        given = f"has no {rest[0]!r}" if rest else "needs to know what"
+        meant = nearest(rest[0], seconds) if rest else None
+        hint = f"did you mean {meant}?" if meant else f"use one of {', '.join(seconds)}"
+        raise ConfigError(f"{first} {given}; {hint} (fkd {first} --help)")
+    return f"{first} {rest[0]}", rest[1:]
+
+
+def second_words(first: str) -> list[str]:
+    """The second words of the verbs that begin with this word, such as those of "analyze"."""
+    return [verb.partition(" ")[2] for verb in VERBS if verb.startswith(f"{first} ")]
 
 
 def read_arguments(verb: str, words: Sequence[str]) -> list[Argument]:

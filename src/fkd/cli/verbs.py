@@ -34,6 +34,9 @@ _TEACHER = {"teacher.name": 'the teacher: a timm model, or "torchvision/NAME"'}
 _LABELS = {"num_crops": "crops stored per image", "codec": "how a label is compressed"}
 _STORE = {"store": "folder of the label store"}
 
+GROUPS = {"analyze": "figures of labels, models, storage and time, each with its numbers"}
+"""First words of the verbs of two words, and what their verbs have in common."""
+
 VERBS: dict[str, Verb] = {
     "plan": Verb(
         "fkd.cli.label:plan",
@@ -125,6 +128,18 @@ VERBS: dict[str, Verb] = {
         "fkd view labels --images.root photos/train",
         _IMAGES | {"out": "the page; by default beside the store"},
         "STORE",
+    ),
+    "analyze storage": Verb(
+        "fkd.cli.analyze.storage:storage",
+        "bytes of labels by codec: the paper's formula, official files, and ours (Table 2)",
+        "fkd analyze storage --num_images 1281167 --num_classes 1000 --num_crops 200",
+        {
+            "num_images": "of the data set",
+            "num_classes": "of a label",
+            "num_crops": "stored of each image",
+            "store": "a label store, to be measured beside the predictions",
+            "out": "folder of the figure and the numbers",
+        },
     ),
     "demo": Verb(
         "fkd.cli.demo:demo",
