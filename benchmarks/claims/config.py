@@ -35,6 +35,7 @@ class ClaimsConfig:
         crops_per_image: m where a row does not vary it.
         kept: K of the codecs that keep few classes; the paper's is 5 of 1,000 classes.
         kept_more: the larger K; the paper's is 10.
+        many_crops: values of m of claim 3, as far as there are so many crop-epochs.
         few_crops: stored crops of the rows that store fewer than the epochs.
         seeds: runs of every row.
         claims: which comparisons to run; see `rows`.
@@ -61,6 +62,7 @@ class ClaimsConfig:
     crops_per_image: int = 4
     kept: int = 5
     kept_more: int = 10
+    many_crops: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     few_crops: tuple[int, ...] = (4, 8)
     seeds: int = 3
     claims: tuple[int, ...] = (1, 2, 3, 4, 5)

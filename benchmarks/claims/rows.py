@@ -87,7 +87,7 @@ def _codecs(config: ClaimsConfig) -> Iterator[Row]:
 
 
 def _crops_per_image(config: ClaimsConfig) -> Iterator[Row]:
-    numbers = [m for m in (1, 2, 4, 8, 16, 32) if m <= config.epochs]
+    numbers = [m for m in config.many_crops if m <= config.epochs]
     yield from map(_vanilla, numbers)
     for m in numbers:
         yield _fkd(m, f"ms:{config.kept}", config.epochs)
