@@ -33,6 +33,7 @@ from fkd.checks import require_whole
 from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.folder import read_regular_file
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, refuse_same_folder
 from fkd.errors import (
     ConfigError,
@@ -173,7 +174,7 @@ def import_maps(
         facts = (source.key(i), source.name(i), loaded.crc32, loaded.num_bytes, size)
         return ImageRow(*facts), label_map
 
-    class_ids = _known_ids(source.class_names or [], names)
+    class_ids = _known_ids(class_names_among(source, names) or [], names)
     are_right: list[bool] = []
     with (
         StoreWriter.open(config.out, identity) as writer,

@@ -135,12 +135,18 @@ def _refuse_unmatched(
             f"{len(missing)} of {len(wanted)} classes are unknown to the teacher, the first is "
             f"{missing[0]!r} (it knows {len(head)} such as {_examples(head)}); rename the classes, "
             "name the teacher's outputs in teacher.class_names, keep the teacher's own classes, or "
-            "first train a teacher on these (fkd train --method vanilla)"
+            f"first train a teacher on these (fkd train --method vanilla){_suggest_numbers(wanted)}"
         )
     for name, outputs in zip(wanted, candidates, strict=True):
         if len(outputs) > 1:
             options = " or ".join(head[i] for i in outputs)
             raise ConfigError(f"class {name!r} may mean {options}; rename it to the one you mean")
+
+
+def _suggest_numbers(wanted: Sequence[str]) -> str:
+    if not all(name.isdecimal() for name in wanted):
+        return ""
+    return "; if these numbers are the ids of its classes, set images.classes by_number"
 
 
 def _refuse_shared(wanted: Sequence[str], head: Sequence[str], outputs: Sequence[int]) -> None:

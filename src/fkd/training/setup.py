@@ -1,7 +1,8 @@
 """What a run is built from: images, labels, teacher, student; opened and checked first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
 from fkd.data.joining import (
+    class_ids_among,
     describe_differing_classes,
     join_store,
-    map_classes,
     true_classes,
 )
 from fkd.data.maps import MapCropSource
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, open_source, remarks_of, spread_images
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
@@ -133,7 +135,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
     method = _build_method(config, card, outputs.width, teacher, bank)
     method.prepare_student(student)
     class_names = outputs.class_names
-    class_ids = map_classes(images.class_names, class_names)
+    class_ids = class_ids_among(images, class_names)
     if method.needs_classes:
         _require_classes(images, true_classes(images, class_ids), chosen)
     validation = _open_validation(config, outputs)
@@ -182,11 +184,12 @@ def _load_teacher(
 ) -> TeacherEnsemble | None:
     if not all_teachers(config):
         return None
-    classes: Sequence[str] | None = None
+    classes: Sequence[str] | Callable[[list[str]], list[str] | None] | None = None
     if store is not None:
         classes = store.class_names if store.is_of_classes else None
     elif config.classes == "dataset":
-        classes = require_class_names(images)
+        require_class_names(images)
+        classes = partial(class_names_among, images)
     return load_teachers(all_teachers(config), class_names=classes, device=device)
 
 
@@ -298,7 +301,7 @@ def _image_remarks(
     remarks += remarks_of(validation.source)
     if not outputs.are_embeddings:
         names = outputs.class_names
-        known = names if images.class_names is None else images.class_names
+        known = class_names_among(images, names) or names
         difference = describe_differing_classes(validation.source, known, names)
         remarks += [difference] if difference else []
     return list(dict.fromkeys(remarks))  # both may be the same images
