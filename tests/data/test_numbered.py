@@ -54,6 +54,15 @@ def test_a_thousand_numbers_are_ids_by_themselves(v2):
     assert "taken for class ids (0 to 999); images.classes by_name" in remark
 
 
+@pytest.mark.parametrize("known", [WNIDS[::-1], WNIDS[::7], ["n00000001", "cat", *WNIDS]])
+def test_and_found_where_a_model_has_others_besides_or_in_another_order(v2, known):
+    """A head of 21,841 classes, or a student of a part of ImageNet."""
+    ids = class_ids_among(open_images(v2), known)
+    assert [known[id_] if id_ >= 0 else None for id_ in ids] == [
+        wnid if wnid in known else None for wnid in WNIDS
+    ]
+
+
 def test_by_name_they_are_names_in_the_order_of_text(v2):
     source = open_images(v2, classes="by_name")
     assert source.class_names[:4] == ["0", "1", "10", "100"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fkd.data.class_ids import require_class_ids
+from fkd.data.imagenet import wordnet_ids
 from fkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def names_by_number(count: int, known: Sequence[str]) -> list[str]:
     """What the classes 0 to count - 1 are called among known classes.
 
     Class n is the n-th known one. Where the known ones are themselves called by numbers, it is the
-    one with this number, at whatever position. One that does not exist keeps its number as name.
+    one with this number, at whatever position; and where 1,000 classes meet WordNet ids, it is the
+    n-th of ImageNet. One that does not exist keeps its number as name.
 
     Example:
         >>> names_by_number(3, ["ant", "bee"]), names_by_number(3, ["0", "10", "2"])
@@ -97,6 +99,8 @@ def names_by_number(count: int, known: Sequence[str]) -> list[str]:
     if values is not None:
         name_of = dict(zip(values, known, strict=True))
         return [name_of.get(number, str(number)) for number in range(count)]
+    if count == _IMAGENET_CLASSES and not set(wordnet_ids()).isdisjoint(known):
+        return list(wordnet_ids())
     return [known[n] if n < len(known) else str(n) for n in range(count)]
 
 
