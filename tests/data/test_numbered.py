@@ -105,6 +105,7 @@ def test_on_request_with_gaps_and_leading_zeros(tmp_path, names, expected):
     assert labels == numbers_in(source)
     assert source.class_names == [str(i) for i in range(11)]
     assert class_ids_among(source, WNIDS)[labels].tolist() == labels
+    assert remarks_of(source) == []
 
 
 @pytest.mark.parametrize(

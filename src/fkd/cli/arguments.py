@@ -5,6 +5,7 @@ imported. What a value means is left to the parser.
 """
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +18,7 @@ CONFIG = "--config"
 _HELP = ("-h", "--help")
 _WITHOUT_VALUE = (*_HELP, "--print_config")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
-_MANY = frozenset({"labels", "maps"})  # groups as large as a verb: their options are not listed
+_MANY = frozenset({"labels", "maps", "sets"})  # groups whose options are not listed
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
 
 
@@ -43,12 +44,14 @@ class Options:
     Attributes:
         names: options such as "--images.root", in the order of --help.
         positional: names of positional arguments, all of them required.
+        many: whether the last of them may be given several times.
         switches: options that need no value.
         required: options without a default.
     """
 
     names: tuple[str, ...]
     positional: tuple[str, ...]
+    many: bool
     switches: frozenset[str]
     required: frozenset[str]
 
@@ -76,6 +79,7 @@ def options_of(verb: str) -> Options:
     return Options(
         names=tuple(option for option in kinds if option.startswith("-")),
         positional=tuple(option for option in kinds if not option.startswith("-")),
+        many=any("many" in kind for kind in kinds.values()),
         switches=frozenset(option for option, kind in kinds.items() if "switch" in kind),
         required=frozenset(option for option, kind in kinds.items() if "required" in kind),
     )
@@ -123,6 +127,15 @@ def read_arguments(verb: str, words: Sequence[str]) -> list[Argument]:
         if argument.option and not options.knows(argument.option):
             raise ConfigError(_unknown(verb, argument.option, options))
     return sorted(arguments, key=_rank)
+
+
+def join_positional(verb: str, arguments: Sequence[Argument]) -> list[Argument]:
+    """The arguments with several positional ones as the list that the parser takes them in."""
+    given = [argument for argument in arguments if not argument.option]
+    if not options_of(verb).many or len(given) < 2:
+        return list(arguments)
+    joined = Argument("", json.dumps([argument.value for argument in given]))
+    return [*(argument for argument in arguments if argument.option), joined]
 
 
 def require_all(verb: str, arguments: Iterable[Argument]) -> None:

@@ -6,6 +6,7 @@ Only what must exist is looked up, and only its presence: what a file says is it
 import os
 import stat
 from collections.abc import Iterable
+from itertools import chain, repeat
 
 from fkd.cli.arguments import Argument
 from fkd.errors import ConfigError
@@ -38,21 +39,24 @@ def input_of(option: str) -> str | None:
     return next((key for key in (whole, whole.rpartition(".")[2]) if key in INPUTS), None)
 
 
-def require_inputs(arguments: Iterable[Argument], positional: tuple[str, ...]) -> None:
+def require_inputs(
+    arguments: Iterable[Argument], positional: tuple[str, ...], *, many: bool = False
+) -> None:
     """Refuse paths that are not there, or are a file for a folder or the other way round.
 
     Args:
         arguments: of the command line.
         positional: names of the positional arguments, in order.
+        many: whether further ones have the last of these names, too.
 
     Raises:
         ConfigError: names option, path and reason.
     """
     given = list(arguments)
     downloads = any(a.option in ("--images.download", "--images.format") for a in given)
-    names = iter(positional)
+    names = chain(positional, repeat(positional[-1] if many else ""))
     for argument in given:
-        option = argument.option.lstrip("-") or next(names, "")
+        option = argument.option.lstrip("-") or next(names)
         kind, value = input_of(option), argument.value
         if value == "" and (kind is not None or option in OUTPUTS):
             raise ConfigError(f"{option} is empty; give {INPUTS.get(kind or '', 'a path')}")

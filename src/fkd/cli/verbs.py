@@ -82,10 +82,16 @@ VERBS: dict[str, Verb] = {
     ),
     "eval": Verb(
         "fkd.cli.evaluate:evaluate",
-        "measure top-1 and top-5 of a run or a model on images",
+        "measure accuracy, calibration and agreement of models on images",
         "fkd eval run --images.root photos/val",
-        _IMAGES,
-        "MODEL",
+        _IMAGES
+        | {
+            "sets.NAME": "further images under a name; see below",
+            "teacher.name": "a model to compare with: agreement and KL divergence",
+            "out": "a JSON file of results; what it has is not computed again",
+            "sort": "columns to sort the table by, e.g. set,top1",
+        },
+        "MODEL ...",
     ),
     "probe": Verb(
         "fkd.cli.probe:probe",

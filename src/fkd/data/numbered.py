@@ -111,10 +111,11 @@ class NumberedSource:
         root: where the images are.
         class_names: "0", "1", ... up to the largest number, also those without an image; the names
             that the source has, where its labels are numbers by themselves.
-        remarks: those of the source, and one on the numbers.
+        remarks: those of the source, and one on the numbers where nobody has asked.
 
     Args:
         whole: the source, which has classes.
+        on_request: whether the user has said that they are ids.
 
     Raises:
         ConfigError: as `ids_by_number`.
@@ -122,7 +123,7 @@ class NumberedSource:
 
     classes_are_numbers = True
 
-    def __init__(self, whole: "ImageSource") -> None:
+    def __init__(self, whole: "ImageSource", *, on_request: bool) -> None:
         self.root = whole.root
         names, self._ids = ids_by_number(
             whole.class_names or [],
@@ -131,11 +132,12 @@ class NumberedSource:
             root=whole.root,
         )
         self.class_names: list[str] | None = names
-        self.remarks = [
-            *getattr(whole, "remarks", ()),
-            f"the classes of {whole.root} are numbers and are taken for class ids "
-            f"(0 to {len(names) - 1}); images.classes by_name takes them for names",
-        ]
+        self.remarks = list(getattr(whole, "remarks", ()))
+        if not on_request:
+            self.remarks.append(
+                f"the classes of {whole.root} are numbers and are taken for class ids "
+                f"(0 to {len(names) - 1}); images.classes by_name takes them for names"
+            )
         self._whole = whole
 
     def __len__(self) -> int:

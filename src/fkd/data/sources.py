@@ -192,10 +192,9 @@ def _name_classes(source: ImageSource, config: ImagesConfig) -> ImageSource:
                 "images in class folders"
             )
         return source
-    if config.classes == "by_number" or (
-        config.classes == "auto" and are_imagenet_ids(source.class_names)
-    ):
-        return NumberedSource(source)
+    on_request = config.classes == "by_number"
+    if on_request or (config.classes == "auto" and are_imagenet_ids(source.class_names)):
+        return NumberedSource(source, on_request=on_request)
     return source
 
 

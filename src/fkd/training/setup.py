@@ -15,6 +15,7 @@ from fkd.data.canary import check_canaries, describe_missing_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
+from fkd.data.identity import identify_images
 from fkd.data.joining import (
     class_ids_among,
     describe_differing_classes,
@@ -23,7 +24,7 @@ from fkd.data.joining import (
 )
 from fkd.data.maps import MapCropSource
 from fkd.data.numbered import class_names_among
-from fkd.data.sources import ImageSource, open_source, remarks_of, spread_images
+from fkd.data.sources import ImageSource, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
@@ -34,7 +35,7 @@ from fkd.models.cards import ModelCard
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.teacher import load_teachers
 from fkd.randomness import Purpose, permutations, stream_key
-from fkd.store import LabelStore, keys_digest
+from fkd.store import LabelStore
 from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
 from fkd.training.defaults import fill_defaults
 from fkd.training.outputs import (
@@ -46,7 +47,6 @@ from fkd.training.outputs import (
 )
 from fkd.training.students import build_student
 
-_IDENTIFYING = 64  # images whose content is compared when a run is started again
 _SUBSET = b"max_images"  # names the random stream that chooses them
 
 
@@ -325,22 +325,8 @@ def _identify(
 ) -> dict[str, Any]:
     """What the data are: paths may change, these must not."""
     return {
-        "images": _identify_images(images),
+        "images": identify_images(images),
         "store_root_hash": None if store is None else store.root_hash,
         "teachers": None if teacher is None else teacher.identity(),
-        "val": None if validation is None else _identify_images(validation.source),
-    }
-
-
-def _identify_images(source: ImageSource) -> dict[str, Any]:
-    """Their keys, and the content of some: reading all would take long at every start.
-
-    Images of a store are compared with it one by one when they are read.
-    """
-    keys = [source.key(i) for i in range(len(source))]
-    some = map(source.read, spread_images(source, _IDENTIFYING))
-    return {
-        "num_images": len(source),
-        "keys_sha256": keys_digest(keys),
-        "sampled_contents_sha256": keys_digest(some),
+        "val": None if validation is None else identify_images(validation.source),
     }
