@@ -4,7 +4,9 @@ from contextlib import closing
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -21,13 +23,15 @@ _COLUMNS = {
     "set": ("set", "set", "{}", False),
     "model": ("model", "model", "{}", False),
     "images": ("num_images", "images", "{:,}", True),
-    "top1": ("top1", "top-1 %", "{:.2f}", True),
-    "top5": ("top5", "top-5 %", "{:.2f}", True),
-    "class": ("mean_class_top1", "class %", "{:.2f}", True),
-    "ece": ("calibration_error", "ECE %", "{:.2f}", False),
-    "agreement": ("agreement", "agree %", "{:.2f}", True),
+    "top1": ("top1", "top-1", "{:.2f}", True),
+    "top5": ("top5", "top-5", "{:.2f}", True),
+    "class": ("mean_class_top1", "class", "{:.2f}", True),
+    "ece": ("calibration_error", "ECE", "{:.2f}", False),
+    "agreement": ("agreement", "agree", "{:.2f}", True),
     "kl": ("divergence", "KL", "{:.4f}", False),
 }
+
+_WIDEST = 10_000  # columns of text
 
 
 @dataclass(frozen=True)
@@ -187,13 +191,21 @@ def _print_table(results: list[EvalResult], console: Console) -> None:
         for column in _COLUMNS.values()
         if any(getattr(result, column[0]) is not None for result in results)
     ]
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for name, title, _, _ in shown:
-        table.add_column(title, justify="left" if name in ("set", "model") else "right")
+        if name in ("set", "model"):
+            table.add_column(title, overflow="fold")
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         values = [(getattr(result, name), form) for name, _, form, _ in shown]
         table.add_row(*("" if value is None else form.format(value) for value, form in values))
+    if not console.is_terminal:  # a file or a pipe has no width to fold names for
+        options = console.options.update(width=_WIDEST)
+        console.width = max(console.width, Measurement.get(console, options, table).maximum)
     console.print(table, soft_wrap=False)
+    units = ", KL in nats" if any(result.divergence is not None for result in results) else ""
+    console.print(f"Percentages{units}; fkd eval --help explains the columns.")
     for result in results:
         if result.num_left_out:
             console.print(

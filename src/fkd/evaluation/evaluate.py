@@ -20,7 +20,7 @@ from fkd.data.sources import ImagesConfig, ImageSource, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.metrics import Comparison, Predictions, calibration_error, count_by_class
 from fkd.evaluation.passes import Pass, run_pass
-from fkd.evaluation.reference import Reference, share_classes
+from fkd.evaluation.reference import Reference, load_reference, share_classes
 from fkd.evaluation.results import ClassResult, EvalResult, ResultsFile, find_result
 from fkd.evaluation.sets import SetConfig, Truth, describe_subset, find_truth, parse_set
 from fkd.models.architectures.embedders import Embedder
@@ -211,7 +211,7 @@ def _open(config: EvalConfig, told: EvalProgress, device: torch.device) -> list[
     """All passes, sets first, with everything checked."""
     loaded = {model: load_classifier(model, config) for model in models_of(config)}
     weights = {model: weights_sha256(of_one.model.state_dict()) for model, of_one in loaded.items()}
-    reference = None if config.teacher is None else Reference(config.teacher, device)
+    reference = None if config.teacher is None else load_reference(config.teacher, device)
     passes = []
     for set_name, of_set in sets_of(config).items():
         source = _open_set(set_name, of_set)
@@ -323,7 +323,7 @@ def _measure(
         kind=planned.kind,
         num_images=len(one.truth.chosen),
         num_left_out=one.truth.num_left_out,
-        reason=one.truth.reason,
+        reason=one.truth.reason if one.truth.num_left_out else "",
         teacher=teacher,
         num_shared_classes=None if one.shared is None else len(one.shared),
         seconds=round(time.perf_counter() - started, 3),

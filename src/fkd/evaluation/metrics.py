@@ -61,14 +61,18 @@ def predict(logits: Tensor, truth: Tensor) -> Predictions:
 
 
 def compare_outputs(teacher: Tensor, student: Tensor) -> Comparison:
-    """Top-1 agreement and KL(teacher || student) of the softmaxes of logits (n, C)."""
+    """Top-1 agreement and KL(teacher || student) of the softmaxes of logits (n, C).
+
+    The divergence is never negative, so what rounding makes negative is 0.
+    """
     divergence = F.kl_div(
         F.log_softmax(student, dim=1),
         F.log_softmax(teacher, dim=1),
         reduction="none",
         log_target=True,
     ).sum(dim=1)
-    return Comparison(teacher.argmax(dim=1) == student.argmax(dim=1), divergence)
+    agree = teacher.argmax(dim=1) == student.argmax(dim=1)
+    return Comparison(agree, divergence.clamp_min(0.0))
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:

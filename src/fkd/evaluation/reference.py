@@ -79,22 +79,11 @@ class Reference:
     """A teacher whose outputs for the images of a set are kept for the next model on the set.
 
     Attributes:
-        teacher: loaded.
+        teacher: a classifier, on the device of the models.
     """
 
-    def __init__(self, config: TeacherConfig, device: torch.device) -> None:
-        """Load the teacher.
-
-        Raises:
-            ConfigError: there is no such teacher, or it has no classes.
-        """
-        ensemble = load_teachers([config], device=device)
-        self.teacher: Teacher = ensemble.teachers[0]
-        if not self.teacher.is_classifier:
-            raise ConfigError(
-                f"teacher.output: {self.teacher.name} gives {self.teacher.output}, which are no "
-                "classes to agree on; use a teacher with a classifier (--teacher.output logits)"
-            )
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
         self._rows = np.zeros(0, np.int64)
         self._kept: Tensor | None = None
         self._set: str | None = None
@@ -124,3 +113,18 @@ class Reference:
     def scale(self, logits: Tensor, shared: SharedClasses) -> Tensor:
         """Its logits of the shared classes at its temperature, (n, shared)."""
         return logits[:, shared.teacher] / self.teacher.temperature
+
+
+def load_reference(config: TeacherConfig, device: torch.device) -> Reference:
+    """The teacher that a configuration describes.
+
+    Raises:
+        ConfigError: there is no such teacher, or it has no classes.
+    """
+    teacher = load_teachers([config], device=device).teachers[0]
+    if not teacher.is_classifier:
+        raise ConfigError(
+            f"teacher.output: {teacher.name} gives {teacher.output}, which are no classes to agree "
+            "on; use a teacher with a classifier (--teacher.output logits)"
+        )
+    return Reference(teacher)
