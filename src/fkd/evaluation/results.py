@@ -23,6 +23,8 @@ from fkd.userfiles import os_reason
 
 FORMAT = "fkd results 1"
 
+_FIGURES = ("top1", "top5", "mean_class_top1", "calibration_error", "agreement", "divergence")
+
 
 @dataclass(frozen=True)
 class ClassResult:
@@ -178,6 +180,17 @@ def find_result(
 
 
 def _from_json(entry: Any) -> EvalResult:
+    """A result as `add` has written it.
+
+    Raises:
+        TypeError: it is none.
+        KeyError: likewise.
+    """
+    if not isinstance(entry, dict):
+        raise TypeError(f"{entry!r} is no result")
+    for name in _FIGURES:
+        if not isinstance(entry[name], int | float | None):
+            raise TypeError(f"{name} is {entry[name]!r}")
     known = {field.name for field in fields(EvalResult)}
     values = {name: value for name, value in entry.items() if name in known}
     values["classes"] = [ClassResult(**of_one) for of_one in entry["classes"]]
