@@ -22,6 +22,7 @@ def lab(make_images, tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
     make_images(root / "val", per_class=2)
     make_images(root / "new", ["ant", "elk"], per_class=2, seed=1)
+    make_images(root / "elk", ["elk", "fox"], per_class=1)
     card = {"name": "test_resnet", "num_classes": 3, "input_size": 32, "kwargs": {}}
     card |= {"interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9}
     for seed, name in enumerate("ab"):
@@ -104,9 +105,11 @@ def test_several_models_and_sets_are_a_table_and_a_file(run, tmp_path):
         ("./a", "new"),
         ("./b", "new"),
     ]
-    before = out.stat().st_mtime_ns, out.read_text()
-    assert rows_of(run(*words)) == rows_of(printed)
-    assert out.read_text() == before[1]
+    before = out.read_text()
+    again = run(*words)
+    assert rows_of(again) == rows_of(printed)
+    assert "4 were there already" in again
+    assert out.read_text() == before
 
 
 def test_sets_in_a_file_of_settings_and_in_braces(run, tmp_path):
@@ -145,6 +148,7 @@ def test_sets_beside_images(run):
         (["./a", "--sets.x", "imagenet-a:val"], "imagenet-a: the 3 classes of ./a"),
         (["./a", "--sets.x", "{rot: val}"], "no setting 'rot'; did you mean root?"),
         (["./a", "--sets", "val"], "sets: "),
+        (["./a", "--sets.x", "val", "--sets.y", "elk"], "./a on y: none of the classes of elk"),
         (["./a", "--images", "val", "--sort", "speed"], "sort: 'speed' is no column; use set, mod"),
         (["./a", "--images", "val", "--teacher.output", "head"], "teacher.name: give a model name"),
     ],

@@ -77,7 +77,12 @@ def evaluate(options: EvalOptions) -> None:
     else:
         _print_table(sort_results(results, _sort_columns(options), options.reverse), console)
     if options.out is not None:
-        console.print(f"results   {options.out}, with the accuracy of every class")
+        known = (
+            f"; {reporter.num_reused} were there already (--redo computes them again)"
+            if reporter.num_reused
+            else ""
+        )
+        console.print(f"results   {options.out}, with the accuracy of every class{known}")
 
 
 def more_help() -> str:
@@ -126,6 +131,7 @@ class _Reporter(EvalProgress):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar: Bar | None = None
+        self.num_reused = 0
 
     def close(self) -> None:
         """Stop the bar."""
@@ -148,6 +154,10 @@ class _Reporter(EvalProgress):
         """Move the bar."""
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], count)
+
+    def reuse(self, what: str) -> None:
+        """Count it."""
+        self.num_reused += 1
 
 
 def _print_one(result: EvalResult, console: Console) -> None:

@@ -128,6 +128,9 @@ class EvalProgress:
     def advance(self, count: int) -> None:
         """So many more images are done."""
 
+    def reuse(self, what: str) -> None:
+        """A result of the file is used; nothing is computed for it."""
+
 
 def evaluate(config: EvalConfig, progress: EvalProgress | None = None) -> list[EvalResult]:
     """Measure every model on every set; the results of a set together, models in their order.
@@ -164,12 +167,20 @@ def evaluate(config: EvalConfig, progress: EvalProgress | None = None) -> list[E
         if result is None:
             result = _measure(config, one, told, device)
             file.add(result)
-        elif result.place != one.place:
-            model, of_set, _ = one.place
-            result = replace(result, model=model, set=of_set)
-            file.add(result)
+        else:
+            told.reuse(one.what)
+            result = _rename(result, one, file)
         results.append(result)
     return results
+
+
+def _rename(result: EvalResult, planned: "_Planned", file: ResultsFile) -> EvalResult:
+    """A result of the file as that of this pass, also where it has other names there."""
+    if result.place == planned.place:
+        return result
+    result = replace(result, model=planned.model, set=planned.run.set_name)
+    file.add(result)
+    return result
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,11 @@ class _Planned:
     model: str
     kind: str
     identity: dict[str, Any]
+
+    @property
+    def what(self) -> str:
+        """What people call it."""
+        return f"{self.model} on {self.run.set_name}"
 
     @property
     def place(self) -> tuple[str, str, str | None]:
@@ -212,15 +228,20 @@ def _open(config: EvalConfig, told: EvalProgress, device: torch.device) -> list[
     loaded = {model: load_classifier(model, config) for model in models_of(config)}
     weights = {model: weights_sha256(of_one.model.state_dict()) for model, of_one in loaded.items()}
     reference = None if config.teacher is None else load_reference(config.teacher, device)
-    passes = []
-    for set_name, of_set in sets_of(config).items():
+    passes, sets = [], sets_of(config)
+    for set_name, of_set in sets.items():
         source = _open_set(set_name, of_set)
         images = identify_images(source)
         for remark in (*remarks_of(source), describe_subset(source, of_set.kind)):
             if remark is not None:
                 told.remark(remark)
         for model, of_one in loaded.items():
-            one = _plan(model, of_one, set_name, source, of_set, reference)
+            try:
+                one = _plan(model, of_one, set_name, source, of_set, reference)
+            except ConfigError as error:
+                if len(loaded) * len(sets) == 1:
+                    raise
+                raise ConfigError(f"{model} on {set_name}: {error}") from error
             identity = _identity(one, of_set, weights[model], images)
             passes.append(_Planned(one, model, of_set.kind, identity))
     return passes
@@ -305,7 +326,7 @@ def _measure(
 ) -> EvalResult:
     """The result of a pass."""
     one, started = planned.run, time.perf_counter()
-    told.begin(f"{planned.model} on {one.set_name}", len(one.truth.chosen))
+    told.begin(planned.what, len(one.truth.chosen))
     predictions, comparison = run_pass(
         one,
         device=device,
