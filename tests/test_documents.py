@@ -135,7 +135,10 @@ def options() -> dict[str, set[str]]:
 
 
 def is_known(option: str, known: set[str]) -> bool:
-    """Whether an option is listed; those of a part that may be absent are behind PART.help."""
+    """Whether an option is listed; those of a part that may be absent are behind PART.help, and
+    sets have names of the user's own."""
+    if option.startswith("--sets."):
+        option = "--sets"
     if option.endswith(".*"):
         return any(other.startswith(option[:-1]) for other in known)
     return option in known or f"{option.partition('.')[0]}.help" in known
