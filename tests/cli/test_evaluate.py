@@ -130,6 +130,12 @@ def test_sets_in_a_file_of_settings_and_in_braces(run, tmp_path):
     assert len(rows_of(printed)) == 4
 
 
+def test_options_of_a_set_beside_its_path(run):
+    words = ["--sets.x.split", "train", "--sets.x", "val", "--sets.y", "new"]
+    printed = run("./a", *words, "--sets.x.format", "classes")
+    assert [row[:3] for row in rows_of(printed)] == [["x", "./a", "6"], ["y", "./a", "2"]]
+
+
 def test_sets_beside_images(run):
     printed = run("./a", "--images.root", "val", "--sets.new", "new")
     assert [row[0] for row in rows_of(printed)] == ["images", "new"]
@@ -147,6 +153,16 @@ def test_sets_beside_images(run):
         (["./a", "--sets.x", "real:val"], "real: the 3 classes of ./a (such as ant) are not the"),
         (["./a", "--sets.x", "imagenet-a:val"], "imagenet-a: the 3 classes of ./a"),
         (["./a", "--sets.x", "{rot: val}"], "no setting 'rot'; did you mean root?"),
+        (["./a", "--sets.x", "val", "--sets.x.splt", "v"], "'splt'; did you mean split?"),
+        (["./a", "--sets.x.split", "v"], "sets.x: root is missing"),
+        (
+            ["./a", "--sets.x", "{root: val}", "--sets.x.split", "v"],
+            "sets.x: give its options in b",
+        ),
+        (
+            ["./a", "--sets.x=val", "--sets.x.label_column=null", "--sets.x.classes=by_number"],
+            "sets.x: images.classes by_number: images.format flat, or label_column null, takes",
+        ),
         (["./a", "--sets", "val"], "sets: "),
         (["./a", "--sets.x", "val", "--sets.y", "elk"], "./a on y: none of the classes of elk"),
         (["./a", "--images", "val", "--sort", "speed"], "sort: 'speed' is no column; use set, mod"),

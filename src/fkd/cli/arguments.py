@@ -19,6 +19,8 @@ _HELP = ("-h", "--help")
 _WITHOUT_VALUE = (*_HELP, "--print_config")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
 _MANY = frozenset({"labels", "maps", "sets"})  # groups whose options are not listed
+_OF_A_SET = 2  # dots in --sets.NAME.OPTION
+_WORDS = {"true": True, "false": False, "null": None}  # that are no text
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
 
 
@@ -126,7 +128,7 @@ def read_arguments(verb: str, words: Sequence[str]) -> list[Argument]:
     for argument in arguments:
         if argument.option and not options.knows(argument.option):
             raise ConfigError(_unknown(verb, argument.option, options))
-    return sorted(arguments, key=_rank)
+    return sorted(_join_sets(arguments), key=_rank)
 
 
 def join_positional(verb: str, arguments: Sequence[Argument]) -> list[Argument]:
@@ -229,6 +231,33 @@ def _unknown(verb: str, option: str, options: Options) -> str:
     meant = by_last[0] if by_last else f"--{known.lstrip('_')}" if known else None
     hint = f"; did you mean {meant}?" if meant else ""
     return f"{verb} has no option {option}{hint} (fkd {verb} --help)"
+
+
+def _join_sets(arguments: list[Argument]) -> list[Argument]:
+    """`--sets.v2 PATH --sets.v2.split val` as one group, which the parser would not add up.
+
+    Raises:
+        ConfigError: such a set is also given as a whole.
+    """
+    groups: dict[str, dict[str, object]] = {
+        argument.option.rpartition(".")[0]: {}
+        for argument in arguments
+        if argument.option.startswith("--sets.") and argument.option.count(".") == _OF_A_SET
+    }
+    joined: dict[str, Argument] = {}  # by what they are, in the order of the first of each
+    for number, argument in enumerate(arguments):
+        option, value = argument.option, argument.value or ""
+        name, field = (option, "root") if option in groups else option.rpartition(".")[::2]
+        if name not in groups:
+            joined[str(number)] = argument
+            continue
+        if field == "root" and _is_settings(value):
+            raise ConfigError(
+                f"{name.lstrip('-')}: give its options in braces or one by one, not both"
+            )
+        groups[name][field] = _WORDS.get(value.lower(), value)
+        joined[name] = Argument(name, json.dumps(groups[name]))
+    return list(joined.values())
 
 
 def _rank(argument: Argument) -> tuple[bool, int]:

@@ -12,7 +12,7 @@ ImageNetV2 needs no kind: its folders are numbers, which `fkd.data.numbered` tak
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
@@ -135,8 +135,9 @@ def _from_mapping(name: str, settings: dict[Any, Any]) -> SetConfig:
     for field in ("image_column", "label_column"):
         if not isinstance(settings.get(field), str | None):
             raise ConfigError(f"sets.{name}: {field} is a name, got {settings[field]!r}")
+    whole = parse_set(name, settings["root"])  # may have a kind before it, too
     try:
-        return SetConfig(**settings)
+        return replace(whole, **{key: settings[key] for key in settings if key != "root"})
     except ConfigError as error:
         raise ConfigError(f"sets.{name}: {error}") from error
 
