@@ -262,6 +262,26 @@ def test_every_set_and_model_is_checked_before_the_first_pass(lab, tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
+def test_parquet_files_by_name_and_by_number(lab, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    files = [(tmp_path / f"first/{name}/{i}.png").read_bytes() for name in NAMES for i in (0, 1)]
+    images = [{"bytes": data, "path": None} for data in files]
+    for name, labels in (("text", [n for n in NAMES for _ in "ab"]), ("ids", [0, 0, 1, 1, 2, 2])):
+        (tmp_path / name).mkdir()
+        table = pa.table({"image": images, "label": labels})
+        parquet.write_table(table, tmp_path / name / "data.parquet")
+    sets = {
+        "text": str(tmp_path / "text"),
+        "ids": {"root": str(tmp_path / "ids"), "classes": "by_number"},
+    }
+    results = evaluate(lab(["good", "half"], sets=sets))
+    assert [r.top1 for r in results] == [100.0, 50.0, 100.0, 50.0]
+    with pytest.raises(ConfigError, match=r"ids of the model's classes, set images\.classes by_n"):
+        evaluate(lab("good", sets={"ids": str(tmp_path / "ids")}))
+
+
 def test_images_without_classes_and_a_teacher(lab, tmp_path):
     write_shades(tmp_path / "flat", [f"{i}.png" for i in range(6)])
     sets = {"flat": str(tmp_path / "flat")}

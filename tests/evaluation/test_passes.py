@@ -30,6 +30,7 @@ def measure(loaded, root, kind="classes", reference=None, batch_size=3, num_work
         shared = share_classes(loaded.class_names, truth.outputs, names, "fixed")
     one = Pass(
         loaded=loaded,
+        is_last=False,
         owner="fixed",
         set_name=str(root),
         source=source,
@@ -228,6 +229,18 @@ class TestReference:
         assert compared.agree.tolist() == [True, True, False, False]
         measure(loaded, tmp_path / "b", reference=reference)
         assert sum(seen) == 3 * 8 + 4 + 2
+
+    def test_outputs_that_are_too_large_are_not_kept(self, tmp_path, monkeypatch):
+        write_shades(tmp_path, ["ant/0.png", "bee/1.png"])
+        reference = self.teacher(one_hot([0, 1], 4), self.NAMES)
+        assert reference.can_keep(2**27)
+        assert not reference.can_keep(2**27 + 1)  # of 4 floats each
+        monkeypatch.setattr("fkd.evaluation.reference._MOST_BYTES", 31)
+        loaded = fixed_model(one_hot([0, 2], 4), self.NAMES)
+        for _ in range(2):
+            _, compared, truth = measure(loaded, tmp_path, reference=reference)
+            assert compared.agree.tolist() == [True, False]
+            assert reference.kept(str(tmp_path), truth.chosen) is None
 
 
 def test_outputs_that_are_not_finite_name_the_image(tmp_path):

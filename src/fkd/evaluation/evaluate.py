@@ -225,7 +225,8 @@ def _refuse_for_several(config: EvalConfig) -> None:
 
 def _open(config: EvalConfig, told: EvalProgress, device: torch.device) -> list[_Planned]:
     """All passes, sets first, with everything checked."""
-    loaded = {model: load_classifier(model, config) for model in models_of(config)}
+    models = models_of(config)
+    loaded = {model: load_classifier(model, config) for model in models}
     weights = {model: weights_sha256(of_one.model.state_dict()) for model, of_one in loaded.items()}
     reference = None if config.teacher is None else load_reference(config.teacher, device)
     passes, sets = [], sets_of(config)
@@ -238,6 +239,7 @@ def _open(config: EvalConfig, told: EvalProgress, device: torch.device) -> list[
         for model, of_one in loaded.items():
             try:
                 one = _plan(model, of_one, set_name, source, of_set, reference)
+                one = replace(one, is_last=model == models[-1])
             except ConfigError as error:
                 if len(loaded) * len(sets) == 1:
                     raise

@@ -1,7 +1,7 @@
 """One pass over the images of a set: everything that is measured of a model, from its outputs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,7 @@ from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import center_crop
 from fkd.evaluation.metrics import Comparison, Predictions, compare_outputs, predict
-from fkd.evaluation.reference import Reference, SharedClasses
+from fkd.evaluation.reference import Reference, ReferencePass, SharedClasses
 from fkd.evaluation.sets import Truth
 from fkd.models.numerics import precision
 from fkd.models.preprocessing import Preprocessing
@@ -34,6 +34,7 @@ class Pass:
         truth: which of them count, and what is right.
         reference: the teacher to compare with, if any.
         shared: the classes that both have.
+        is_last: whether no other model follows on the set, for which to keep the teacher's outputs.
     """
 
     loaded: LoadedModel
@@ -43,15 +44,7 @@ class Pass:
     truth: Truth
     reference: Reference | None = None
     shared: SharedClasses | None = None
-
-
-@dataclass
-class _Outputs:
-    """What the batches of a pass have given so far."""
-
-    predictions: list[Predictions] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
-    teacher: list[Tensor] = field(default_factory=list)
+    is_last: bool = True
 
 
 @torch.inference_mode()
@@ -74,35 +67,29 @@ def run_pass(
     """
     model = one.loaded.model.eval().to(device).to(memory_format=torch.channels_last)
     chosen, reference = one.truth.chosen, one.reference
-    kept = None if reference is None else reference.kept(one.set_name, chosen)
-    looks = [one.loaded.preprocessing]
-    if reference is not None and kept is None:
-        looks.append(reference.preprocessing)
-    found, first = _Outputs(), 0
+    teacher, looks = None, [one.loaded.preprocessing]
+    if reference is not None:
+        teacher = ReferencePass(reference, one.set_name, chosen, keep=not one.is_last)
+        looks += [reference.preprocessing] if teacher.needs_crops else []
+    predictions: list[Predictions] = []
+    comparisons: list[Comparison] = []
+    first = 0
     for crops in load_crops(one.source, chosen, looks, batch_size, num_workers):
         rows = slice(first, first + len(crops[0]))
         with precision(device, None):
             logits = model(looks[0].normalize(crops[0].to(device, non_blocking=True))).float()
         _refuse_not_finite(one, logits, first)
-        found.predictions.append(_predict(one.truth, logits, rows))
-        if reference is not None and one.shared is not None:
-            of_teacher = reference.teacher.logits(crops[1]) if kept is None else kept[rows]
-            if kept is None:
-                found.teacher.append(of_teacher.cpu())
-            found.comparisons.append(
-                _compare(reference, one.shared.to(device), of_teacher.to(device), logits)
-            )
+        predictions.append(_predict(one.truth, logits, rows))
+        if teacher is not None:
+            comparisons.append(_compare(one, teacher.logits(crops[-1], rows).to(device), logits))
         first = rows.stop
         progress(len(crops[0]))
     model.to("cpu")
-    if reference is not None and kept is None:
-        reference.keep(one.set_name, chosen, found.teacher)
-    comparison = (
-        Comparison(*map(torch.cat, zip(*found.comparisons, strict=True)))
-        if found.comparisons
-        else None
-    )
-    return Predictions.join(found.predictions), comparison
+    if teacher is None:
+        return Predictions.join(predictions), None
+    teacher.finish()
+    agree, divergence = map(torch.cat, zip(*comparisons, strict=True))
+    return Predictions.join(predictions), Comparison(agree, divergence)
 
 
 def load_crops(
@@ -144,10 +131,12 @@ def _predict(truth: Truth, logits: Tensor, rows: slice) -> Predictions:
     )
 
 
-def _compare(
-    reference: Reference, shared: SharedClasses, of_teacher: Tensor, logits: Tensor
-) -> Comparison:
-    found = compare_outputs(reference.scale(of_teacher, shared), logits[:, shared.model])
+def _compare(one: Pass, of_teacher: Tensor, logits: Tensor) -> Comparison:
+    """The comparison over the classes that both have, on the CPU."""
+    assert one.reference is not None
+    assert one.shared is not None  # known with the teacher
+    shared = one.shared.to(logits.device)
+    found = compare_outputs(one.reference.scale(of_teacher, shared), logits[:, shared.model])
     return Comparison(found.agree.cpu(), found.divergence.cpu())
 
 

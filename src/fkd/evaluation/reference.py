@@ -104,15 +104,54 @@ class Reference:
             return None
         return self._kept[torch.from_numpy(np.searchsorted(self._rows, rows))]
 
+    def can_keep(self, num_images: int) -> bool:
+        """Whether the logits of so many images fit into 2 GiB of memory."""
+        return 4 * num_images * len(self.teacher.class_names) <= _MOST_BYTES
+
     def keep(self, of_set: str, rows: np.ndarray, logits: Sequence[Tensor]) -> None:
         """Keep the logits of images of a set, in ascending order, in the place of any others."""
-        self._set, self._rows = of_set, rows
-        num_bytes = sum(part.numel() * part.element_size() for part in logits)
-        self._kept = torch.cat(list(logits)) if logits and num_bytes <= _MOST_BYTES else None
+        self._set, self._rows, self._kept = of_set, rows, torch.cat(list(logits))
 
     def scale(self, logits: Tensor, shared: SharedClasses) -> Tensor:
         """Its logits of the shared classes at its temperature, (n, shared)."""
         return logits[:, shared.teacher] / self.teacher.temperature
+
+
+class ReferencePass:
+    """The teacher's outputs batch by batch in one pass over images of a set.
+
+    Attributes:
+        needs_crops: whether it sees the images; not where all its outputs are kept.
+    """
+
+    def __init__(
+        self, reference: Reference, of_set: str, rows: np.ndarray, *, keep: bool = False
+    ) -> None:
+        """Takes the images, in ascending order, and whether to keep the outputs for a next pass."""
+        self._reference, self._set, self._rows = reference, of_set, rows
+        self._kept = reference.kept(of_set, rows)
+        self.needs_crops = self._kept is None
+        self._keeps = keep and self.needs_crops and reference.can_keep(len(rows))
+        self._seen: list[Tensor] = []
+
+    def logits(self, crops: Tensor, rows: slice) -> Tensor:
+        """Logits (B, C) of the next images, on any device.
+
+        Args:
+            crops: of these images at its preprocessing; any others where it needs none.
+            rows: of these images.
+        """
+        if self._kept is not None:
+            return self._kept[rows]
+        logits = self._reference.teacher.logits(crops)
+        if self._keeps:
+            self._seen.append(logits.cpu())
+        return logits
+
+    def finish(self) -> None:
+        """Keep the outputs of all images."""
+        if self._keeps:
+            self._reference.keep(self._set, self._rows, self._seen)
 
 
 def load_reference(config: TeacherConfig, device: torch.device) -> Reference:
