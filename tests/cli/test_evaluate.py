@@ -12,6 +12,7 @@ from fkd.cli import main
 from fkd.cli.arguments import Argument, join_positional, read_arguments
 from fkd.cli.evaluate import sort_results
 from fkd.evaluation.results import EvalResult
+from fkd.models.lookup import find_model
 
 NAMES = ("ant", "bee", "cat")
 
@@ -23,15 +24,15 @@ def lab(make_images, tmp_path_factory):
     make_images(root / "val", per_class=2)
     make_images(root / "new", ["ant", "elk"], per_class=2, seed=1)
     make_images(root / "elk", ["elk", "fox"], per_class=1)
-    card = {"name": "test_resnet", "num_classes": 3, "input_size": 32, "kwargs": {}}
-    card |= {"interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9}
+    looks = {"input_size": [3, 32, 32], "interpolation": "bilinear", "crop_pct": 0.9}
+    looks |= {"mean": [0.5] * 3, "std": [0.5] * 3, "label_names": list(NAMES)}
+    card = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": looks}
     for seed, name in enumerate("ab"):
         (root / name).mkdir()
         torch.manual_seed(seed)
         state = timm.create_model("test_resnet", num_classes=3).state_dict()
         save_file(state, root / name / "model.safetensors")
-        (root / name / "student.json").write_text(json.dumps(card))
-        (root / name / "classes.json").write_text(json.dumps(NAMES))
+        (root / name / "config.json").write_text(json.dumps(card))
     return root
 
 
@@ -176,6 +177,27 @@ def test_mistakes_are_one_line(fails, words, message):
 def test_a_teacher_of_features_is_refused(fails):
     words = ["./a", "--images", "val", "--teacher.name", "./a", "--teacher.output", "features"]
     assert "teacher.output: test_resnet gives features, which are no classes" in fails(*words)
+
+
+def test_a_student_of_folders_called_by_numbers(run, make_images, tmp_path, capsys):
+    """Trained by number it has a class for every number, and finds them by number and by name."""
+    images = make_images(tmp_path / "images", ["10", "2", "9"], per_class=2)
+    main(
+        [
+            *("train", "--method", "vanilla", "--images.root", str(images), "--epochs", "1"),
+            *("--images.classes", "by_number", "--student.name", "test_resnet"),
+            *("--student.input_size", "32", "--batch_size", "6", "--num_workers", "0"),
+            *("--device", "cpu", "--out", str(tmp_path / "run")),
+        ]
+    )
+    capsys.readouterr()
+    assert find_model(str(tmp_path / "run")).class_names == [str(i) for i in range(11)]
+    sets = [f"--sets.{way}={{root: {images}, classes: {way}}}" for way in ("by_name", "by_number")]
+    run(tmp_path / "run", *sets, "--out", tmp_path / "results.json")
+    by_name, by_number = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [c["name"] for c in by_name["classes"]] == ["2", "9", "10"]
+    assert by_name["classes"] == by_number["classes"]
+    assert by_name["calibration_error"] == by_number["calibration_error"]
 
 
 def result(model, of_set, top1, ece=None) -> EvalResult:
