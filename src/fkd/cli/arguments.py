@@ -18,7 +18,8 @@ CONFIG = "--config"
 _HELP = ("-h", "--help")
 _WITHOUT_VALUE = (*_HELP, "--print_config")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
-_MANY = frozenset({"labels", "maps", "sets"})  # groups whose options are not listed
+# Groups as large as a verb, or whose members a user names: their options are not listed.
+_MANY = frozenset({"labels", "maps", "models", "other_stores", "sets"})
 _OF_A_SET = 2  # dots in --sets.NAME.OPTION
 _WORDS = {"true": True, "false": False, "null": None}  # that are no text
 _FILE_ENDINGS = (".yaml", ".yml", ".json")

@@ -147,6 +147,19 @@ VERBS: dict[str, Verb] = {
             "out": "folder of the figure and the numbers",
         },
     ),
+    "analyze distance": Verb(
+        "fkd.cli.analyze.distance:distance",
+        "cross-entropies between truth, label maps, stored labels and models (Eq. 2, Fig. 3)",
+        "fkd analyze distance --images.root photos --store labels --models.base resnet50",
+        _IMAGES
+        | {
+            "store": "folder of the label store, whose crops are looked at",
+            "maps": "folder of a store of label maps (ReLabel), pooled at the same crops",
+            "models": "networks to compare, each with a name of yours, see below",
+            "sample.num_classes": "how many classes, from the first",
+            "out": "folder of the figure and the numbers",
+        },
+    ),
     "demo": Verb(
         "fkd.cli.demo:demo",
         "label, check and train on bundled real images, in minutes",
