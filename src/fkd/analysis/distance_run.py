@@ -27,6 +27,7 @@ from fkd.analysis.label_sources import (
     open_maps,
     require_same_crops,
     rows_in,
+    usable_rows,
 )
 from fkd.analysis.samples import CropSample, SampleConfig, draw_sample
 from fkd.checks import require_in, require_whole
@@ -139,7 +140,7 @@ def open_distance(config: DistanceConfig) -> DistanceSetup:
         stores.append(StoredLabels(name, other, columns_of(other, store)))
     maps = None if config.maps is None else open_maps(config.maps, store)
     every = [each.store for each in stores[1:]] + ([] if maps is None else [maps.store])
-    sample = draw_sample(images, store, config.sample, _usable(store, every))
+    sample = draw_sample(images, store, config.sample, usable_rows(store, every))
     models = load_classifiers(config.models, store.class_names, device)
     sources = [
         *([] if sample.truth is None else [Source(TRUTH, "truth", "1 for the true class", _HARD)]),
@@ -170,21 +171,6 @@ def measure_distances(setup: DistanceSetup, progress: Progress | None = None) ->
     sample = setup.sample
     groups = np.repeat(sample.groups, sample.crops.shape[1])
     return summarize_distances(setup.sources, sample.class_names, groups, np.concatenate(parts))
-
-
-def _usable(store: LabelStore, others: list[LabelStore]) -> np.ndarray:
-    """Rows of the images that have labels in every store, int64 (n,).
-
-    Raises:
-        MissingLabel: one of them lacks an image.
-        ConfigError: there is no such image.
-    """
-    rows = np.flatnonzero(store.labeled(np.arange(len(store))))
-    for other in others:
-        rows = rows[other.labeled(rows_in(other, store, rows, check=False))]
-    if not len(rows):
-        raise ConfigError(f"store: {store.path} has no labeled images to compare")
-    return rows
 
 
 def _with_crops(

@@ -183,6 +183,21 @@ def only_columns(labels: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.where(total > 0, chosen / np.where(total > 0, total, 1.0), 1.0 / len(columns))
 
 
+def usable_rows(store: LabelStore, others: Sequence[LabelStore]) -> np.ndarray:
+    """Rows of the images that have labels in every store, int64 (n,).
+
+    Raises:
+        MissingLabel: one of them lacks an image.
+        ConfigError: there is no such image.
+    """
+    rows = np.flatnonzero(store.labeled(np.arange(len(store))))
+    for other in others:
+        rows = rows[other.labeled(rows_in(other, store, rows, check=False))]
+    if not len(rows):
+        raise ConfigError(f"store: {store.path} has no labeled images to compare")
+    return rows
+
+
 def rows_in(
     store: LabelStore, reference: LabelStore, rows: np.ndarray, *, check: bool = True
 ) -> np.ndarray:

@@ -160,6 +160,19 @@ VERBS: dict[str, Verb] = {
             "out": "folder of the figure and the numbers",
         },
     ),
+    "analyze labels": Verb(
+        "fkd.cli.analyze.labels:labels",
+        "crops with their ReLabel and FKD labels, where these differ (Fig. 2)",
+        "fkd analyze labels --images.root photos --store labels --maps maps",
+        _IMAGES
+        | {
+            "store": "folder of the label store; of full labels (--codec full), or with --teacher",
+            "maps": "folder of a store of label maps (ReLabel) of the same images",
+            "teacher.name": "the store's teacher, to label the shown crops again in full",
+            "num_examples": "crops for each criterion, see below",
+            "out": "folder of the figure and the numbers",
+        },
+    ),
     "demo": Verb(
         "fkd.cli.demo:demo",
         "label, check and train on bundled real images, in minutes",
