@@ -1,5 +1,6 @@
 """A command of every verb that works, on small stores and images."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fkd.cli.arguments import options_of
 from fkd.cli.paths import INPUTS, OUTPUTS, input_of
 from fkd.cli.verbs import VERBS
 from fkd.data.sources import ImagesConfig, open_source
+from fkd.labeling.import_maps import ImportMapsConfig, import_maps
 
 NOT_PATHS = {"name", "model"}  # may be a folder, or the name of a model
 
@@ -22,6 +24,7 @@ class Files:
     images: Path
     store: Path
     maps: Path
+    map_store: Path
     weights: Path
 
 
@@ -36,10 +39,20 @@ def make_files(root: Path, make_images, make_store, classes=("ant", "bee", "cat"
         file.parent.mkdir(parents=True, exist_ok=True)
         ids = torch.arange(5.0).expand(2, 2, 5).permute(2, 0, 1)
         torch.save(torch.stack([torch.full((5, 2, 2), 3.0), ids]), file)
+    names = root / "names.json"
+    names.write_text(json.dumps([*classes, "dog", "elk"]))
+    import_maps(
+        ImportMapsConfig(
+            images=ImagesConfig(root=str(images)),
+            maps=str(root / "maps"),
+            out=str(root / "map-store"),
+            classes=str(names),
+        )
+    )
     weights = root / "weights.safetensors"
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
     weights.chmod(0o644)
-    return Files(images, store, root / "maps", weights)
+    return Files(images, store, root / "maps", root / "map-store", weights)
 
 
 def command(verb: str, files: Files, out: Path) -> list[str]:
@@ -69,6 +82,8 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "convert": [store, writes],
         "view": [store, images, f"--out={out}"],
         "analyze storage": [f"--store={store}", writes],
+        "analyze distance": [images, f"--store={store}", f"--maps={files.map_store}", writes],
+        "analyze labels": [images, f"--store={store}", f"--maps={files.map_store}", writes],
         "demo": [writes],
     }[verb]
 

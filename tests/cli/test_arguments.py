@@ -23,6 +23,8 @@ MANY = [
     ("convert", "form", "plain"),
     ("view", "page.num_images", "3"),
     ("analyze storage", "num_crops", "3"),
+    ("analyze distance", "sample.seed", "3"),
+    ("analyze labels", "num_examples", "3"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {
@@ -32,6 +34,7 @@ NEEDED = {
     "teacher": {"name": "resnet18"},
     "student": {"name": "resnet18"},
     "maps": ".",
+    "store": ".",
 }
 
 

@@ -238,7 +238,7 @@ def _floor(setup: DistanceSetup, labels: StoredLabels) -> float:
     return setup.config.clamp or FLOOR if dropped else FLOOR
 
 
-_HARD = "names one class only, and the logarithm of 0 is not defined"
+_HARD = "it is 0 for all classes but one, and the logarithm of 0 is not defined"
 
 
 def _source_of_store(labels: StoredLabels, clamp: float | None) -> Source:
@@ -251,8 +251,8 @@ def _source_of_store(labels: StoredLabels, clamp: float | None) -> Source:
         undefined = _HARD
     elif has_zeros(codec, store.num_classes) and clamp is None:
         undefined = (
-            f"{codec.name} labels are 0 for all classes that they drop, and the logarithm of 0 is "
-            "not defined; --clamp 1e-12 counts them as that"
+            f"its {codec.name} labels are 0 for all classes that they drop, and the logarithm of 0 "
+            "is not defined; --clamp 1e-12 takes that instead of 0"
         )
     return Source(labels.name, "fkd", described, undefined)
 

@@ -1,7 +1,7 @@
 """Which crops show how ReLabel and FKD labels differ: the four cases of Fig. 2.
 
     (1) ReLabel is sure and FKD is not       max R > 0.95 and max F < 0.7
-    (2) equally sure of different things     |max R - max F| < 0.05 and KL(F || R) > 1
+    (2) equally sure, different labels       |max R - max F| < 0.05 and KL(F || R) > 1
     (3) only FKD is right, on a small crop   argmax R != truth = argmax F, area < a quarter
     (4) ReLabel says next to nothing         entropy of R > 0.9 log C
 
@@ -97,7 +97,7 @@ class Criterion:
     rule: str
     margins: Callable[[LabelStatistics, int], np.ndarray]
     rank: Callable[[LabelStatistics], np.ndarray]
-    describe: Callable[[LabelStatistics, int], str]
+    describe: Callable[[LabelStatistics, int, int], str]
     has_nearest: bool = True
 
 
@@ -108,17 +108,19 @@ CRITERIA = (
         f"ReLabel's maximum above {_SURE} and FKD's below {_UNSURE}",
         lambda s, num_classes: np.stack([s.relabel_max - _SURE, _UNSURE - s.fkd_max]),
         lambda s: s.relabel_max - s.fkd_max,
-        lambda s, i: f"maximum {s.relabel_max[i]:.2f} of ReLabel, {s.fkd_max[i]:.2f} of FKD",
+        lambda s, i, num_classes: (
+            f"maximum {s.relabel_max[i]:.2f} of ReLabel, {s.fkd_max[i]:.2f} of FKD"
+        ),
     ),
     Criterion(
         2,
-        "equally sure, of different things",
+        "equally sure, different labels",
         f"maxima less than {_SAME_MAX} apart and KL(FKD || ReLabel) above {_FAR:g}",
         lambda s, num_classes: np.stack(
             [_SAME_MAX - np.abs(s.relabel_max - s.fkd_max), s.kl - _FAR]
         ),
         lambda s: s.kl,
-        lambda s, i: (
+        lambda s, i, num_classes: (
             f"maximum {s.relabel_max[i]:.2f} of ReLabel, {s.fkd_max[i]:.2f} of FKD, "
             f"KL {s.kl[i]:.1f} nats"
         ),
@@ -135,7 +137,7 @@ CRITERIA = (
             ]
         ),
         lambda s: s.fkd_max,
-        lambda s, i: f"area {s.area[i]:.0%}, FKD's true class {s.fkd_max[i]:.2f}",
+        lambda s, i, num_classes: f"area {s.area[i]:.0%}, FKD's true class {s.fkd_max[i]:.2f}",
         has_nearest=False,
     ),
     Criterion(
@@ -144,7 +146,9 @@ CRITERIA = (
         f"entropy of ReLabel above {_NO_IDEA} log C",
         lambda s, num_classes: (s.relabel_entropy - _NO_IDEA * np.log(num_classes))[None],
         lambda s: s.relabel_entropy,
-        lambda s, i: f"entropy {s.relabel_entropy[i]:.2f} of ReLabel, nats",
+        lambda s, i, num_classes: (
+            f"entropy of ReLabel {s.relabel_entropy[i]:.2f} nats of at most {np.log(num_classes):.2f}"
+        ),
     ),
 )
 
@@ -197,14 +201,13 @@ def choose_examples(
                 nearest = np.argsort(-margin, kind="stable")
                 chosen = _first_of_each(nearest, images, taken, 1)
         choices += [
-            Choice(i, criterion, met, criterion.describe(statistics, i)) for i in chosen
+            Choice(i, criterion, met, criterion.describe(statistics, i, num_classes))
+            for i in chosen
         ]
     return choices, notes
 
 
-def _first_of_each(
-    order: np.ndarray, images: np.ndarray, taken: set[int], count: int
-) -> list[int]:
+def _first_of_each(order: np.ndarray, images: np.ndarray, taken: set[int], count: int) -> list[int]:
     """The first crops in this order of `count` images that are not taken, which then are."""
     chosen: list[int] = []
     for i in order.tolist():

@@ -1,6 +1,7 @@
 """The figure of label examples: image, crop and labels, one row a crop (Fig. 2)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from fkd.analysis.label_examples import Example, Strip
 from fkd.crops.replay import resize
 from fkd.models.classes import display_names
 
-_ROW = 1.95  # inches
+_IMAGE, _CROP, _STRIP = 1.5, 1.5, 1.75  # widths, inches
+_GAP, _TITLE, _HEAD, _BODY = 0.18, 0.24, 0.2, 1.5  # heights of the parts of a row but for the gap
+_MORE = 0.34  # height of each further class of a strip
 _LONGEST_SIDE = 256  # pixels of an image in the figure, which an SVG file holds in full
 _GRAY = "#777777"
-_SMALL_NUMBERS = 8  # of other classes
-_LINE = 0.2  # height of a class in a strip
+_SMALL_NUMBERS = 6  # of other classes
 
 
 @figure_style()
@@ -25,29 +27,56 @@ def draw_examples(
 ) -> Any:
     """One row an example: the image with its crop box, the crop, and a strip for each label."""
     names = display_names(class_names)
-    most = max(len(example.strips) for example in examples)
-    row = _ROW + max(0, shown_classes - 3) * 0.3
-    figure = new_figure(3.4 + 1.85 * most, row * len(examples))
-    for part, example in zip(
-        np.atleast_1d(figure.subfigures(len(examples), 1)), examples, strict=True
-    ):
-        _draw_title(part, example)
-        axes = part.subplots(1, 2 + most, width_ratios=[1.25, 1.0, *[1.5] * most])
-        _draw_image(axes[0], example)
-        _draw_crop(axes[1], example)
-        for place in axes[2:]:
-            place.axis("off")
-        for place, strip in zip(axes[2:], example.strips, strict=False):
-            _draw_strip(place, strip, names, shown_classes)
+    widths = [_IMAGE, _CROP, *[_STRIP] * max(len(example.strips) for example in examples)]
+    body = _BODY + _MORE * max(0, shown_classes - 3)
+    row = _TITLE + _HEAD + body + _GAP
+    figure = new_figure(sum(widths) + _GAP * (len(widths) + 1), row * len(examples) + _GAP)
+    figure.set_layout_engine("none")  # columns of all rows are to stand below each other
+    left = [sum(widths[:i]) + _GAP * (i + 1) for i in range(len(widths))]
+    for i, example in enumerate(examples):
+        place = _Row(figure, figure.get_figheight() - _GAP - row * i, body)
+        place.write(left[0], 0.0, _title_of(example), fontsize=9, fontweight="bold")
+        place.write(left[0], _TITLE, _name_of(example))
+        _draw_image(place.axes(left[0], _IMAGE), example)
+        place.write(left[1], _TITLE, "crop, flipped" if example.flip else "crop")
+        _show(place.axes(left[1], _CROP), example.crop)
+        for x, strip in zip(left[2:], example.strips, strict=False):
+            place.write(x, _TITLE, strip.title)
+            _draw_strip(place.axes(x, _STRIP), strip, names, shown_classes)
     return figure
 
 
-def _draw_title(part: Any, example: Example) -> None:
+@dataclass(frozen=True)
+class _Row:
+    """A row of the figure; lengths in inches, from its left and its top downwards."""
+
+    figure: Any
+    top: float
+    body: float
+
+    def write(self, x: float, y: float, text: str, **options: Any) -> None:
+        width, height = self.figure.get_size_inches()
+        place = (x / width, (self.top - y) / height)
+        self.figure.text(*place, text, va="top", **{"fontsize": 8, **options})
+
+    def axes(self, x: float, width: float) -> Any:
+        """Axes below title and heading; what is narrower or lower stays at their upper left."""
+        across, high = self.figure.get_size_inches()
+        bottom = self.top - _TITLE - _HEAD - self.body
+        rectangle = (x / across, bottom / high, width / across, self.body / high)
+        axes = self.figure.add_axes(rectangle, anchor="NW")
+        axes.axis("off")
+        return axes
+
+
+def _title_of(example: Example) -> str:
     criterion = example.choice.criterion
     text = f"({criterion.number}) {criterion.title}: {example.choice.values}"
-    if not example.choice.met:
-        text += "  [no crop meets it; this is the nearest]"
-    part.suptitle(text, x=0.01, ha="left", fontsize=9, fontweight="bold")
+    return text if example.choice.met else f"{text}  [no crop meets it; this is the nearest]"
+
+
+def _name_of(example: Example) -> str:
+    return "image" if example.truth is None else f"image, class {short(example.truth, 20)}"
 
 
 def _draw_image(axes: Any, example: Example) -> None:
@@ -57,24 +86,13 @@ def _draw_image(axes: Any, example: Example) -> None:
     _show(axes, image)
     top, left, height, width = (side * scale for side in example.box)
     for color, thickness in (("white", 3.0), (COLORS[1], 1.5)):  # seen on light and dark images
-        axes.add_patch(
-            Rectangle(
-                (left - 0.5, top - 0.5), width, height,
-                fill=False, edgecolor=color, linewidth=thickness,
-            )
-        )  # fmt: skip
-    name = "image" if example.truth is None else f"image: {short(example.truth)}"
-    axes.set_title(name, fontsize=8)
-
-
-def _draw_crop(axes: Any, example: Example) -> None:
-    _show(axes, example.crop)
-    axes.set_title("crop, flipped" if example.flip else "crop", fontsize=8)
+        box = Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=color)
+        box.set_linewidth(thickness)
+        axes.add_patch(box)
 
 
 def _show(axes: Any, image: Tensor) -> None:
     axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="none")
-    axes.axis("off")
 
 
 def _shrink(image: Tensor) -> tuple[Tensor, float]:
@@ -88,20 +106,18 @@ def _shrink(image: Tensor) -> tuple[Tensor, float]:
 def _draw_strip(axes: Any, strip: Strip, names: Sequence[str], shown: int) -> None:
     """The first classes by name, probability and bar; of the others some numbers in gray."""
     order = np.argsort(-strip.probabilities, kind="stable")
-    axes.set_title(strip.title, fontsize=8)
     axes.set_xlim(0.0, 1.0)
-    axes.set_ylim(-_LINE * (shown + 1.4), 0.0)
+    axes.set_ylim(-_BODY - _MORE * max(0, shown - 3), 0.0)  # inches
     for i, c in enumerate(order[:shown].tolist()):
-        p, y = float(strip.probabilities[c]), -_LINE * i
-        axes.text(0.0, y - 0.04, short(names[c]), va="top", fontsize=7)
-        axes.text(1.0, y - 0.04, format_probability(p), va="top", ha="right", fontsize=7)
-        axes.barh(y - 0.155, 1.0, height=0.03, color="#eeeeee")
-        axes.barh(y - 0.155, p, height=0.03, color=COLORS[0])
-    others = strip.probabilities[order[shown:]]
-    y = -_LINE * shown - 0.06
-    for line in describe_others(others):
-        axes.text(0.0, y, line, va="top", fontsize=5.5, color=_GRAY)
-        y -= 0.09
+        p, y = float(strip.probabilities[c]), -0.34 * i
+        axes.text(0.0, y - 0.04, short(names[c]), va="top", fontsize=8)
+        axes.text(1.0, y - 0.04, format_probability(p), va="top", ha="right", fontsize=8)
+        axes.barh(y - 0.22, 1.0, height=0.05, color="#eeeeee")
+        axes.barh(y - 0.22, p, height=0.05, color=COLORS[0])
+    y = -0.34 * shown - 0.06
+    for line in describe_others(strip.probabilities[order[shown:]]):
+        axes.text(0.0, y, line, va="top", fontsize=6, color=_GRAY)
+        y -= 0.14
 
 
 def describe_others(probabilities: np.ndarray) -> list[str]:

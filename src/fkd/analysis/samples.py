@@ -95,7 +95,9 @@ def draw_sample(
         count = config.num_classes * config.images_per_class
         rows = _draw_images(images, usable, count, config.seed)
         groups = np.zeros(len(rows), np.int64)
-        return CropSample((ALL_IMAGES,), rows, _draw_crops(images, store, rows, config), groups, None)
+        return CropSample(
+            (ALL_IMAGES,), rows, _draw_crops(images, store, rows, config), groups, None
+        )
     present = np.unique(own[usable])
     present = present[present >= 0]
     known = present[ids[present] >= 0]
@@ -137,9 +139,7 @@ def _choose_classes(
     return sorted({by_name[name] for name in config.classes})
 
 
-def _draw_images(
-    images: ImageSource, candidates: np.ndarray, count: int, seed: int
-) -> np.ndarray:
+def _draw_images(images: ImageSource, candidates: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Up to `count` random ones of these positions, ascending."""
     streams = stream_keys(seed, [images.key(i) for i in candidates.tolist()])
     draws = uniforms(streams, Purpose.PROBE, _IMAGE, 1)[:, 0]

@@ -14,7 +14,7 @@ from fkd.analysis.distance_run import (
     measure_distances,
     open_distance,
 )
-from fkd.analysis.figures import require_matplotlib, save_analysis
+from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
 from fkd.cli.console import make_bar, make_console, print_remark
 from fkd.data.sources import refuse_same_folder
 from fkd.userfiles import home_path
@@ -31,6 +31,7 @@ def distance(config: DistanceConfig) -> None:
     refuse_same_folder(config.out, config.images)
     console = make_console()
     setup = open_distance(config)
+    prepare_folder(home_path(config.out))
     _print_setup(setup, console)
     with make_bar(console) as bar:
         task = bar.add_task("images", total=len(setup.sample))
@@ -85,9 +86,9 @@ def _print_matrix(distances: Distances, console: Console) -> None:
     table = Table(
         Column("A \\ B", no_wrap=True),
         *names,
-        title="cross-entropy of A (rows) where B (columns) is right, nats",
+        title="cross-entropy of A (rows) where B (columns) is right, nats; -: not defined",
         title_justify="left",
     )
     for name, row in zip(names, distances.mean, strict=True):
-        table.add_row(name, *("not defined" if np.isnan(value) else f"{value:.3f}" for value in row))
+        table.add_row(name, *("-" if np.isnan(value) else f"{value:.3f}" for value in row))
     console.print(table, soft_wrap=False)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fkd.analysis.figures import require_matplotlib, save_analysis
+from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
 from fkd.analysis.label_criteria import CRITERIA
 from fkd.analysis.label_examples import (
     ExamplesSetup,
@@ -29,6 +29,7 @@ def labels(config: LabelExamplesConfig) -> None:
     refuse_same_folder(config.out, config.images)
     console = make_console()
     setup = open_examples(config)
+    prepare_folder(home_path(config.out))
     sample = setup.sample
     console.print(
         f"searched  {sample.crops.shape[1]} crops of each of {len(sample):,} images, drawn with "
