@@ -3,10 +3,10 @@
     D_{A->B} = -sum_c P_B(c) log P_A(c)
 
 B is the target and A stands inside the logarithm, so D_{A->B} is the loss of a student that says A
-where B is right; D_{A->A} is the mean entropy of A. A source that is 0 for some classes, such as the
-true class, has no D_{A->B} and is a target only.
+where B is right; D_{A->A} is the mean entropy of A. A source that is 0 for some classes, such as
+the true class, has no D_{A->B} and is a target only.
 
-Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.3, Eq. 2.
+Source: FKD (Shen and Xing, ECCV 2022), Eq. 2 and Fig. 3.
 """
 
 from collections.abc import Sequence
@@ -100,9 +100,9 @@ class Distances:
                 {
                     "a": self.sources[a].name,
                     "b": self.sources[b].name,
-                    "mean": _number(self.mean[a, b]),
-                    "std": _number(self.std[a, b]),
-                    "per_class": [_number(d) for d in self.per_class[:, a, b]],
+                    "mean": _number(float(self.mean[a, b])),
+                    "std": _number(float(self.std[a, b])),
+                    "per_class": [_number(d) for d in self.per_class[:, a, b].tolist()],
                 }
                 for a, b in pairs
             ],
@@ -171,4 +171,4 @@ def groups_of(sources: Sequence[Source]) -> dict[str, list[Pair]]:
 
 
 def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return None if np.isnan(value) else value

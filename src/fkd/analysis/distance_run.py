@@ -140,7 +140,8 @@ def open_distance(config: DistanceConfig) -> DistanceSetup:
         stores.append(StoredLabels(name, other, columns_of(other, store)))
     maps = None if config.maps is None else open_maps(config.maps, store)
     every = [each.store for each in stores[1:]] + ([] if maps is None else [maps.store])
-    sample = draw_sample(images, store, config.sample, usable_rows(store, every))
+    num_crops = min(each.store.num_crops for each in stores)
+    sample = draw_sample(images, store, config.sample, usable_rows(store, every), num_crops)
     models = load_classifiers(config.models, store.class_names, device)
     sources = [
         *([] if sample.truth is None else [Source(TRUTH, "truth", "1 for the true class", _HARD)]),

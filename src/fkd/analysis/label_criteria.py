@@ -147,7 +147,8 @@ CRITERIA = (
         lambda s, num_classes: (s.relabel_entropy - _NO_IDEA * np.log(num_classes))[None],
         lambda s: s.relabel_entropy,
         lambda s, i, num_classes: (
-            f"entropy of ReLabel {s.relabel_entropy[i]:.2f} nats of at most {np.log(num_classes):.2f}"
+            f"entropy of ReLabel {s.relabel_entropy[i]:.2f} nats, "
+            f"of at most {np.log(num_classes):.2f}"
         ),
     ),
 )

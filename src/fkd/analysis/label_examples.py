@@ -1,4 +1,4 @@
-"""Find crops that show how ReLabel and FKD labels differ, and gather what a figure of them needs."""
+"""Find crops on which ReLabel and FKD labels differ, and gather what a figure of them shows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

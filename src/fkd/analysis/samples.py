@@ -71,7 +71,11 @@ class CropSample:
 
 
 def draw_sample(
-    images: ImageSource, store: LabelStore, config: SampleConfig, usable: np.ndarray
+    images: ImageSource,
+    store: LabelStore,
+    config: SampleConfig,
+    usable: np.ndarray,
+    num_crops: int | None = None,
 ) -> CropSample:
     """Random crops of random images of some classes.
 
@@ -83,10 +87,12 @@ def draw_sample(
         store: the labels and records.
         config: how many of what.
         usable: positions of the images that may be drawn, int64 (k,), ascending.
+        num_crops: crops to draw from, the first ones; by default all of the store.
 
     Raises:
         ConfigError: a wanted class is not there or has no image.
     """
+    num_crops = num_crops or store.num_crops
     own = true_classes(images, None) if images.class_names is not None else None
     ids = map_classes(images.class_names, store.class_names)
     if own is None or images.class_names is None or ids is None or not (own[usable] >= 0).any():
@@ -96,7 +102,7 @@ def draw_sample(
         rows = _draw_images(images, usable, count, config.seed)
         groups = np.zeros(len(rows), np.int64)
         return CropSample(
-            (ALL_IMAGES,), rows, _draw_crops(images, store, rows, config), groups, None
+            (ALL_IMAGES,), rows, _draw_crops(images, rows, num_crops, config), groups, None
         )
     present = np.unique(own[usable])
     present = present[present >= 0]
@@ -111,7 +117,7 @@ def draw_sample(
     return CropSample(
         class_names=tuple(images.class_names[c] for c in chosen),
         rows=rows,
-        crops=_draw_crops(images, store, rows, config),
+        crops=_draw_crops(images, rows, num_crops, config),
         groups=np.array([position[c] for c in own[rows].tolist()], np.int64),
         truth=ids[own[rows]] if len(known) else None,
         num_unknown=len(present) - len(known) if len(known) else 0,
@@ -149,10 +155,10 @@ def _draw_images(images: ImageSource, candidates: np.ndarray, count: int, seed: 
 
 
 def _draw_crops(
-    images: ImageSource, store: LabelStore, rows: np.ndarray, config: SampleConfig
+    images: ImageSource, rows: np.ndarray, num_crops: int, config: SampleConfig
 ) -> np.ndarray:
     """Distinct random crop numbers of each image, ascending, int64 (n, m)."""
     streams = stream_keys(config.seed, [images.key(i) for i in rows.tolist()])
-    orders = permutations(streams, Purpose.PROBE, _CROP, store.num_crops)
+    orders = permutations(streams, Purpose.PROBE, _CROP, num_crops)
     drawn: np.ndarray = np.sort(orders[:, : config.crops_per_image], axis=1)
     return drawn
