@@ -45,7 +45,6 @@ def short(name: str, longest: int = _LONGEST) -> str:
 def _draw_matrix(axes: Any, distances: Distances) -> None:
     mean, std, side = distances.mean, distances.std, len(distances.sources)
     highest = np.nanmax(mean) if not np.isnan(mean).all() else 1.0
-    # Not beyond the middle of the map where all are equal.
     shown = axes.imshow(mean, cmap="Blues", vmin=0.0, vmax=highest or 1.0, aspect="auto")
     for a, b in np.ndindex(side, side):
         value = mean[a, b]
@@ -75,18 +74,18 @@ def _draw_matrix(axes: Any, distances: Distances) -> None:
 
 
 def _draw_curves(axes: Any, distances: Distances, pairs: list[Pair]) -> None:
-    """One curve a pair; a color each, and a kind of line for each target."""
+    """One curve a pair: the color is that of A in all panels, the kind of line that of B."""
     targets = list(dict.fromkeys(b for _, b in pairs))
+    num_targets = sum(source.kind == "truth" for source in distances.sources)  # never an A
     positions = range(len(distances.class_names))
-    for i, (a, b) in enumerate(pairs):
+    for a, b in pairs:
         curve = distances.per_class[:, a, b]
-        arrow = " \N{RIGHTWARDS ARROW} "
-        name = arrow.join(short(distances.sources[each].name) for each in (a, b))
+        name = " \N{RIGHTWARDS ARROW} ".join(short(distances.sources[each].name) for each in (a, b))
         axes.plot(
             positions,
             curve,
             _LINES[targets.index(b) % len(_LINES)],
-            color=COLORS[i % len(COLORS)],
+            color=COLORS[(a - num_targets) % len(COLORS)],
             linewidth=1.1,
             marker="o",
             markersize=2.2,
@@ -96,7 +95,12 @@ def _draw_curves(axes: Any, distances: Distances, pairs: list[Pair]) -> None:
     axes.set_xlim(-0.5, len(positions) - 0.5)
     axes.set_ylabel("nats")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.05), fontsize=7, title="mean")
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.005, 1.05),
+        fontsize=7,
+        title="A \N{RIGHTWARDS ARROW} B, mean",
+    )
 
 
 def _label_classes(axes: Any, class_names: tuple[str, ...], *, named: bool) -> None:

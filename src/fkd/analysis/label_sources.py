@@ -54,7 +54,7 @@ class Distributions:
     @staticmethod
     def of_logits(z: torch.Tensor) -> "Distributions":
         """The softmax of logits (n, C), in float64: no probability becomes 0."""
-        log_p = torch.log_softmax(z.double(), dim=1).cpu().numpy()
+        log_p = torch.log_softmax(z.cpu().double(), dim=1).numpy()
         return Distributions(np.exp(log_p), log_p)
 
 

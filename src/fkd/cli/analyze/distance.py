@@ -83,11 +83,10 @@ def _print_setup(setup: DistanceSetup, console: Console) -> None:
 
 def _print_matrix(distances: Distances, console: Console) -> None:
     names = [source.name for source in distances.sources]
+    console.print("nats      cross-entropy of A (rows) where B (columns) is right; -: not defined")
     table = Table(
         Column("A \\ B", no_wrap=True),
         *names,
-        title="cross-entropy of A (rows) where B (columns) is right, nats; -: not defined",
-        title_justify="left",
     )
     for name, row in zip(names, distances.mean, strict=True):
         table.add_row(name, *("-" if np.isnan(value) else f"{value:.3f}" for value in row))
