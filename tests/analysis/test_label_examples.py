@@ -242,9 +242,8 @@ def test_the_figure_names_criterion_values_and_classes(
     figure = draw_examples(examples, names, 4)
     texts = texts_of(figure)
     for example in examples:
-        title = next(
-            text for text in texts if text.startswith(f"({example.choice.criterion.number})")
-        )
+        number = f"({example.choice.criterion.number})"
+        title = next(text for text in texts if number in text)
         assert example.choice.values in title
         assert ("nearest" in title) == (not example.choice.met)
         for strip in example.strips:

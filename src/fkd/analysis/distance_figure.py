@@ -13,6 +13,7 @@ from fkd.models.classes import display_names
 _CELL = 0.62  # inches
 _PANEL = 2.1
 _NAMED = 30  # classes that an axis has names for, at most
+_UPRIGHT = 6  # of these, names that stand beside each other
 _LONGEST = 22  # characters of a name
 _LINES = ("-", "--", ":", "-.")  # one a target
 _DARK = 0.55  # of a color map, from which on text on it is white
@@ -91,7 +92,8 @@ def _draw_curves(axes: Any, distances: Distances, pairs: list[Pair]) -> None:
             markersize=2.2,
             label=f"{name}  {distances.mean[a, b]:.2f}",
         )
-    axes.set_ylim(bottom=0.0)
+    highest = max(float(distances.per_class[:, a, b].max()) for a, b in pairs)
+    axes.set_ylim(0.0, 1.08 * highest or 1.0)
     axes.set_xlim(-0.5, len(positions) - 0.5)
     axes.set_ylabel("nats")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -104,11 +106,11 @@ def _draw_curves(axes: Any, distances: Distances, pairs: list[Pair]) -> None:
 
 
 def _label_classes(axes: Any, class_names: tuple[str, ...], *, named: bool) -> None:
-    if not named:
-        axes.tick_params(labelbottom=False)
-        return
+    """Names below the last panel, as far as there is room for them."""
     if len(class_names) <= _NAMED:
         names = [short(name, 18) for name in display_names(class_names)]
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=6)
-    else:
+        tilted = {"rotation": 60, "ha": "right"} if len(names) > _UPRIGHT else {}
+        axes.set_xticks(range(len(names)), names, fontsize=6 if tilted else 8, **tilted)
+    elif named:
         axes.set_xlabel("class, in the order of the labels")
+    axes.tick_params(labelbottom=named)

@@ -72,7 +72,7 @@ class _Row:
 def _title_of(example: Example) -> str:
     criterion = example.choice.criterion
     text = f"({criterion.number}) {criterion.title}: {example.choice.values}"
-    return text if example.choice.met else f"{text}  [no crop meets it; this is the nearest]"
+    return text if example.choice.met else f"nearest to {text}"
 
 
 def _name_of(example: Example) -> str:
