@@ -217,7 +217,9 @@ def _labels_of(
     labels = []
     if sample.truth is not None:
         truth = np.repeat(sample.truth[batch], numbers.shape[1])
-        labels.append(Distributions.of_probabilities(np.eye(store.num_classes)[truth]))
+        one_hot = np.zeros((len(truth), store.num_classes))
+        one_hot[np.arange(len(truth)), truth] = 1.0
+        labels.append(Distributions.of_probabilities(one_hot))
     if setup.maps is not None:
         map_rows = rows_in(setup.maps.store, store, rows)
         pooled = setup.maps.probabilities(map_rows, read.records.box)

@@ -186,7 +186,7 @@ def open_examples(config: LabelExamplesConfig) -> ExamplesSetup:
                 "made; leave it out, or give the teacher of the store (--teacher.name)"
             )
         notes.append(
-            f"{store.path} keeps {store.codec.name} labels, which are shown; its teacher "
+            f"the store keeps {store.codec.name} labels, which are shown; its teacher "
             "(--teacher.name) would give the full ones"
         )
     return ExamplesSetup(config, images, labels, maps, teachers, sample, notes)

@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from fkd.analysis.distance import Distances
 from fkd.analysis.distance_figure import draw_distances
 from fkd.analysis.distance_run import (
+    RELABEL,
     DistanceConfig,
     DistanceSetup,
     measure_distances,
@@ -63,7 +64,8 @@ def _settings(setup: DistanceSetup) -> dict[str, Any]:
             "crops_per_image": int(setup.sample.crops.shape[1]),
             "num_images": len(setup.sample),
             "clamp": setup.config.clamp,
-            "store_root_hash": setup.store.root_hash,
+            "root_hashes": {each.name: each.store.root_hash for each in setup.stores}
+            | ({} if setup.maps is None else {RELABEL: setup.maps.store.root_hash}),
         }
     }
 
