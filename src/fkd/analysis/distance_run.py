@@ -98,7 +98,6 @@ class DistanceSetup:
 
     Attributes:
         config: the settings.
-        device: where models run.
         images: of the store, in its order.
         stores: the labels, those of the crops first.
         maps: label maps, if there are any.
@@ -109,7 +108,6 @@ class DistanceSetup:
     """
 
     config: DistanceConfig
-    device: torch.device
     images: ImageSource
     stores: list[StoredLabels]
     maps: PooledMaps | None
@@ -149,10 +147,8 @@ def open_distance(config: DistanceConfig) -> DistanceSetup:
         *(_source_of_store(each, config.clamp) for each in stores),
         *(Source(name, "model", str(model.name)) for name, model in models.items()),
     ]
-    return DistanceSetup(
-        config, device, images, stores, maps, models, sample, sources,
-        [*remarks_of(images), *_notes(stores, sample, sources)],
-    )  # fmt: skip
+    notes = [*remarks_of(images), *_notes(stores, sample, sources)]
+    return DistanceSetup(config, images, stores, maps, models, sample, sources, notes)
 
 
 def measure_distances(setup: DistanceSetup, progress: Progress | None = None) -> Distances:
