@@ -358,6 +358,9 @@ def test_the_figure_shows_names_numbers_and_what_is_undefined():
 
 def test_one_class_has_a_matrix_only():
     distances = Distances((Source("F", "fkd", ""),), (ALL_IMAGES,), np.ones(1), np.ones((1, 1, 1)))
-    assert len(draw_distances(distances).axes) == 1
+    figure = draw_distances(distances)
+    assert len(figure.axes) == 1
+    assert "without classes" in figure.axes[0].get_title("left")
+    assert "deviation" not in figure.axes[0].get_title("left")
     numbers = distances.to_json()["distances"]
     assert numbers == [{"a": "F", "b": "F", "mean": 1.0, "std": None, "per_class": [1.0]}]

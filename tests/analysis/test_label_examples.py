@@ -110,7 +110,7 @@ def test_without_true_classes_a_criterion_is_left_out():
         (0.0042, "0.004"),
         (0.00021, "2e-4"),
         (3e-12, "3e-12"),
-        (0.0, "0.00"),
+        (0.0, "0"),
     ],
 )
 def test_probabilities_are_short(p, text):
@@ -119,6 +119,7 @@ def test_probabilities_are_short(p, text):
 
 def test_other_classes_in_gray():
     assert describe_others(np.array([])) == []
+    assert describe_others(np.zeros(7)) == ["7 other classes, all 0"]
     assert describe_others(np.array([0.02, 0.001])) == [
         "0.02  0.001",
         "2 other classes, together 0.02",

@@ -7,6 +7,7 @@ import numpy as np
 
 from fkd.analysis.distance import GROUPS, Distances, Pair, groups_of
 from fkd.analysis.figures import COLORS, figure_style, new_figure, plain
+from fkd.analysis.samples import describe_classes
 from fkd.errors import escape_controls
 from fkd.models.classes import display_names
 
@@ -45,6 +46,7 @@ def short(name: str, longest: int = _LONGEST) -> str:
 
 def _draw_matrix(axes: Any, distances: Distances) -> None:
     mean, std, side = distances.mean, distances.std, len(distances.sources)
+    is_single = len(distances.class_names) == 1
     highest = np.nanmax(mean) if not np.isnan(mean).all() else 1.0
     shown = axes.imshow(mean, cmap="Blues", vmin=0.0, vmax=highest or 1.0, aspect="auto")
     for a, b in np.ndindex(side, side):
@@ -53,8 +55,9 @@ def _draw_matrix(axes: Any, distances: Distances) -> None:
             axes.text(b, a, "not defined", ha="center", va="center", color="#777777", fontsize=7)
             continue
         color = "white" if shown.norm(value) > _DARK else "black"
-        axes.text(b, a - 0.1, f"{value:.2f}", ha="center", va="center", color=color)
-        if not np.isnan(std[a, b]):
+        y = a if is_single else a - 0.1
+        axes.text(b, y, f"{value:.2f}", ha="center", va="center", color=color)
+        if not is_single:
             axes.text(
                 b, a + 0.24, f"\N{PLUS-MINUS SIGN}{std[a, b]:.2f}",
                 ha="center", va="center", color=color, fontsize=6,
@@ -67,10 +70,11 @@ def _draw_matrix(axes: Any, distances: Distances) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_facecolor("#eeeeee")
-    num = f"{int(distances.num_crops.sum()):,} crops of {len(distances.class_names)} classes"
+    num = f"{int(distances.num_crops.sum()):,} crops {describe_classes(distances.class_names)}"
+    shows = "" if is_single else ": mean \N{PLUS-MINUS SIGN} standard deviation over classes"
     axes.set_title(
-        "Cross-entropy of A where B is right, nats: mean \N{PLUS-MINUS SIGN} standard deviation "
-        f"over classes\n({num}; on the diagonal the entropy of each)"
+        f"Cross-entropy of A where B is right, nats{shows}\n"
+        f"({num}; on the diagonal the entropy of each)"
     )
 
 

@@ -124,6 +124,8 @@ def describe_others(probabilities: np.ndarray) -> list[str]:
     """Lines on the other classes, the most probable first: some numbers, and how much there is."""
     if not len(probabilities):
         return []
+    if not probabilities.any():
+        return [f"{len(probabilities):,} other classes, all 0"]
     first = "  ".join(format_probability(p) for p in probabilities[:_SMALL_NUMBERS].tolist())
     more = len(probabilities) > _SMALL_NUMBERS
     total = format_probability(float(probabilities.sum()))
@@ -134,8 +136,10 @@ def describe_others(probabilities: np.ndarray) -> list[str]:
 
 
 def format_probability(p: float) -> str:
-    """Short enough for a strip: 0.93, 0.004, 2e-5."""
-    if p >= 0.01 or p == 0.0:
+    """Short enough for a strip: 0.93, 0.004, 2e-5, 0."""
+    if p == 0.0:
+        return "0"
+    if p >= 0.01:
         return f"{p:.2f}"
     if p >= 0.001:
         return f"{p:.3f}"

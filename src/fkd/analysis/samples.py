@@ -70,6 +70,18 @@ class CropSample:
         return len(self.rows)
 
 
+def describe_classes(class_names: Sequence[str]) -> str:
+    """How many classes a sample has, such as "of 50 classes".
+
+    Example:
+        >>> describe_classes(["cat"]), describe_classes([ALL_IMAGES])
+        ('of 1 class', 'without classes')
+    """
+    if tuple(class_names) == (ALL_IMAGES,):
+        return "without classes"
+    return f"of {len(class_names)} class{'' if len(class_names) == 1 else 'es'}"
+
+
 def draw_sample(
     images: ImageSource,
     store: LabelStore,

@@ -16,6 +16,7 @@ from fkd.analysis.distance_run import (
     open_distance,
 )
 from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
+from fkd.analysis.samples import describe_classes
 from fkd.cli.console import make_bar, make_console, print_remark
 from fkd.data.sources import refuse_same_folder
 from fkd.userfiles import home_path
@@ -73,9 +74,8 @@ def _settings(setup: DistanceSetup) -> dict[str, Any]:
 def _print_setup(setup: DistanceSetup, console: Console) -> None:
     sample = setup.sample
     console.print(
-        f"crops     {sample.crops.shape[1]} of each of {len(sample):,} images, "
-        f"{len(sample.class_names)} {'classes' if len(sample.class_names) > 1 else 'class'}, drawn "
-        f"with seed {setup.config.sample.seed}"
+        f"crops     {sample.crops.shape[1]} of each of {len(sample):,} images "
+        f"{describe_classes(sample.class_names)}, drawn with seed {setup.config.sample.seed}"
     )
     for source in setup.sources:
         console.print(f"compared  {source.name}: {source.description}")
