@@ -31,6 +31,7 @@ FORBIDDEN = re.compile(
 OPTION = r"--[a-z]\w*(?:\.\w+)*(?:\.\*)?"  # --crops.scale; --calibration.* for all below it
 
 
+# Groups whose members are called as a user likes.
 NAMED_BY_USERS = {"--models", "--other_stores", "--sets"}
 
 
