@@ -87,9 +87,10 @@ def test_a_run_leaves_what_its_reader_needs(config):
     out = Path(config.out)
     assert result.num_steps == 4 * 2 + 4 == lines_of(config)[-1]["step"]
     assert (result.val_top1, result.val_top5) == (lines_of(config)[-1]["val_top1"], 100.0)
-    assert json.loads((out / "classes.json").read_text()) == ["ant", "bee", "cat", "dog"]
-    card = json.loads((out / "student.json").read_text())
-    assert (card["name"], card["input_size"], card["num_classes"]) == ("test_vit", 32, 4)
+    described = json.loads((out / "config.json").read_text())
+    assert described["label_names"] == ["ant", "bee", "cat", "dog"]
+    assert (described["architecture"], described["num_classes"]) == ("test_vit", 4)
+    assert described["pretrained_cfg"]["input_size"] == [3, 32, 32]
     environment = json.loads((out / "env.json").read_text())
     assert environment["seed"] == 0
     assert len(environment["data"]["store_root_hash"]) == 64
