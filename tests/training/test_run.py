@@ -99,21 +99,19 @@ def test_a_run_leaves_what_its_reader_needs(config):
     assert len(list((out / "checkpoints").glob("*.pt"))) == 2
 
 
-def test_timm_loads_the_final_weights_and_a_run_can_teach(config):
+def test_timm_and_transformers_load_a_run_and_it_can_teach(config):
+    transformers = pytest.importorskip("transformers")
     train(config)
-    model = timm.create_model(
-        "test_vit",
-        num_classes=4,
-        img_size=32,
-        checkpoint_path=str(Path(config.out) / "model.safetensors"),
-    )
+    model = timm.create_model(f"local-dir:{config.out}", pretrained=True)
+    wrapped = transformers.AutoModelForImageClassification.from_pretrained(config.out)
     teacher = load_teachers([TeacherConfig(checkpoint=config.out)])
     crops = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     normalized = teacher.teachers[0].preprocessing.normalize(crops)
     with torch.no_grad():
         expected = model.eval()(normalized)
+        assert torch.equal(wrapped.eval()(normalized).logits, expected)
     torch.testing.assert_close(teacher.logits([crops]), expected)
-    assert teacher.class_names == ["ant", "bee", "cat", "dog"]
+    assert teacher.class_names == list(wrapped.config.id2label.values())
 
 
 @pytest.mark.drill("G11", "training stopped in the middle of a step", failing="lost")
