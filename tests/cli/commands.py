@@ -77,6 +77,10 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
             *(teacher[1].replace("teacher.", ""), "--input_size=32", "--knn.k=1"),
             *("--protocol.name=sgd", "--protocol.epochs=1", "--num_workers=0"),
         ],
+        "export": [
+            *("test_resnet", teacher[1].replace("teacher.", ""), writes, "--format=pt2"),
+            *("--input_size=32", "--latency.runs=0"),
+        ],
         "inspect": [store],
         "verify": [store],
         "convert": [store, writes],

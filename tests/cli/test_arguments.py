@@ -18,6 +18,7 @@ MANY = [
     ("train", "method", "vanilla"),
     ("probe", "batch_size", "64"),
     ("eval", "batch_size", "4"),
+    ("export", "latency.runs", "3"),
     ("inspect", "num_samples", "3"),
     ("verify", "spot_checks", "3"),
     ("convert", "form", "plain"),

@@ -260,5 +260,6 @@ NOT_A_PATH = {
     ("train", "labels"),
     ("train", "maps"),
     ("import-maps", "classes"),
+    ("export", "overwrite"),
     ("view", "overwrite"),
 }

@@ -106,6 +106,19 @@ VERBS: dict[str, Verb] = {
         },
         "MODEL",
     ),
+    "export": Verb(
+        "fkd.cli.export:export",
+        "write a run or a model as an ONNX file, compared with torch and timed",
+        "fkd export run --out student.onnx --teacher.name resnet50",
+        {
+            "out": "the file to write; a report in JSON is written beside it",
+            "format": "onnx, or pt2 for torch.export.load",
+            "images.root": "images whose crops are compared; by default crops of noise",
+            "normalize": "put the normalization into the file, which then takes uint8",
+            "teacher.name": "a network to time beside it; needs no weights",
+        },
+        "MODEL",
+    ),
     "inspect": Verb(
         "fkd.cli.look:inspect",
         "show what a store holds: settings, sizes, sample labels",
