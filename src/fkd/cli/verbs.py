@@ -126,6 +126,17 @@ VERBS: dict[str, Verb] = {
         _IMAGES | {"out": "the page; by default beside the store"},
         "STORE",
     ),
+    "report": Verb(
+        "fkd.cli.report:report",
+        "write an HTML page of training runs: results, curves, settings",
+        "fkd report runs/* --out report.html --figures figures/*.svg",
+        {
+            "out": "the page",
+            "title": "of the page",
+            "figures": "files to show: SVG, PNG, JPEG, or JSON as tables",
+        },
+        "RUN...",
+    ),
     "demo": Verb(
         "fkd.cli.demo:demo",
         "label, check and train on bundled real images, in minutes",
