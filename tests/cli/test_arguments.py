@@ -22,6 +22,7 @@ MANY = [
     ("verify", "spot_checks", "3"),
     ("convert", "form", "plain"),
     ("view", "page.num_images", "3"),
+    ("report", "out", "elsewhere"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

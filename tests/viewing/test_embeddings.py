@@ -197,7 +197,7 @@ class Page(HTMLParser):
 
 def read_page(store, source, **options) -> Page:
     page = Page()
-    page.feed(render_page(store, source, PageConfig(**options)))
+    page.feed(render_page(store, source, PageConfig(**options), sort="name"))
     return page
 
 

@@ -205,7 +205,9 @@ def _in_full(argument: Argument, options: Options) -> Argument:
     value = argument.value
     if first is None or value is None or _is_settings(value):
         return argument
-    return replace(argument, option=first)
+    return replace(
+        argument, option=first, value=_in_a_list([value]) if first in options.lists else value
+    )
 
 
 def _is_settings(value: str) -> bool:

@@ -145,10 +145,8 @@ def _seeds(groups: Sequence[Group], metrics: Sequence[str]) -> Table | None:
     for group in several:
         of_finished = f" ({group.unfinished} not finished)" if group.unfinished else ""
         number = len(group.runs) - group.unfinished
-        cells = [Cell(group.name), Cell(f"{number}{of_finished}", number)]
-        for name in names:
-            cells.append(_mean(group.means.get(name), *_DIGITS.get(name, (".2f", ".2f"))))
-        rows.append(cells)
+        means = [_mean(group.means.get(n), *_DIGITS.get(n, (".2f", ".2f"))) for n in names]
+        rows.append([Cell(group.name), Cell(f"{number}{of_finished}", number), *means])
     return Table(
         "Mean and standard deviation (of a sample) of finished runs that differ only by seed",
         columns,

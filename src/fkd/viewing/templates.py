@@ -19,17 +19,17 @@ from fkd.errors import escape_controls
 _HEAD_BYTES = 1024  # in which every page says what wrote it
 
 
-def render(name: str, *, script: str, form: bool = False, **values: Any) -> str:
+def render(name: str, *, script: str, form_allowed: bool = False, **values: Any) -> str:
     """A page as HTML.
 
     Args:
         name: of the template.
         script: name of the JavaScript file of the page, the only one that may run.
-        form: whether the page may send its form to the server that it came from.
+        form_allowed: whether the page may send its form to the server that it came from.
         values: what the template shows.
     """
     environment = _environment()
-    policy = _policy(environment.get_template(script).render(), form)
+    policy = _policy(environment.get_template(script).render(), form_allowed)
     return environment.get_template(name).render(policy=policy, script=script, **values)
 
 
@@ -66,11 +66,11 @@ def _spell_out(value: Any) -> Any:
     return escape_controls(value) if type(value) is str else value
 
 
-def _policy(script: str, form: bool) -> str:
+def _policy(script: str, form_allowed: bool) -> str:
     """Nothing is loaded, and no script runs but this one, even where escaping should fail."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action "
-        + ("'self'" if form else "'none'")
+        + ("'self'" if form_allowed else "'none'")
     )
