@@ -197,7 +197,6 @@ def test_a_script_that_got_into_the_page_would_not_run(chromium, report, tmp_pat
     with opened(chromium, address) as seen:
         assert len(seen.problems) >= 2
         assert all("Content Security Policy" in problem for problem in seen.problems)
-        assert set(seen.requests) == {address}
 
 
 def test_served_pages_are_quiet_and_their_form_works(chromium, hostile_store):
