@@ -15,7 +15,7 @@ from tests.viewing.folders import ENVIRONMENT, lines_of, training_line, write_ru
 
 
 def read(*folders):
-    return read_runs([str(folder) for folder in folders])
+    return read_runs([str(folder) for folder in folders])[0]
 
 
 def groups_of(runs):

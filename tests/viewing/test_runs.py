@@ -13,7 +13,8 @@ from tests.viewing.folders import lines_of, training_line, write_run
 
 
 def read(folder):
-    (run,) = read_runs([str(folder)])
+    (run,), left_out = read_runs([str(folder)])
+    assert left_out == []
     return run
 
 
@@ -92,8 +93,8 @@ def test_lines_of_another_verb_are_drawn_over_steps(tmp_path):
 
 def test_names_are_the_shortest_that_differ(tmp_path):
     folders = [write_run(tmp_path / part / "run") for part in ("a", "b")]
-    assert [run.name for run in read_runs(map(str, folders))] == ["a/run", "b/run"]
-    assert len(read_runs([str(folders[0])] * 2)) == 1
+    assert [run.name for run in read_runs(map(str, folders))[0]] == ["a/run", "b/run"]
+    assert len(read_runs([str(folders[0])] * 2)[0]) == 1
 
 
 def test_aliases_that_stand_for_too_much_end_in_a_note(tmp_path):
@@ -103,18 +104,23 @@ def test_aliases_that_stand_for_too_much_end_in_a_note(tmp_path):
     assert any("more than 5,000 settings" in note for note in read(folder).notes)
 
 
-def test_other_folders_are_refused(tmp_path):
+def test_what_is_no_run_is_left_out_beside_one(tmp_path):
+    """As `runs/*` finds it; a path that does not exist is a mistake."""
+    run = write_run(tmp_path / "a")
     (tmp_path / "photos").mkdir()
-    (tmp_path / "file").write_text("")
-    for path, said in (
-        (tmp_path / "photos", "is not the folder of a run"),
-        (tmp_path / "nowhere", "no such file"),
-        (tmp_path / "file", "not a directory"),
+    (tmp_path / "log.txt").write_text("")
+    others = [str(tmp_path / name) for name in ("photos", "log.txt")]
+    runs, left_out = read_runs([others[0], str(run), others[1]])
+    assert [run.name for run in runs] == ["a"]
+    assert left_out == [f"Left out, as they are no folders of runs: {', '.join(others)}."]
+    for paths, said in (
+        ([others[0]], "photos is not the folder of a run"),
+        ([others[1]], "log.txt is not the folder of a run"),
+        ([str(run), str(tmp_path / "nowhere")], "no such file"),
+        ([], "none are given"),
     ):
         with pytest.raises(ConfigError, match=said):
-            read_runs([str(path)])
-    with pytest.raises(ConfigError, match="at least one"):
-        read_runs([])
+            read_runs(paths)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -3,11 +3,13 @@
 import html
 import http.client
 import re
+import shutil
 import threading
 from dataclasses import replace
 
 import pytest
 
+from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, DamagedStore
 from fkd.viewing import server as server_module
 from fkd.viewing.browser import Browser
@@ -92,9 +94,10 @@ def test_mistakes_are_told_on_the_page(server, query, said):
 
 def test_only_get_of_the_page_from_this_machine(server):
     assert server.server_address[0] == LOOPBACK
-    for host in ("evil.example", f"evil.example:{server.server_port}", LOOPBACK):
+    for host in ("evil.example", f"evil.example:{server.server_port}", LOOPBACK, "localhost:x"):
         assert get(server, host=host)[0].status == 403
-    assert get(server, host=f"localhost:{server.server_port}")[0].status == 200
+    for host in (f"localhost:{server.server_port}", "localhost:9000"):  # the end of a tunnel
+        assert get(server, host=host)[0].status == 200
     for path in ("/../../etc/passwd", "/page.html", "//"):
         assert get(server, path)[0].status in (404, 200)
         assert "root:" not in get(server, path)[1]
@@ -109,6 +112,26 @@ def test_the_page_may_not_be_kept_and_has_a_policy(server):
     policy = [a["content"] for t, a in Page(text).elements if "Policy" in a.get("http-equiv", "")]
     assert "default-src 'none'" in policy[0]
     assert "form-action 'self'" in policy[0]
+
+
+def test_a_changed_image_is_named_and_other_pages_are_shown(label_store, image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "images")
+    shutil.copy(image_folder / "ant/0.png", tmp_path / "images/bee/1.png")
+    source = open_source(ImagesConfig(root=str(tmp_path / "images")))
+    with PageServer(Browser(label_store, source), DEFAULT) as server:
+        status, text = server.answer("sort=name&num_images=5&page=2")
+        assert status == 400
+        assert "bee/1.png is not the file that was labeled" in Page(text).text
+        assert server.answer("sort=name&num_images=5&page=1")[0] == 200
+
+
+def test_a_damaged_store_is_told_without_a_page(server, monkeypatch):
+    def fail(*args, **options):
+        raise DamagedStore("shard 3 is \x1b damaged")
+
+    monkeypatch.setattr("fkd.viewing.browser.summarize", fail)
+    answer, text = get(server)
+    assert (answer.status, text) == (500, "shard 3 is \\x1b damaged")
 
 
 def test_while_labels_are_read_the_page_says_how_far(label_store, image_source, monkeypatch):

@@ -58,10 +58,11 @@ def render_report(runs: Sequence[str], config: ReportConfig | None = None) -> st
     """The page about the runs in these folders, as HTML.
 
     Raises:
-        ConfigError: a path is no folder of a run, or a figure cannot be shown.
+        ConfigError: no path is the folder of a run, one does not exist, or a figure cannot be
+            shown.
     """
     config = config or ReportConfig()
-    found = read_runs(runs)
+    found, left_out = read_runs(runs)
     metrics = evaluated_metrics(found)
     outcomes = [outcome_of(run, metrics) for run in found]
     groups = group_by_seed(found, outcomes, metrics)
@@ -72,7 +73,8 @@ def render_report(runs: Sequence[str], config: ReportConfig | None = None) -> st
         title=config.title,
         version=version("fkd"),
         paragraphs=[part.split("\n") for part in config.notes.strip().split("\n\n") if part],
-        notes=[(run.name, note) for run in found for note in run.notes],
+        notes=[(run.name, note) for run in found for note in run.notes]
+        + [("", note) for note in left_out],
         results=_results(found, outcomes, metrics, differing),
         seeds=_seeds(groups, metrics),
         legend=_legend(found, groups),

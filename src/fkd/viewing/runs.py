@@ -58,22 +58,48 @@ class Run:
         return [(line[axis], line[metric]) for line in self.lines if {axis, metric} <= line.keys()]
 
 
-def read_runs(paths: Sequence[str]) -> list[Run]:
-    """The runs in these folders, each once, in the given order.
+def read_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """The runs in these folders, each once, in the given order; and a sentence on what is left out.
+
+    A pattern such as `runs/*` also finds files and folders that are no runs: these are left out.
 
     Raises:
-        ConfigError: a path is no folder of a run.
+        ConfigError: a path does not exist or cannot be opened, or none is the folder of a run.
     """
-    folders = list(dict.fromkeys(home_path(path) for path in paths))
+    given = list(dict.fromkeys(home_path(path) for path in paths))
+    are_runs = [_is_run(path) for path in given]
+    folders = [path for path, is_run in zip(given, are_runs, strict=True) if is_run]
+    others = [str(path) for path, is_run in zip(given, are_runs, strict=True) if not is_run]
     if not folders:
-        raise ConfigError("runs: give at least one folder that `fkd train` wrote")
-    return [
-        _read_run(folder, name) for folder, name in zip(folders, _short_names(folders), strict=True)
-    ]
+        what = f"{others[0]} is not the folder of a run" if others else "none are given"
+        raise ConfigError(
+            f"runs: {what}, which has a {CONFIG} and a {METRICS}; give folders that `fkd train` "
+            "wrote"
+        )
+    names = _short_names(folders)
+    runs = [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    said = f"Left out, as they are no folders of runs: {', '.join(others)}."
+    return runs, [said] if others else []
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a path leads to a folder that a run has begun.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+    try:
+        return bool(set(os.listdir(path)) & {CONFIG, METRICS})
+    except NotADirectoryError:
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"runs: {path} cannot be opened: {os_reason(error)}; give folders that `fkd train` "
+            "wrote"
+        ) from error
 
 
 def _read_run(folder: Path, name: str) -> Run:
-    _require_run(folder)
     notes: list[str] = []
     settings = _read_settings(folder / CONFIG, yaml.safe_load, notes)
     environment = _read_settings(folder / ENVIRONMENT, json.loads, notes)
@@ -82,21 +108,6 @@ def _read_run(folder: Path, name: str) -> Run:
     if not finished:
         notes.insert(0, _how_far(lines, settings))
     return Run(name, folder, settings, environment, lines, finished, notes)
-
-
-def _require_run(folder: Path) -> None:
-    way_out = "give folders that `fkd train` wrote"
-    try:
-        names = set(os.listdir(folder))
-    except OSError as error:
-        raise ConfigError(
-            f"runs: {folder} cannot be opened: {os_reason(error)}; {way_out}"
-        ) from error
-    if not names & {CONFIG, METRICS}:
-        raise ConfigError(
-            f"runs: {folder} is not the folder of a run, it has neither {CONFIG} nor {METRICS}; "
-            f"{way_out}"
-        )
 
 
 def _read_settings(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:

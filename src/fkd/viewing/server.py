@@ -5,6 +5,7 @@ address alone, reads and never writes, and answers only those who ask for it by 
 page elsewhere cannot have its requests answered under another name (DNS rebinding).
 """
 
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any, get_args
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fkd.checks import require_one_of
-from fkd.errors import ConfigError, FKDError
+from fkd.errors import ConfigError, FKDError, escape_controls
 from fkd.models.classes import display_names
 from fkd.userfiles import os_reason
 from fkd.viewing.browser import Browser, Selection
@@ -22,6 +23,7 @@ from fkd.viewing.filters import FilterConfig, Sort
 from fkd.viewing.page import PageConfig, render_selection
 
 LOOPBACK = "127.0.0.1"
+_NAMES = (LOOPBACK, "localhost", "[::1]")  # under which a browser on this machine knows it
 _PATIENCE = 0.3  # seconds that an answer waits for labels before it says how far they are read
 _MOST_IMAGES = 200  # on a page
 _NUMBERS = ("min_entropy", "max_entropy", "min_top_probability", "max_top_probability")
@@ -78,9 +80,10 @@ class PageServer(ThreadingHTTPServer):
         """Of the first page."""
         return f"http://{LOOPBACK}:{self.server_port}/"
 
-    def hosts(self) -> set[str]:
-        """The names under which it answers."""
-        return {f"{name}:{self.server_port}" for name in (LOOPBACK, "localhost")}
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that no longer waits for its page is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def answer(self, query: str) -> tuple[int, str]:
         """Status and page of a request; errors become part of the page."""
@@ -239,14 +242,22 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """One page."""
         parts = urlsplit(self.path)
-        if self.headers.get("Host") not in self.server.hosts():
+        name, _, port = self.headers.get("Host", "").rpartition(":")  # of a tunnel, another port
+        if name not in _NAMES or not port.isdecimal():
             self._send(HTTPStatus.FORBIDDEN, "this server answers only under its own address")
         elif parts.path == "/favicon.ico":
             self._send(HTTPStatus.NO_CONTENT, "")
         elif parts.path != "/":
             self._send(HTTPStatus.NOT_FOUND, "there is one page, at /")
         else:
-            status, page = self.server.answer(parts.query)
+            self._send_page(parts.query)
+
+    def _send_page(self, query: str) -> None:
+        try:
+            status, page = self.server.answer(query)
+        except FKDError as error:  # not even an empty page can be made, of a damaged store
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, escape_controls(str(error)))
+        else:
             self._send(status, page, "text/html")
 
     def log_message(self, format: str, *args: Any) -> None:
