@@ -3,7 +3,7 @@
 import pytest
 
 from fkd.cli import main
-from fkd.cli.arguments import read_arguments
+from fkd.cli.arguments import join_positional, read_arguments
 from tests.viewing.folders import write_run
 
 
@@ -37,15 +37,15 @@ def test_several_runs_and_figures_are_words(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "lists"),
     [
-        (["a"], {"": '["a"]'}),
+        (["a"], {"": "a"}),
         (["a", "b", "--title", "t", "c"], {"": '["a", "b", "c"]', "--title": "t"}),
-        (["a", "--figures", "x", "y", "--out=o"], {"": '["a"]', "--figures": '["x", "y"]'}),
-        (["a", "--figures=[x, y]"], {"": '["a"]', "--figures": "[x, y]"}),
-        (["[a, b]"], {"": "[a, b]"}),
+        (["a", "--figures", "x", "y", "--out=o"], {"": "a", "--figures": '["x", "y"]'}),
+        (["a", "--figures=[x, y]"], {"": "a", "--figures": "[x, y]"}),
     ],
 )
 def test_words_become_lists(words, lists):
-    found = {argument.option: argument.value for argument in read_arguments("report", words)}
+    arguments = join_positional("report", read_arguments("report", words))
+    found = {argument.option: argument.value for argument in arguments}
     assert lists.items() <= found.items()
 
 

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fkd.cli import output
-from fkd.cli.arguments import nearest, options_of, read_arguments, require_all
+from fkd.cli.arguments import (
+    join_positional,
+    nearest,
+    options_of,
+    read_arguments,
+    require_all,
+)
 from fkd.cli.paths import require_inputs
 from fkd.cli.process import prepare_process
 from fkd.cli.ranks import is_first_to_say, leave_to_main_process
@@ -71,7 +77,7 @@ def _run(words: Sequence[str]) -> None:
     prepare_process()
     from fkd.cli.parser import run_verb  # a slow import, which mistakes should not wait for
 
-    run_verb(verb, arguments)
+    run_verb(verb, join_positional(verb, arguments))
 
 
 def _help() -> str:

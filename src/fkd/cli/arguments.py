@@ -45,13 +45,15 @@ class Options:
         names: options such as "--images.root", in the order of --help.
         positional: names of positional arguments, all of them required.
         switches: options that need no value.
-        lists: options and positional arguments that take any number of words.
+        many: whether the last positional argument may be given several times.
+        lists: options that take any number of words.
         required: options without a default.
     """
 
     names: tuple[str, ...]
     positional: tuple[str, ...]
     switches: frozenset[str]
+    many: bool
     lists: frozenset[str]
     required: frozenset[str]
 
@@ -78,7 +80,8 @@ def options_of(verb: str) -> Options:
         names=tuple(option for option in kinds if option.startswith("-")),
         positional=tuple(option for option in kinds if not option.startswith("-")),
         switches=frozenset(option for option, kind in kinds.items() if "switch" in kind),
-        lists=frozenset(option for option, kind in kinds.items() if "many" in kind),
+        many=any("many" in kind for kind in kinds.values()),
+        lists=frozenset(option for option, kind in kinds.items() if "words" in kind),
         required=frozenset(option for option, kind in kinds.items() if "required" in kind),
     )
 
@@ -94,11 +97,19 @@ def read_arguments(verb: str, words: Sequence[str]) -> list[Argument]:
     """
     options = options_of(verb)
     arguments = [_in_full(argument, options) for argument in _split(words, options)]
-    arguments = _joined(arguments, options)
     for argument in arguments:
         if argument.option and not options.knows(argument.option):
             raise ConfigError(_unknown(verb, argument.option, options))
     return sorted(arguments, key=_rank)
+
+
+def join_positional(verb: str, arguments: Sequence[Argument]) -> list[Argument]:
+    """The arguments with several positional ones as the list that the parser takes them in."""
+    given = [argument for argument in arguments if not argument.option]
+    if not options_of(verb).many or len(given) < 2:
+        return list(arguments)
+    joined = Argument("", json.dumps([argument.value for argument in given]))
+    return [*(argument for argument in arguments if argument.option), joined]
 
 
 def require_all(verb: str, arguments: Iterable[Argument]) -> None:
@@ -168,16 +179,6 @@ def _in_a_list(words: Sequence[str]) -> str:
     if len(words) == 1 and (words[0].startswith("[") or words[0] == "null"):
         return words[0]
     return json.dumps(list(words))
-
-
-def _joined(arguments: list[Argument], options: Options) -> list[Argument]:
-    """The words of the last positional argument as one list, where it takes any number of words."""
-    if not options.positional or options.positional[-1] not in options.lists:
-        return arguments
-    words = [argument.value or "" for argument in arguments if not argument.option]
-    before, words = words[: len(options.positional) - 1], words[len(options.positional) - 1 :]
-    positional = [*before, *([_in_a_list(words)] if words else [])]
-    return [Argument("", word) for word in positional] + [a for a in arguments if a.option]
 
 
 def _is_option(word: str) -> bool:

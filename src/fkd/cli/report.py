@@ -7,7 +7,7 @@ from fkd.viewing.report import GENERATOR, ReportConfig, render_report
 
 
 def report(
-    runs: list[str],
+    runs: list[str] | str,
     *,
     out: str = "report.html",
     title: str = "Training runs",
@@ -30,6 +30,7 @@ def report(
     """
     page = home_path(out)
     require_place(page, GENERATOR, overwrite=overwrite)
-    text = render_report(runs, ReportConfig(title=title, notes=notes, figures=figures))
+    folders = [runs] if isinstance(runs, str) else runs
+    text = render_report(folders, ReportConfig(title=title, notes=notes, figures=figures))
     write_page(page, text)
     make_console().print(f"{page} ({format_size(len(text.encode()))}): open it in a browser")

@@ -18,7 +18,7 @@ _IMAGES = {
 _SVG = ".svg"
 _ENDINGS = (_SVG, *_IMAGES, ".json")
 _SVG_HEAD = 4096  # bytes in which an SVG file begins its drawing
-_MOST_ROWS = 200
+_MOST_ROWS = 1000  # all classes of ImageNet
 _MOST_TABLES = 40
 _FEW = 12  # numbers in one cell, or members of an object that needs no table of its own
 _LONGEST = 400  # characters of a cell
@@ -114,9 +114,11 @@ def _of_list(value: Sequence[dict[str, Any]], caption: str) -> list[Table]:
     columns = list(dict.fromkeys(name for simple, _ in parts for name in simple))
     rows = [[simple.get(name, "") for name in columns] for simple, _ in parts]
     tables = [_table(caption, columns, rows)] if columns else []
-    for number, (_, nested) in enumerate(parts[:_MOST_TABLES]):
+    for number, (simple, nested) in enumerate(parts[:_MOST_TABLES]):
+        texts = [text for text in simple.values() if isinstance(text, str)]
+        row = ", ".join(texts[:2]) or str(number)  # such as model and set
         for name, item in nested.items():
-            tables += tables_of(item, f"{caption}.{number}.{name}".lstrip("."))
+            tables += tables_of(item, ": ".join(filter(None, (caption, row, name))))
     return tables[:_MOST_TABLES]
 
 
