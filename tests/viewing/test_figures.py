@@ -68,6 +68,7 @@ def test_results_of_several_models_are_rows():
     assert first.numeric == [False, True, False, True, True]
     assert nested.caption == "b: per_class"
     assert len(nested.rows) == 20
+    assert (first.folded, nested.folded) == (False, True)
 
 
 def test_objects_alike_are_rows_under_their_names():

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fkd.errors import ConfigError, reason_of
@@ -20,6 +20,7 @@ _ENDINGS = (_SVG, *_IMAGES, ".json")
 _SVG_HEAD = 4096  # bytes in which an SVG file begins its drawing
 _MOST_ROWS = 1000  # all classes of ImageNet
 _MOST_TABLES = 40
+_FOLDED = 20  # rows above which a table is shown when asked for
 _FEW = 12  # numbers in one cell, or members of an object that needs no table of its own
 _LONGEST = 400  # characters of a cell
 
@@ -111,14 +112,18 @@ def _of_object(value: dict[str, Any], caption: str) -> list[Table]:
 def _of_list(value: Sequence[dict[str, Any]], caption: str) -> list[Table]:
     """What is simple in each object as a row of one table, the other members after it."""
     parts = [_split(item) for item in value]
-    columns = list(dict.fromkeys(name for simple, _ in parts for name in simple))
+    known = dict.fromkeys(
+        name for simple, _ in parts for name, item in simple.items() if item not in (None, "")
+    )
+    columns = list(known)
     rows = [[simple.get(name, "") for name in columns] for simple, _ in parts]
     tables = [_table(caption, columns, rows)] if columns else []
     for number, (simple, nested) in enumerate(parts[:_MOST_TABLES]):
         texts = [text for text in simple.values() if isinstance(text, str)]
         row = ", ".join(texts[:2]) or str(number)  # such as model and set
         for name, item in nested.items():
-            tables += tables_of(item, ": ".join(filter(None, (caption, row, name))))
+            inner = tables_of(item, ": ".join(filter(None, (caption, row, name))))
+            tables += [replace(table, folded=True) for table in inner]
     return tables[:_MOST_TABLES]
 
 
@@ -161,6 +166,7 @@ def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) 
         rows=[[_cell(value) for value in row] for row in rows[:_MOST_ROWS]],
         sortable=len(rows) > 1 and len(columns) > 2,
         note=f"{left_out:,} more rows are in the file." if left_out > 0 else "",
+        folded=len(rows) > _FOLDED,
     )
 
 

@@ -34,5 +34,6 @@ for (const item of document.querySelectorAll(".legend [data-style]")) {
   item.addEventListener("mouseleave", () => show(null));
 }
 addEventListener("beforeprint", () => {
-  for (const each of document.querySelectorAll("details")) each.open = true;
+  for (const each of document.querySelectorAll("details"))
+    each.open ||= each.querySelectorAll("tr").length <= 200; // settings, not a thousand classes
 });

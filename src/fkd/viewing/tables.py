@@ -30,6 +30,7 @@ class Table:
         rows: cells; the first of each row is its heading.
         sortable: whether a reader may order the rows.
         note: below it, on what is left out.
+        folded: whether it is shown only when it is asked for.
     """
 
     caption: str
@@ -37,6 +38,7 @@ class Table:
     rows: list[list[Cell]]
     sortable: bool = False
     note: str = ""
+    folded: bool = False
 
     @property
     def numeric(self) -> list[bool]:
