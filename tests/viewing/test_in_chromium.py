@@ -199,7 +199,8 @@ def test_a_script_that_got_into_the_page_would_not_run(chromium, report, tmp_pat
         assert all("Content Security Policy" in problem for problem in seen.problems)
 
 
-def test_served_pages_are_quiet_and_their_form_works(chromium, hostile_store):
+def test_served_pages_are_quiet_and_their_form_works(chromium, hostile_store, monkeypatch):
+    monkeypatch.setattr("fkd.viewing.server._PATIENCE", 60)
     view = View(FilterConfig(), "name", PageConfig(crops_per_image=2))
     with PageServer(Browser(*hostile_store), view) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.viewing import build
 from fkd.store import LabelStore
+from fkd.viewing import server as server_module
 from fkd.viewing.browser import Browser
 from fkd.viewing.filters import FilterConfig
 from fkd.viewing.page import PageConfig
@@ -29,6 +30,7 @@ def test_only_the_images_of_a_page_are_read(large, monkeypatch):
         return read(self, wanted, *more)
 
     monkeypatch.setattr(LabelStore, "read", counted)
+    monkeypatch.setattr(server_module, "_PATIENCE", 60)
     began, images.num_read = time.monotonic(), 0
     view = View(FilterConfig(), "random", PageConfig(num_images=5))
     with PageServer(Browser(store, images), view) as server:
@@ -41,4 +43,4 @@ def test_only_the_images_of_a_page_are_read(large, monkeypatch):
         assert server.answer("sort=low_entropy&class_name=class+7&num_images=5")[0] == 200
         assert images.num_read == 15
         assert len(rows) < NUMBER + 400
-    assert time.monotonic() - began < 20  # takes less than a second on a quiet machine
+    assert time.monotonic() - began < 60  # takes less than a second on a quiet machine

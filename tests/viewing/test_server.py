@@ -22,6 +22,12 @@ DEFAULT = View(FilterConfig(), "random", PageConfig(num_images=4, crops_per_imag
 KNOWN = {"class_name": ["ant", "tabby, cat"], "teacher_class": ["ant"]}
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """On a busy machine, labels of a few images may take longer than a user would wait."""
+    monkeypatch.setattr(server_module, "_PATIENCE", 60)
+
+
 @pytest.fixture
 def server(label_store, image_source):
     with PageServer(Browser(label_store, image_source), DEFAULT) as server:
