@@ -11,6 +11,7 @@ from fkd.cli.arguments import options_of
 from fkd.cli.paths import INPUTS, OUTPUTS, input_of
 from fkd.cli.verbs import VERBS
 from fkd.data.sources import ImagesConfig, open_source
+from tests.viewing.folders import write_run
 
 NOT_PATHS = {"name", "model"}  # may be a folder, or the name of a model
 
@@ -23,10 +24,11 @@ class Files:
     store: Path
     maps: Path
     weights: Path
+    run: Path
 
 
 def make_files(root: Path, make_images, make_store, classes=("ant", "bee", "cat")) -> Files:
-    """Six images of three classes, labels and maps of them, and weights; all may be read by all."""
+    """Six images of three classes, labels, maps, weights and a run; all may be read by all."""
     folders = [name.replace("/", "") for name in classes]
     images = make_images(root / "images", folders, per_class=2)
     source = open_source(ImagesConfig(root=str(images)))
@@ -39,7 +41,7 @@ def make_files(root: Path, make_images, make_store, classes=("ant", "bee", "cat"
     weights = root / "weights.safetensors"
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
     weights.chmod(0o644)
-    return Files(images, store, root / "maps", weights)
+    return Files(images, store, root / "maps", weights, write_run(root / "run"))
 
 
 def command(verb: str, files: Files, out: Path) -> list[str]:
@@ -68,6 +70,7 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "verify": [store],
         "convert": [store, writes],
         "view": [store, images, f"--out={out}"],
+        "report": [str(files.run), writes],
         "demo": [writes],
     }[verb]
 

@@ -261,4 +261,5 @@ NOT_A_PATH = {
     ("train", "maps"),
     ("import-maps", "classes"),
     ("view", "overwrite"),
+    ("report", "overwrite"),
 }
