@@ -13,6 +13,7 @@ from fkd.cli.paths import INPUTS, OUTPUTS, input_of
 from fkd.cli.verbs import VERBS
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.labeling.import_maps import ImportMapsConfig, import_maps
+from tests.viewing.folders import write_run
 
 NOT_PATHS = {"name", "model"}  # may be a folder, or the name of a model
 
@@ -26,10 +27,11 @@ class Files:
     maps: Path
     map_store: Path
     weights: Path
+    run: Path
 
 
 def make_files(root: Path, make_images, make_store, classes=("ant", "bee", "cat")) -> Files:
-    """Six images of three classes, labels and maps of them, and weights; all may be read by all."""
+    """Six images of three classes, labels, maps, weights and a run; all may be read by all."""
     folders = [name.replace("/", "") for name in classes]
     images = make_images(root / "images", folders, per_class=2)
     source = open_source(ImagesConfig(root=str(images)))
@@ -52,7 +54,8 @@ def make_files(root: Path, make_images, make_store, classes=("ant", "bee", "cat"
     weights = root / "weights.safetensors"
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
     weights.chmod(0o644)
-    return Files(images, store, root / "maps", root / "map-store", weights)
+    run = write_run(root / "run")
+    return Files(images, store, root / "maps", root / "map-store", weights, run)
 
 
 def command(verb: str, files: Files, out: Path) -> list[str]:
@@ -88,6 +91,7 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "analyze storage": [f"--store={store}", writes],
         "analyze distance": [images, f"--store={store}", f"--maps={files.map_store}", writes],
         "analyze labels": [images, f"--store={store}", f"--maps={files.map_store}", writes],
+        "report": [str(files.run), writes],
         "demo": [writes],
     }[verb]
 

@@ -26,6 +26,7 @@ MANY = [
     ("analyze storage", "num_crops", "3"),
     ("analyze distance", "sample.seed", "3"),
     ("analyze labels", "num_examples", "3"),
+    ("report", "out", "elsewhere"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

@@ -262,4 +262,5 @@ NOT_A_PATH = {
     ("import-maps", "classes"),
     ("export", "overwrite"),
     ("view", "overwrite"),
+    ("report", "overwrite"),
 }

@@ -49,6 +49,7 @@ class Options:
         positional: names of positional arguments, all of them required.
         many: whether the last of them may be given several times.
         switches: options that need no value.
+        lists: options that take any number of words.
         required: options without a default.
     """
 
@@ -56,6 +57,7 @@ class Options:
     positional: tuple[str, ...]
     many: bool
     switches: frozenset[str]
+    lists: frozenset[str]
     required: frozenset[str]
 
     def first_of(self, group: str) -> str | None:
@@ -84,6 +86,7 @@ def options_of(verb: str) -> Options:
         positional=tuple(option for option in kinds if not option.startswith("-")),
         many=any("many" in kind for kind in kinds.values()),
         switches=frozenset(option for option, kind in kinds.items() if "switch" in kind),
+        lists=frozenset(option for option, kind in kinds.items() if "words" in kind),
         required=frozenset(option for option, kind in kinds.items() if "required" in kind),
     )
 
@@ -184,6 +187,8 @@ def _split(words: Sequence[str], options: Options) -> list[Argument]:
         name, equals, value = word.partition("=")
         if equals:
             arguments.append(Argument(name, value))
+        elif name in options.lists:
+            arguments.append(Argument(name, _in_a_list(_take_words(rest))))
         elif rest and _takes(name, rest[0], options):
             arguments.append(Argument(name, rest.pop(0)))
         elif name in options.switches:
@@ -191,6 +196,21 @@ def _split(words: Sequence[str], options: Options) -> list[Argument]:
         else:
             arguments.append(Argument(name))
     return arguments
+
+
+def _take_words(rest: list[str]) -> list[str]:
+    """Remove the words before the next option."""
+    words = []
+    while rest and not _is_option(rest[0]):
+        words.append(rest.pop(0))
+    return words
+
+
+def _in_a_list(words: Sequence[str]) -> str:
+    """Words as a list that the parser reads; one that is a list already, or null, stays."""
+    if len(words) == 1 and (words[0].startswith("[") or words[0] == "null"):
+        return words[0]
+    return json.dumps(list(words))
 
 
 def _is_option(word: str) -> bool:
@@ -218,7 +238,9 @@ def _in_full(argument: Argument, options: Options) -> Argument:
     value = argument.value
     if first is None or value is None or _is_settings(value):
         return argument
-    return replace(argument, option=first)
+    return replace(
+        argument, option=first, value=_in_a_list([value]) if first in options.lists else value
+    )
 
 
 def _is_settings(value: str) -> bool:

@@ -60,8 +60,8 @@ def run_verb(name: str, arguments: Sequence[Argument]) -> None:
 def list_options(name: str) -> list[str]:
     """The options of a verb in the order of its --help, positional arguments first.
 
-    After an option stands "switch" if it needs no value, "required" if it has no default, and
-    "many" after a positional argument that takes a list.
+    After an option stands "switch" if it needs no value, "required" if it has no default, "many"
+    after a positional argument that takes a list, and "words" after an option that takes texts.
     """
     verb = VERBS[name]
     command = load_command(verb)
@@ -73,6 +73,7 @@ def list_options(name: str) -> list[str]:
         required = action.required or action.dest in parser._extra_required_keys
         kinds += ["required"] if required else []
         kinds += ["many"] if _takes_list(action) else []
+        kinds += ["words"] if _takes_words(action) else []
         lines.append(" ".join([(action.option_strings or [action.dest])[0], *kinds]))
     return sorted(lines, key=lambda line: line.startswith("-"))
 
@@ -82,6 +83,11 @@ def _takes_list(action: Any) -> bool:
     kind = getattr(action, "_typehint", None)
     kinds = (kind, *get_args(kind))
     return not action.option_strings and any(get_origin(each) is list for each in kinds)
+
+
+def _takes_words(action: Any) -> bool:
+    """Whether an option takes a list of texts, which are words after it."""
+    return bool(action.option_strings) and getattr(action, "_typehint", None) == list[str]
 
 
 def load_command(verb: Verb) -> Callable[..., Any]:

@@ -143,10 +143,28 @@ VERBS: dict[str, Verb] = {
     ),
     "view": Verb(
         "fkd.cli.view:view",
-        "write an HTML page of images, crop boxes and labels",
-        "fkd view labels --images.root photos/train",
-        _IMAGES | {"out": "the page; by default beside the store"},
+        "show images, crop boxes and labels in a browser",
+        "fkd view labels --images.root photos/train --filter.disagrees --sort high_entropy",
+        _IMAGES
+        | {
+            "out": "the page; by default beside the store",
+            "filter.class_name": "only images of these true classes",
+            "filter.disagrees": "only images whose labels say another class",
+            "sort": "by name, entropy or top probability",
+            "serve": "browse: filters and pages in the browser, no file",
+        },
         "STORE",
+    ),
+    "report": Verb(
+        "fkd.cli.report:report",
+        "write an HTML page of training runs: results, curves, settings",
+        "fkd report runs/* --out report.html --figures figures/*.svg",
+        {
+            "out": "the page",
+            "title": "of the page",
+            "figures": "files to show: SVG, PNG, JPEG, or JSON as tables",
+        },
+        "RUN...",
     ),
     "analyze storage": Verb(
         "fkd.cli.analyze.storage:storage",
