@@ -5,6 +5,7 @@ imported. What a value means is left to the parser.
 """
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -44,12 +45,14 @@ class Options:
         names: options such as "--images.root", in the order of --help.
         positional: names of positional arguments, all of them required.
         switches: options that need no value.
+        lists: options and positional arguments that take any number of words.
         required: options without a default.
     """
 
     names: tuple[str, ...]
     positional: tuple[str, ...]
     switches: frozenset[str]
+    lists: frozenset[str]
     required: frozenset[str]
 
     def first_of(self, group: str) -> str | None:
@@ -77,6 +80,7 @@ def options_of(verb: str) -> Options:
         names=tuple(option for option in kinds if option.startswith("-")),
         positional=tuple(option for option in kinds if not option.startswith("-")),
         switches=frozenset(option for option, kind in kinds.items() if "switch" in kind),
+        lists=frozenset(option for option, kind in kinds.items() if "many" in kind),
         required=frozenset(option for option, kind in kinds.items() if "required" in kind),
     )
 
@@ -119,6 +123,7 @@ def read_arguments(verb: str, words: Sequence[str]) -> list[Argument]:
     """
     options = options_of(verb)
     arguments = [_in_full(argument, options) for argument in _split(words, options)]
+    arguments = _joined(arguments, options)
     for argument in arguments:
         if argument.option and not options.knows(argument.option):
             raise ConfigError(_unknown(verb, argument.option, options))
@@ -168,6 +173,8 @@ def _split(words: Sequence[str], options: Options) -> list[Argument]:
         name, equals, value = word.partition("=")
         if equals:
             arguments.append(Argument(name, value))
+        elif name in options.lists:
+            arguments.append(Argument(name, _in_a_list(_take_words(rest))))
         elif rest and _takes(name, rest[0], options):
             arguments.append(Argument(name, rest.pop(0)))
         elif name in options.switches:
@@ -175,6 +182,31 @@ def _split(words: Sequence[str], options: Options) -> list[Argument]:
         else:
             arguments.append(Argument(name))
     return arguments
+
+
+def _take_words(rest: list[str]) -> list[str]:
+    """Remove the words before the next option."""
+    words = []
+    while rest and not _is_option(rest[0]):
+        words.append(rest.pop(0))
+    return words
+
+
+def _in_a_list(words: Sequence[str]) -> str:
+    """Words as a list that the parser reads; one that is a list already, or null, stays."""
+    if len(words) == 1 and (words[0].startswith("[") or words[0] == "null"):
+        return words[0]
+    return json.dumps(list(words))
+
+
+def _joined(arguments: list[Argument], options: Options) -> list[Argument]:
+    """The words of the last positional argument as one list, where it takes any number of words."""
+    if not options.positional or options.positional[-1] not in options.lists:
+        return arguments
+    words = [argument.value or "" for argument in arguments if not argument.option]
+    before, words = words[: len(options.positional) - 1], words[len(options.positional) - 1 :]
+    positional = [*before, *([_in_a_list(words)] if words else [])]
+    return [Argument("", word) for word in positional] + [a for a in arguments if a.option]
 
 
 def _is_option(word: str) -> bool:
@@ -202,7 +234,9 @@ def _in_full(argument: Argument, options: Options) -> Argument:
     value = argument.value
     if first is None or value is None or _is_settings(value):
         return argument
-    return replace(argument, option=first)
+    return replace(
+        argument, option=first, value=_in_a_list([value]) if first in options.lists else value
+    )
 
 
 def _is_settings(value: str) -> bool:

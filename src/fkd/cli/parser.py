@@ -60,7 +60,8 @@ def run_verb(name: str, arguments: Sequence[Argument]) -> None:
 def list_options(name: str) -> list[str]:
     """The options of a verb in the order of its --help, positional arguments first.
 
-    After an option stands "switch" if it needs no value, and "required" if it has no default.
+    After an option stands "switch" if it needs no value, "many" if it takes a list of words, and
+    "required" if it has no default.
     """
     verb = VERBS[name]
     command = load_command(verb)
@@ -69,6 +70,7 @@ def list_options(name: str) -> list[str]:
     lines = []
     for action in parser._actions:
         kinds = ["switch"] if action.option_strings and action.nargs == "?" else []
+        kinds += ["many"] if getattr(action, "_typehint", None) == list[str] else []
         required = action.required or action.dest in parser._extra_required_keys
         kinds += ["required"] if required else []
         lines.append(" ".join([(action.option_strings or [action.dest])[0], *kinds]))
