@@ -1,0 +1,457 @@
+"""Where several models look on the same images, and how sure they are (Figs. 6 and 7).
+
+Each model sees the center crop of its own evaluation. Some images are shown with their maps; of
+more images, two figures are measured that go with the paper's pictures: the area of the map, and
+the probability of the predicted class.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fkd.analysis.grad_cam import GradCam, Layer, enlarge_maps, normalize_maps, require_captum
+from fkd.checks import require_whole
+from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, remarks_of
+from fkd.errors import ConfigError
+from fkd.evaluation.accuracy import center_crop
+from fkd.models.architectures.embedders import Embedder
+from fkd.models.classes import display_names, match_classes, numbered_classes
+from fkd.models.devices import resolve_device
+from fkd.models.lookup import find_model
+from fkd.models.trial import try_network
+from fkd.models.zoo import LoadedModel
+from fkd.randomness import Purpose, permutations, stream_key
+from fkd.userfiles import home_path
+
+PREDICTED, TRUTH = "predicted", "truth"
+AREA_ABOVE = 0.5
+"""The area of a map is the share of its positions above this, where its largest value is 1."""
+
+Progress = Callable[[int, int], None]  # so many of so many images, over all models
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Which models on which images.
+
+    Attributes:
+        models: folders of finished runs; timm models, or "torchvision/NAME".
+        images: to choose from.
+        checkpoint: weights for a single model that is named; by default its pretrained ones.
+        num_shown: images in the figure, drawn at random, of different classes as far as possible.
+        shown: instead of these, images by their paths below the root.
+        num_images: drawn at random, for the measured figures.
+        seed: of the draws.
+        target: whose map: predicted is each model's most probable class, truth the class of the
+            image, anything else a class by name.
+        layer: module whose activations are weighted, of all models, or one per model with commas;
+            auto is the last layer with positions.
+        input_size: side of the crops, pixels; by default each model's own.
+        batch_size: images in a forward pass.
+        num_workers: threads that decode images; 0 decodes them when they are needed.
+        device: cpu, cuda, cuda:1, mps, xpu; by default cuda if there is one.
+    """
+
+    models: Sequence[str]
+    images: ImagesConfig
+    checkpoint: str | None = None
+    num_shown: int = 4
+    shown: Sequence[str] = ()
+    num_images: int = 100
+    seed: int = 0
+    target: str = PREDICTED
+    layer: str = "auto"
+    input_size: int | None = None
+    batch_size: int = 16
+    num_workers: int = 2
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_shown", "num_images", "input_size", "batch_size"):
+            require_whole(1, name, getattr(self, name))
+        require_whole(0, "num_workers", self.num_workers)
+        if not self.models:
+            raise ConfigError("models: give at least one, a run folder or the name of a network")
+        if self.checkpoint is not None and len(self.models) > 1:
+            raise ConfigError(
+                f"checkpoint: is of a single model, but there are {len(self.models)}; give model "
+                "folders, which have weights of their own"
+            )
+        if len(self.layer.split(",")) not in (1, len(self.models)):
+            raise ConfigError(
+                f"layer: {self.layer} names {len(self.layer.split(','))} layers, but there are "
+                f"{len(self.models)} models; give one for all or one for each, auto among them"
+            )
+
+    @property
+    def layers(self) -> list[str | None]:
+        """One per model; None for the last with positions."""
+        names = [name.strip() for name in self.layer.split(",")]
+        names = names if len(names) == len(self.models) else names * len(self.models)
+        return [None if name == "auto" else name for name in names]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one model sees in one image.
+
+    Attributes:
+        crop: that it was given, uint8 (3, S, S).
+        predicted: its most probable class, for people.
+        probability: of that.
+        target: the class of the map, for people.
+        target_probability: of that.
+        map: Grad-CAM from 0 to 1, float32 (h, w); all 0 where nothing speaks for the class.
+        area: share of it above 0.5 at the size of the crop; NaN where it has one value.
+        guided: guided backpropagation, float32 (3, S, S); None for a network without any ReLU.
+    """
+
+    crop: Tensor
+    predicted: str
+    probability: float
+    target: str
+    target_probability: float
+    map: Tensor
+    area: float
+    guided: Tensor | None
+
+    @property
+    def guided_cam(self) -> Tensor | None:
+        """Guided Grad-CAM, the product of both, float32 (3, S, S)."""
+        if self.guided is None:
+            return None
+        return self.guided * enlarge_maps(self.map[None], self.guided.shape[-1])
+
+
+@dataclass(frozen=True)
+class ModelAttention:
+    """One model on all images.
+
+    Attributes:
+        model: as the user wrote it.
+        network: its name.
+        layer: of the maps.
+        shown: one per image of the figure.
+        areas: of the measured images, float64 (n,), NaN where a map has one value.
+        confidences: probability of the predicted class, float64 (n,).
+        remarks: what the user may want to know, a sentence each.
+    """
+
+    model: str
+    network: str
+    layer: Layer
+    shown: list[Explanation]
+    areas: np.ndarray
+    confidences: np.ndarray
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def has_guided(self) -> bool:
+        """Whether there is guided backpropagation."""
+        return self.shown[0].guided is not None
+
+
+@dataclass(frozen=True)
+class AttentionReport:
+    """All models on the same images.
+
+    Attributes:
+        config: the settings.
+        source: the images.
+        shown: positions of those in the figure.
+        measured: positions of the others.
+        models: in the order of the settings.
+    """
+
+    config: AttentionConfig
+    source: ImageSource
+    shown: list[int]
+    measured: list[int]
+    models: list[ModelAttention]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user may want to know, a sentence each."""
+        return remarks_of(self.source) + [r for model in self.models for r in model.remarks]
+
+
+def compare_attention(
+    config: AttentionConfig, progress: Progress = lambda done, total: None
+) -> AttentionReport:
+    """Maps, areas and confidences of all models on the same images.
+
+    Raises:
+        ConfigError: captum is not installed; a model cannot be loaded, has no classes, no such
+            layer or not the class; an image is not there.
+        ImageError: an image cannot be read.
+    """
+    require_captum()
+    device = resolve_device(config.device)
+    source = open_source(config.images)
+    shown, measured = choose_images(source, config)
+    done, total = 0, len(config.models) * (len(shown) + len(measured))
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    progress(0, total)
+    report = AttentionReport(config, source, shown, measured, [])
+    for word, layer in zip(config.models, config.layers, strict=True):
+        seen = _Seen(config, source, _load(word, config), device)
+        report.models.append(_explain(seen, word, layer, shown, measured, advance))
+    return report
+
+
+def choose_images(source: ImageSource, config: AttentionConfig) -> tuple[list[int], list[int]]:
+    """Positions of the images of the figure, and of those that are measured.
+
+    Raises:
+        ConfigError: there is no image of a name.
+    """
+    order = permutations(stream_key(config.seed), Purpose.PROBE, 0, len(source)).tolist()
+    measured = order[: config.num_images]
+    if config.shown:
+        return find_images(source, config.shown), measured
+    first_of_class, others = [], []
+    known = set()
+    for i in order[: max(config.num_images, config.num_shown)]:
+        label = source.label(i)
+        (others if label in known else first_of_class).append(i)
+        known.add(label)
+    return (first_of_class + others)[: config.num_shown], measured
+
+
+def find_images(source: ImageSource, names: Sequence[str]) -> list[int]:
+    """Positions of images by their keys, or by the ends of these where only one fits.
+
+    Raises:
+        ConfigError: there is none, or there are several.
+    """
+    keys = [source.key(i) for i in range(len(source))]
+    position = {key: i for i, key in enumerate(keys)}
+    found = []
+    for name in names:
+        wanted = os.fsencode(name)
+        fitting = [position[wanted]] if wanted in position else []
+        fitting = fitting or [i for i, key in enumerate(keys) if key.endswith(b"/" + wanted)]
+        if len(fitting) != 1:
+            count = f"{len(fitting)} images" if fitting else "no image"
+            example = source.name((fitting or [0])[0])
+            raise ConfigError(
+                f"shown: {source.root} has {count} {name}; give a path below it, such as that of "
+                f"{example}"
+            )
+        found += fitting
+    return found
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A loaded model, and what it is shown."""
+
+    config: AttentionConfig
+    source: ImageSource
+    loaded: LoadedModel
+    device: torch.device
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the outputs."""
+        return self.loaded.class_names or numbered_classes(self.loaded.num_classes)
+
+    def crops(self, positions: Sequence[int]) -> Tensor:
+        """Center crops of images, uint8 (B, 3, S, S)."""
+        images = [load(self.source, i).image for i in positions]
+        return torch.stack([center_crop(image, self.loaded.preprocessing) for image in images])
+
+    def batches(self, positions: Sequence[int]) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """The images in batches, with their crops; built ahead."""
+        size, workers = self.config.batch_size, self.config.num_workers
+        parts = [positions[i : i + size] for i in range(0, len(positions), size)]
+        if workers == 0:
+            yield from ((part, self.crops(part)) for part in parts)
+            return
+        with single_threaded_pool(workers) as pool:
+            yield from zip(parts, look_ahead(pool, self.crops, parts, workers), strict=True)
+
+    def normalize(self, crops: Tensor) -> Tensor:
+        """As the model expects them, on its device."""
+        return self.loaded.preprocessing.normalize(crops.to(self.device))
+
+
+def _load(word: str, config: AttentionConfig) -> LoadedModel:
+    """A classifier by the word of the user.
+
+    Raises:
+        ConfigError: there is none, or it cannot take its crops.
+    """
+    loaded = find_model(word, config.checkpoint, input_size=config.input_size)
+    if loaded.num_classes == 0 or isinstance(loaded.model, Embedder):
+        raise ConfigError(
+            f"{word} gives embeddings and no classes, so there is no class to make a map of; give "
+            "models with a classifier"
+        )
+    try_network(loaded.model, loaded.preprocessing, f"model {loaded.name}")
+    return loaded
+
+
+def _explain(
+    seen: _Seen,
+    word: str,
+    layer: str | None,
+    shown: Sequence[int],
+    measured: Sequence[int],
+    advance: Callable[[int], None],
+) -> ModelAttention:
+    """One model on all images."""
+    model = seen.loaded.model.to(seen.device)
+    example = seen.normalize(seen.crops(shown[:1]))
+    cam = GradCam(model, example, layer, word)
+    target = _target_of(seen, word, [*shown, *measured])
+    explanations: list[Explanation] = []
+    for part, crops in seen.batches(shown):
+        explanations += _explain_batch(seen, cam, crops, partial(target, part))
+        advance(len(part))
+    areas, confidences = [], []
+    for part, crops in seen.batches(measured):
+        images = seen.normalize(crops)
+        logits = cam.logits(images)
+        confidences.append(logits.softmax(1).amax(1).double().cpu())
+        areas.append(_areas(cam.maps(images, target(part, logits)), crops.shape[-1]).cpu())
+        advance(len(part))
+    result = ModelAttention(
+        word,
+        seen.loaded.name,
+        cam.layer,
+        explanations,
+        torch.cat(areas).numpy(),
+        torch.cat(confidences).numpy(),
+    )
+    result.remarks.extend(_remarks(result, cam.others))
+    return result
+
+
+def _explain_batch(
+    seen: _Seen, cam: GradCam, crops: Tensor, target: Callable[[Tensor], Tensor]
+) -> list[Explanation]:
+    """The explanations of some images."""
+    images = seen.normalize(crops)
+    logits = cam.logits(images)
+    classes = target(logits)
+    raw = cam.maps(images, classes)
+    guided = cam.guided(images, classes)
+    names = display_names(seen.class_names)
+    probabilities, areas = logits.softmax(1).cpu(), _areas(raw, crops.shape[-1]).tolist()
+    best, maps = probabilities.argmax(1).tolist(), normalize_maps(raw).cpu()
+    return [
+        Explanation(
+            crops[i],
+            names[best[i]],
+            float(probabilities[i, best[i]]),
+            names[c],
+            float(probabilities[i, c]),
+            maps[i],
+            areas[i],
+            None if guided is None else guided[i].cpu(),
+        )
+        for i, c in enumerate(classes.tolist())
+    ]
+
+
+def _areas(maps: Tensor, side: int) -> Tensor:
+    """Share of each map (B, h, w) above 0.5 at the size of the crop, float64 (B,); NaN for a map
+    with one value, as where nothing in the image speaks for the class."""
+    normalized = normalize_maps(maps)
+    areas = (enlarge_maps(normalized, side) > AREA_ABOVE).double().mean((1, 2))
+    return torch.where(normalized.amax((1, 2)) > 0, areas, torch.nan)
+
+
+def _target_of(
+    seen: _Seen, word: str, positions: Sequence[int]
+) -> Callable[[Sequence[int], Tensor], Tensor]:
+    """From positions and logits (B, C) to the classes of the maps, int64 (B,).
+
+    Raises:
+        ConfigError: the model does not know a class, or an image has none.
+    """
+    wanted, source = seen.config.target, seen.source
+    if wanted == PREDICTED:
+        return lambda part, logits: logits.argmax(1)
+    if wanted != TRUTH:
+        output = _output_of(seen, word, wanted)
+        return lambda part, logits: torch.full_like(logits[:, 0], output, dtype=torch.long)
+    outputs: dict[int, int] = {}
+    for i in positions:
+        label = source.label(i)
+        if label < 0 or source.class_names is None:
+            raise ConfigError(
+                f"target truth: {source.name(i)} has no class; use --target predicted, or give "
+                "images in class folders"
+            )
+        if label not in outputs:
+            outputs[label] = _output_of(seen, word, source.class_names[label])
+    return lambda part, logits: torch.tensor(
+        [outputs[source.label(i)] for i in part], device=logits.device
+    )
+
+
+def _output_of(seen: _Seen, word: str, name: str) -> int:
+    """The output of the model for a class.
+
+    Raises:
+        ConfigError: it has none, or several may be meant.
+    """
+    try:
+        return match_classes([name], seen.class_names)[0]
+    except ConfigError as error:
+        examples = ", ".join(display_names(seen.class_names[:3]))
+        if "may mean" in str(error):
+            raise ConfigError(f"target: {error}") from error
+        raise ConfigError(
+            f"target: {word} does not know the class {name!r} (it knows {seen.loaded.num_classes:,}"
+            f" such as {examples}); use --target predicted, or a class that all models know"
+        ) from error
+
+
+def _remarks(result: ModelAttention, others: list[str]) -> list[str]:
+    """What is not to be expected of the maps of a model."""
+    remarks = []
+    label = label_of(result.model)
+    if not result.has_guided:
+        instead = f" but {', '.join(others)}" if others else ""
+        remarks.append(
+            f"{label} has no ReLU{instead}, and guided "
+            "backpropagation is of ReLUs only, so its guided columns are left out"
+        )
+    elif others:
+        remarks.append(
+            f"{label} has other activations than ReLU ({', '.join(others)}), through which guided "
+            "backpropagation is the plain gradient"
+        )
+    empty = int(np.isnan(result.areas).sum())
+    if empty:
+        remarks.append(
+            f"{label}: {empty:,} of {len(result.areas):,} maps are empty, because no position of "
+            f"{result.layer.name} speaks for the class; they are not in the mean area"
+        )
+    if result.layer.grid.side < 4:
+        side = result.layer.grid.side
+        remarks.append(
+            f"{label}: maps of {side}x{side} positions are coarse; --layer takes an earlier layer, "
+            "--input_size larger crops"
+        )
+    return remarks
+
+
+def label_of(model: str) -> str:
+    """What a figure calls a model: the last part of a folder, or a name as it is."""
+    folder = home_path(model)
+    return folder.resolve().name if folder.is_dir() else model
