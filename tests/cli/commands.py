@@ -69,6 +69,10 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "convert": [store, writes],
         "view": [store, images, f"--out={out}"],
         "analyze storage": [f"--store={store}", writes],
+        "analyze attention": [
+            *("test_resnet", images, teacher[1].replace("teacher.", ""), writes),
+            *("--num_shown=1", "--num_images=2", "--input_size=64", "--num_workers=0"),
+        ],
         "demo": [writes],
     }[verb]
 

@@ -135,6 +135,7 @@ class ModelAttention:
 
     Attributes:
         model: as the user wrote it.
+        label: what a figure calls it.
         network: its name.
         layer: of the maps.
         shown: one per image of the figure.
@@ -144,6 +145,7 @@ class ModelAttention:
     """
 
     model: str
+    label: str
     network: str
     layer: Layer
     shown: list[Explanation]
@@ -204,9 +206,10 @@ def compare_attention(
 
     progress(0, total)
     report = AttentionReport(config, source, shown, measured, [])
-    for word, layer in zip(config.models, config.layers, strict=True):
-        seen = _Seen(config, source, _load(word, config), device)
-        report.models.append(_explain(seen, word, layer, shown, measured, advance))
+    labels = label_models(config.models)
+    for word, label, layer in zip(config.models, labels, config.layers, strict=True):
+        seen = _Seen(config, source, word, label, _load(word, config), device)
+        report.models.append(_explain(seen, layer, shown, measured, advance))
     return report
 
 
@@ -259,6 +262,8 @@ class _Seen:
 
     config: AttentionConfig
     source: ImageSource
+    word: str
+    label: str
     loaded: LoadedModel
     device: torch.device
 
@@ -305,7 +310,6 @@ def _load(word: str, config: AttentionConfig) -> LoadedModel:
 
 def _explain(
     seen: _Seen,
-    word: str,
     layer: str | None,
     shown: Sequence[int],
     measured: Sequence[int],
@@ -314,8 +318,8 @@ def _explain(
     """One model on all images."""
     model = seen.loaded.model.to(seen.device)
     example = seen.normalize(seen.crops(shown[:1]))
-    cam = GradCam(model, example, layer, word)
-    target = _target_of(seen, word, [*shown, *measured])
+    cam = GradCam(model, example, layer, seen.word)
+    target = _target_of(seen, [*shown, *measured])
     explanations: list[Explanation] = []
     for part, crops in seen.batches(shown):
         explanations += _explain_batch(seen, cam, crops, partial(target, part))
@@ -328,7 +332,8 @@ def _explain(
         areas.append(_areas(cam.maps(images, target(part, logits)), crops.shape[-1]).cpu())
         advance(len(part))
     result = ModelAttention(
-        word,
+        seen.word,
+        seen.label,
         seen.loaded.name,
         cam.layer,
         explanations,
@@ -374,9 +379,7 @@ def _areas(maps: Tensor, side: int) -> Tensor:
     return torch.where(normalized.amax((1, 2)) > 0, areas, torch.nan)
 
 
-def _target_of(
-    seen: _Seen, word: str, positions: Sequence[int]
-) -> Callable[[Sequence[int], Tensor], Tensor]:
+def _target_of(seen: _Seen, positions: Sequence[int]) -> Callable[[Sequence[int], Tensor], Tensor]:
     """From positions and logits (B, C) to the classes of the maps, int64 (B,).
 
     Raises:
@@ -386,7 +389,7 @@ def _target_of(
     if wanted == PREDICTED:
         return lambda part, logits: logits.argmax(1)
     if wanted != TRUTH:
-        output = _output_of(seen, word, wanted)
+        output = _output_of(seen, wanted)
         return lambda part, logits: torch.full_like(logits[:, 0], output, dtype=torch.long)
     outputs: dict[int, int] = {}
     for i in positions:
@@ -397,13 +400,13 @@ def _target_of(
                 "images in class folders"
             )
         if label not in outputs:
-            outputs[label] = _output_of(seen, word, source.class_names[label])
+            outputs[label] = _output_of(seen, source.class_names[label])
     return lambda part, logits: torch.tensor(
         [outputs[source.label(i)] for i in part], device=logits.device
     )
 
 
-def _output_of(seen: _Seen, word: str, name: str) -> int:
+def _output_of(seen: _Seen, name: str) -> int:
     """The output of the model for a class.
 
     Raises:
@@ -416,15 +419,16 @@ def _output_of(seen: _Seen, word: str, name: str) -> int:
         if "may mean" in str(error):
             raise ConfigError(f"target: {error}") from error
         raise ConfigError(
-            f"target: {word} does not know the class {name!r} (it knows {seen.loaded.num_classes:,}"
-            f" such as {examples}); use --target predicted, or a class that all models know"
+            f"target: {seen.word} does not know the class {name!r} (it knows "
+            f"{seen.loaded.num_classes:,} such as {examples}); use --target predicted, or a class "
+            "that all models know"
         ) from error
 
 
 def _remarks(result: ModelAttention, others: list[str]) -> list[str]:
     """What is not to be expected of the maps of a model."""
     remarks = []
-    label = label_of(result.model)
+    label = result.label
     if not result.has_guided:
         instead = f" but {', '.join(others)}" if others else ""
         remarks.append(
@@ -451,7 +455,19 @@ def _remarks(result: ModelAttention, others: list[str]) -> list[str]:
     return remarks
 
 
-def label_of(model: str) -> str:
-    """What a figure calls a model: the last part of a folder, or a name as it is."""
-    folder = home_path(model)
-    return folder.resolve().name if folder.is_dir() else model
+def label_models(models: Sequence[str]) -> list[str]:
+    """What a figure calls models: the last part of a folder, or all of it where two are alike.
+
+    Example:
+        >>> label_models(["tf_efficientnet_lite0", "torchvision/resnet18"])
+        ['tf_efficientnet_lite0', 'torchvision/resnet18']
+    """
+    folders = [home_path(model) for model in models]
+    labels = [
+        folder.resolve().name if folder.is_dir() else model
+        for folder, model in zip(folders, models, strict=True)
+    ]
+    return [
+        label if labels.count(label) == 1 else model
+        for label, model in zip(labels, models, strict=True)
+    ]

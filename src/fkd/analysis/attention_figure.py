@@ -13,7 +13,6 @@ from fkd.analysis.attention import (
     AttentionReport,
     Explanation,
     ModelAttention,
-    label_of,
 )
 from fkd.analysis.figures import figure_style, plain
 from fkd.analysis.grad_cam import enlarge_maps
@@ -49,10 +48,8 @@ def summarize(values: np.ndarray) -> dict[str, float | int | None]:
 
 def attention_numbers(report: AttentionReport) -> dict[str, Any]:
     """Everything that the figure shows and that it summarizes, in JSON's types."""
-    settings = asdict(report.config)
-    settings["models"], settings["shown"] = list(report.config.models), list(report.config.shown)
     return {
-        "settings": settings,
+        "settings": asdict(report.config),
         "area_above": AREA_ABOVE,
         "images": {
             "shown": [report.source.name(i) for i in report.shown],
@@ -153,6 +150,7 @@ class _Page:
             )
         )
         axes.imshow(pixels, interpolation="none")
+        axes.set_anchor("SW")
         axes.set_axis_off()
 
     def caption(self, left: float, row: int, lines: list[str], width: float) -> None:
@@ -164,7 +162,7 @@ class _Page:
 
 def _draw_model(page: _Page, model: ModelAttention, left: float, width: float) -> None:
     area, confidence = summarize(model.areas), summarize(model.confidences)
-    label = _shorten(label_of(model.model), width, _LABEL)
+    label = _shorten(model.label, width, _LABEL)
     page.text(left, 0.24, label, _LABEL, weight="bold")
     page.text(left, 0.39, f"area {_spread(area)}", _SMALL)
     page.text(left, 0.52, f"confidence {_spread(confidence)}", _SMALL)

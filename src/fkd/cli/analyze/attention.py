@@ -7,7 +7,6 @@ from fkd.analysis.attention import (
     AttentionConfig,
     AttentionReport,
     compare_attention,
-    label_of,
 )
 from fkd.analysis.attention_figure import attention_numbers, draw_attention, summarize
 from fkd.analysis.figures import require_matplotlib, save_analysis
@@ -99,7 +98,7 @@ def _print(report: AttentionReport, console: Console) -> None:
     )
     for model in report.models:
         table.add_row(
-            label_of(model.model),
+            model.label,
             model.layer.name,
             f"{model.layer.grid.side}x{model.layer.grid.side}",
             *(_spread(summarize(each)) for each in (model.areas, model.confidences)),
