@@ -223,8 +223,9 @@ def choose_images(source: ImageSource, config: AttentionConfig) -> tuple[list[in
     measured = order[: config.num_images]
     if config.shown:
         return find_images(source, config.shown), measured
-    first_of_class, others = [], []
-    known = set()
+    first_of_class: list[int] = []
+    others: list[int] = []
+    known: set[int] = set()
     for i in order[: max(config.num_images, config.num_shown)]:
         label = source.label(i)
         (others if label in known else first_of_class).append(i)

@@ -49,7 +49,8 @@ class Grid(NamedTuple):
             return output
         if self.order == "BHWC":
             return output.permute(0, 3, 1, 2)
-        return output[:, self.prefix :].transpose(1, 2).unflatten(2, (self.side, self.side))
+        channels = output[:, self.prefix :].transpose(1, 2)
+        return channels.reshape(*channels.shape[:2], self.side, self.side)
 
     def fold(self, maps: Tensor, output: Tensor) -> Tensor:
         """The output with these activations (B, C, H, W) in it."""
