@@ -31,7 +31,7 @@ from fkd.userfiles import home_path
 
 PREDICTED, TRUTH = "predicted", "truth"
 AREA_ABOVE = 0.5
-"""The area of a map is the share of its positions above this, where its largest value is 1."""
+"""The area of a map is the share of it above this, where its least value is 0, its largest 1."""
 
 Progress = Callable[[int, int], None]  # so many of so many images, over all models
 

@@ -1,5 +1,6 @@
 """The figure and the numbers of `fkd.analysis.attention`: images in rows, models in columns."""
 
+import textwrap
 from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
@@ -23,10 +24,10 @@ from fkd.models.classes import display_names
 
 # Inches.
 _CELL, _GAP, _BETWEEN, _MARGIN = 1.25, 0.05, 0.22, 0.12
-_HEADER, _CAPTION, _FOOTER = 0.78, 0.3, 0.3
+_HEADER, _CAPTION, _LINE = 0.91, 0.3, 0.13
 _POINTS_PER_INCH = 72
 _SMALL, _LABEL = 7, 9  # points
-_WIDTH_OF_A_CHARACTER = 0.56  # of its height, the widest mean of usual texts
+_WIDTH_OF_A_CHARACTER = 0.6  # of its height, the widest mean of usual texts
 _PIXELS = 200  # of an image in the figure
 _STRONGEST = 0.995  # gradients are shown up to this quantile, so that a few do not hide the others
 
@@ -99,7 +100,8 @@ def draw_attention(report: AttentionReport) -> Any:
 
     widths = [_width(3 if model.has_guided else 1) for model in report.models]
     width = 2 * _MARGIN + _CELL + sum(_BETWEEN + each for each in widths)
-    height = _HEADER + len(report.shown) * (_CELL + _CAPTION) + _FOOTER
+    note = _footnote(report, width - 2 * _MARGIN)
+    height = _HEADER + len(report.shown) * (_CELL + _CAPTION) + (len(note) + 1) * _LINE
     page = _Page(Figure(figsize=(width, height)), width, height)
     page.text(_MARGIN, _HEADER - 0.06, "image", _SMALL)
     for row, i in enumerate(report.shown):
@@ -110,13 +112,19 @@ def draw_attention(report: AttentionReport) -> Any:
     for model, each in zip(report.models, widths, strict=True):
         _draw_model(page, model, left, each)
         left += each + _BETWEEN
-    note = (
-        f"area: share of the map above {AREA_ABOVE:g} of its largest value; confidence: "
+    for number, line in enumerate(reversed(note)):
+        page.text(_MARGIN, height - 0.06 - number * _LINE, line, _SMALL)
+    return page.figure
+
+
+def _footnote(report: AttentionReport, width: float) -> list[str]:
+    """What the figures above the columns are, in lines."""
+    text = (
+        f"area: share of the map above {AREA_ABOVE:g} on its scale from 0 to 1; confidence: "
         "probability of the predicted class; mean ± standard deviation of "
         f"{len(report.measured):,} images"
     )
-    page.text(_MARGIN, height - 0.1, _shorten(note, width - 2 * _MARGIN), _SMALL)
-    return page.figure
+    return textwrap.wrap(text, int(width / _character(_SMALL)))
 
 
 class _Page:
@@ -157,15 +165,20 @@ class _Page:
         """Up to two small lines below a cell."""
         bottom = _HEADER + row * (_CELL + _CAPTION) + _CELL
         for number, line in enumerate(lines):
-            self.text(left, bottom + 0.125 * (number + 1), _shorten(line, width), _SMALL)
+            self.text(left, bottom + _LINE * (number + 1), _shorten(line, width), _SMALL)
 
 
 def _draw_model(page: _Page, model: ModelAttention, left: float, width: float) -> None:
     area, confidence = summarize(model.areas), summarize(model.confidences)
     label = _shorten(model.label, width, _LABEL)
     page.text(left, 0.24, label, _LABEL, weight="bold")
-    page.text(left, 0.39, f"area {_spread(area)}", _SMALL)
-    page.text(left, 0.52, f"confidence {_spread(confidence)}", _SMALL)
+    lines = [
+        _describe_layer(model, width),
+        f"area {_spread(area)}",
+        f"confidence {_spread(confidence)}",
+    ]
+    for number, line in enumerate(lines):
+        page.text(left, 0.39 + _LINE * number, line, _SMALL)
     kinds = ["Grad-CAM", "guided backprop.", "guided Grad-CAM"]
     for column, kind in enumerate(kinds if model.has_guided else kinds[:1]):
         page.text(left + column * (_CELL + _GAP), _HEADER - 0.06, kind, _SMALL)
@@ -176,6 +189,14 @@ def _draw_model(page: _Page, model: ModelAttention, left: float, width: float) -
         for column, cell in enumerate(cells):
             page.image(left + column * (_CELL + _GAP), row, cell)
         page.caption(left, row, _said(explanation, width), width)
+
+
+def _describe_layer(model: ModelAttention, width: float) -> str:
+    """The end of the layer's name, as far as it fits, and the positions in the pixels."""
+    side, pixels = model.layer.grid.side, model.shown[0].crop.shape[-1]
+    name, after = model.layer.name, f", {side}x{side} of {pixels}x{pixels}"
+    most = max(int((width + _BETWEEN) / _character(_SMALL)) - len(after), 4)
+    return (name if len(name) <= most else f"…{name[1 - most :]}") + after
 
 
 def _said(explanation: Explanation, width: float) -> list[str]:
