@@ -9,10 +9,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from fkd.analysis.attention import (
+from fkd.analysis.attention import Explanation, compare_attention
+from fkd.analysis.attention_config import (
     AttentionConfig,
     choose_images,
-    compare_attention,
     find_images,
     label_models,
 )
@@ -130,8 +130,6 @@ def test_the_columns_that_a_network_has(config):
 
 
 def test_the_product_with_the_map():
-    from fkd.analysis.attention import Explanation
-
     map_ = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
     guided = torch.ones(3, 4, 4)
     shown = Explanation(torch.zeros(3, 4, 4), "a", 1.0, "a", 1.0, map_, 0.5, guided)

@@ -5,7 +5,6 @@ more images, two figures are measured that go with the paper's pictures: the are
 the probability of the predicted class.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,10 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fkd.analysis.attention_config import (
+    PREDICTED,
+    TRUTH,
+    AttentionConfig,
+    choose_images,
+    label_models,
+    layers_of,
+)
 from fkd.analysis.grad_cam import GradCam, Layer, enlarge_maps, normalize_maps, require_captum
-from fkd.checks import require_whole
 from fkd.data.ahead import look_ahead, single_threaded_pool
-from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, remarks_of
+from fkd.data.sources import ImageSource, load, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import center_crop
 from fkd.models.architectures.embedders import Embedder
@@ -26,75 +32,11 @@ from fkd.models.devices import resolve_device
 from fkd.models.lookup import find_model
 from fkd.models.trial import try_network
 from fkd.models.zoo import LoadedModel
-from fkd.randomness import Purpose, permutations, stream_key
-from fkd.userfiles import home_path
 
-PREDICTED, TRUTH = "predicted", "truth"
 AREA_ABOVE = 0.5
 """The area of a map is the share of it above this, where its least value is 0, its largest 1."""
 
 Progress = Callable[[int, int], None]  # so many of so many images, over all models
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """Which models on which images.
-
-    Attributes:
-        models: folders of finished runs; timm models, or "torchvision/NAME".
-        images: to choose from.
-        checkpoint: weights for a single model that is named; by default its pretrained ones.
-        num_shown: images in the figure, drawn at random, of different classes as far as possible.
-        shown: instead of these, images by their paths below the root.
-        num_images: drawn at random, for the measured figures.
-        seed: of the draws.
-        target: whose map: predicted is each model's most probable class, truth the class of the
-            image, anything else a class by name.
-        layer: module whose activations are weighted, of all models, or one per model with commas;
-            auto is the last layer with positions.
-        input_size: side of the crops, pixels; by default each model's own.
-        batch_size: images in a forward pass.
-        num_workers: threads that decode images; 0 decodes them when they are needed.
-        device: cpu, cuda, cuda:1, mps, xpu; by default cuda if there is one.
-    """
-
-    models: Sequence[str]
-    images: ImagesConfig
-    checkpoint: str | None = None
-    num_shown: int = 4
-    shown: Sequence[str] = ()
-    num_images: int = 100
-    seed: int = 0
-    target: str = PREDICTED
-    layer: str = "auto"
-    input_size: int | None = None
-    batch_size: int = 16
-    num_workers: int = 2
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("num_shown", "num_images", "input_size", "batch_size"):
-            require_whole(1, name, getattr(self, name))
-        require_whole(0, "num_workers", self.num_workers)
-        if not self.models:
-            raise ConfigError("models: give at least one, a run folder or the name of a network")
-        if self.checkpoint is not None and len(self.models) > 1:
-            raise ConfigError(
-                f"checkpoint: is of a single model, but there are {len(self.models)}; give model "
-                "folders, which have weights of their own"
-            )
-        if len(self.layer.split(",")) not in (1, len(self.models)):
-            raise ConfigError(
-                f"layer: {self.layer} names {len(self.layer.split(','))} layers, but there are "
-                f"{len(self.models)} models; give one for all or one for each, auto among them"
-            )
-
-    @property
-    def layers(self) -> list[str | None]:
-        """One per model; None for the last with positions."""
-        names = [name.strip() for name in self.layer.split(",")]
-        names = names if len(names) == len(self.models) else names * len(self.models)
-        return [None if name == "auto" else name for name in names]
 
 
 @dataclass(frozen=True)
@@ -207,54 +149,10 @@ def compare_attention(
     progress(0, total)
     report = AttentionReport(config, source, shown, measured, [])
     labels = label_models(config.models)
-    for word, label, layer in zip(config.models, labels, config.layers, strict=True):
+    for word, label, layer in zip(config.models, labels, layers_of(config), strict=True):
         seen = _Seen(config, source, word, label, _load(word, config), device)
         report.models.append(_explain(seen, layer, shown, measured, advance))
     return report
-
-
-def choose_images(source: ImageSource, config: AttentionConfig) -> tuple[list[int], list[int]]:
-    """Positions of the images of the figure, and of those that are measured.
-
-    Raises:
-        ConfigError: there is no image of a name.
-    """
-    order = permutations(stream_key(config.seed), Purpose.PROBE, 0, len(source)).tolist()
-    measured = order[: config.num_images]
-    if config.shown:
-        return find_images(source, config.shown), measured
-    first_of_class: list[int] = []
-    others: list[int] = []
-    known: set[int] = set()
-    for i in order[: max(config.num_images, config.num_shown)]:
-        label = source.label(i)
-        (others if label in known else first_of_class).append(i)
-        known.add(label)
-    return (first_of_class + others)[: config.num_shown], measured
-
-
-def find_images(source: ImageSource, names: Sequence[str]) -> list[int]:
-    """Positions of images by their keys, or by the ends of these where only one fits.
-
-    Raises:
-        ConfigError: there is none, or there are several.
-    """
-    keys = [source.key(i) for i in range(len(source))]
-    position = {key: i for i, key in enumerate(keys)}
-    found = []
-    for name in names:
-        wanted = os.fsencode(name)
-        fitting = [position[wanted]] if wanted in position else []
-        fitting = fitting or [i for i, key in enumerate(keys) if key.endswith(b"/" + wanted)]
-        if len(fitting) != 1:
-            count = f"{len(fitting)} images" if fitting else "no image"
-            example = source.name((fitting or [0])[0])
-            raise ConfigError(
-                f"shown: {source.root} has {count} {name}; give a path below it, such as that of "
-                f"{example}"
-            )
-        found += fitting
-    return found
 
 
 @dataclass(frozen=True)
@@ -454,21 +352,3 @@ def _remarks(result: ModelAttention, others: list[str]) -> list[str]:
             "--input_size larger crops"
         )
     return remarks
-
-
-def label_models(models: Sequence[str]) -> list[str]:
-    """What a figure calls models: the last part of a folder, or all of it where two are alike.
-
-    Example:
-        >>> label_models(["tf_efficientnet_lite0", "torchvision/resnet18"])
-        ['tf_efficientnet_lite0', 'torchvision/resnet18']
-    """
-    folders = [home_path(model) for model in models]
-    labels = [
-        folder.resolve().name if folder.is_dir() else model
-        for folder, model in zip(folders, models, strict=True)
-    ]
-    return [
-        label if labels.count(label) == 1 else model
-        for label, model in zip(labels, models, strict=True)
-    ]
