@@ -35,6 +35,14 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
 
+def test_names_in_any_script(tmp_path):
+    with figure_style():
+        figure = new_figure(3.0, 2.0)
+        figure.text(0.1, 0.5, "\u732b \u0928\u092e")
+    files = save_analysis(tmp_path, "thing", figure, {})
+    assert "\u732b \u0928\u092e" in files[0].read_text("utf-8")
+
+
 def test_the_look_of_other_figures_is_left_alone():
     import matplotlib
 

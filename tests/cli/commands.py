@@ -92,6 +92,10 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "analyze distance": [images, f"--store={store}", f"--maps={files.map_store}", writes],
         "analyze labels": [images, f"--store={store}", f"--maps={files.map_store}", writes],
         "report": [str(files.run), writes],
+        "analyze attention": [
+            *("test_resnet", images, teacher[1].replace("teacher.", ""), writes),
+            *("--num_shown=1", "--num_images=2", "--input_size=64", "--num_workers=0"),
+        ],
         "demo": [writes],
     }[verb]
 

@@ -27,6 +27,7 @@ MANY = [
     ("analyze distance", "sample.seed", "3"),
     ("analyze labels", "num_examples", "3"),
     ("report", "out", "elsewhere"),
+    ("analyze attention", "num_images", "3"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

@@ -204,6 +204,20 @@ VERBS: dict[str, Verb] = {
             "out": "folder of the figure and the numbers",
         },
     ),
+    "analyze attention": Verb(
+        "fkd.cli.analyze.attention:attention",
+        "where models look: Grad-CAM and guided backpropagation side by side (Figs. 6 and 7)",
+        "fkd analyze attention run tf_efficientnet_lite0 --images.root photos/val",
+        _IMAGES
+        | {
+            "num_shown": "images in the figure",
+            "num_images": "images that area and confidence are measured on",
+            "target": "class of the maps: predicted, truth, or a name",
+            "layer": "of the maps; by default the last one with positions",
+            "out": "folder of the figure and the numbers",
+        },
+        "MODEL...",
+    ),
     "demo": Verb(
         "fkd.cli.demo:demo",
         "label, check and train on bundled real images, in minutes",
