@@ -141,6 +141,32 @@ VERBS: dict[str, Verb] = {
             "out": "folder of the figure and the numbers",
         },
     ),
+    "analyze coverage": Verb(
+        "fkd.cli.analyze.coverage:coverage",
+        "how often a training run uses each stored crop, and duplicate images",
+        "fkd analyze coverage --store labels --images.root photos/train --epochs 300",
+        {
+            **_STORE,
+            **_IMAGES,
+            "num_crops": "crops stored of each image, where there is no store yet",
+            "epochs": "how often every image is seen",
+            "crops_per_image": "crops of one image in a mini-batch",
+            "order": "how stored crops are drawn",
+            "out": "folder of the figures and the numbers",
+        },
+    ),
+    "analyze duplicates": Verb(
+        "fkd.cli.analyze.duplicates:duplicates",
+        "images that occur twice: the same content, or thumbnails that look the same",
+        "fkd analyze duplicates --images.root photos/train --val.root photos/val",
+        {
+            **_IMAGES,
+            "val.root": "folder of further images, which should have no duplicates among the others",
+            "store": "a label store of the images; has their checksums",
+            "near": "also find images that look the same",
+            "out": "folder of the figure and the numbers",
+        },
+    ),
     "demo": Verb(
         "fkd.cli.demo:demo",
         "label, check and train on bundled real images, in minutes",
