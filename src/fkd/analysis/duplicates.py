@@ -6,7 +6,7 @@ validation images makes accuracy look better than it is. These come first.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,26 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from fkd.analysis.figures import figure_style, new_figure, plain
 from fkd.analysis.thumbnails import (
     SIDE,
     SimilarPairs,
     find_similar,
     is_blank,
     make_thumbnail,
+    no_pairs,
 )
 from fkd.checks import require_in, require_whole
-from fkd.crops.replay import resize
 from fkd.data.ahead import look_ahead
 from fkd.data.decode import decode_image
-from fkd.data.sources import ImageSource, fingerprint, load
-from fkd.errors import ImageError, escape_controls
+from fkd.data.sources import ImageSource, fingerprint
+from fkd.errors import ImageError
 from fkd.store import LabelStore
 from fkd.store.canonical import printable
-
-_SHOWN_PAIRS = 12
-_SHOWN_SIDE = 160  # pixels of an image in the figure
-_CAPTION = 22  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +38,8 @@ class DuplicateConfig:
     Attributes:
         near: also look for images that look the same; without it, no image is decoded.
         min_similarity: least correlation of two thumbnails that look the same. Of 5.8 million pairs
-            of different photographs of clothes, none is above 0.979; copies saved as JPEG of quality
-            30, at a half of the size, or 20 % brighter are at 0.99 and above.
+            of different photographs of clothes, none is above 0.978; copies saved as JPEG of
+            quality 30, at a half of the size, or 20 % brighter are at 0.99 and above.
         max_pairs: pairs of such images to list; those of different classes go first.
         num_workers: threads that read and decode images.
     """
@@ -195,7 +190,7 @@ def find_duplicates(
     """
     scan = _scan(parts, config, store, begin)
     groups = list(_identical(parts, scan))
-    similar, num_blank = SimilarPairs(*[np.empty(0, np.int64)] * 3, 0), 0
+    similar, num_blank = no_pairs(), 0
     if config.near and scan.images:
         once = np.ones(len(scan.images), bool)
         once[[i for group in groups for i in group[1:]]] = False
@@ -241,44 +236,6 @@ def duplicate_numbers(report: DuplicateReport) -> dict[str, Any]:
     }
 
 
-@figure_style()
-def draw_duplicates(report: DuplicateReport, parts: dict[str, ImageSource]) -> Any:
-    """The first duplicates, two images of each side by side; a title alone where none are there."""
-    there = not any(isinstance(source, StoreImages) for source in parts.values())
-    shown = report.duplicates[:_SHOWN_PAIRS] if there else []
-    columns, rows = max(1, min(3, len(shown))), -(-len(shown) // 3)
-    figure = new_figure(max(4.5, 2.9 * columns), 1.9 * rows + 0.4)
-    if shown:
-        cells = figure.subfigures(rows, columns, squeeze=False).ravel()
-        for cell, duplicate in zip(cells, shown, strict=False):
-            _draw_pair(cell, duplicate, parts)
-    count, more = len(report.duplicates), len(report.duplicates) > len(shown) > 0
-    figure.suptitle(
-        f"{count:,} duplicate{'s' * (count != 1)} among {sum(report.num_images.values()):,} images"
-        + (f", the first {len(shown)}" if more else ""),
-        x=0.01,
-        ha="left",
-        fontsize=10,
-    )
-    return figure
-
-
-def _draw_pair(cell: Any, duplicate: Duplicate, parts: dict[str, ImageSource]) -> None:
-    for axes, image in zip(cell.subplots(1, 2), duplicate.images, strict=False):
-        pixels = load(parts[image.part], image.position).image
-        scale = _SHOWN_SIDE / max(pixels.shape[1:])
-        height, width = (max(1, round(side * scale)) for side in pixels.shape[1:])
-        axes.imshow(resize(pixels, (height, width), "bilinear").permute(1, 2, 0).numpy())
-        axes.set_axis_off()
-        caption = image.part if image.class_name is None else f"{image.part}: {image.class_name}"
-        axes.set_title(plain(escape_controls(caption))[:_CAPTION], fontsize=7, loc="center")
-    said = "same content" if duplicate.identical else f"similarity {duplicate.similarity:.3f}"
-    if duplicate.classes_differ:
-        said += ", classes differ"
-    more = len(duplicate.images) - 2
-    cell.supxlabel(said + (f", {more} more" if more else ""), fontsize=7)
-
-
 def _rank(duplicate: Duplicate) -> tuple[Any, ...]:
     return (
         not duplicate.classes_differ,
@@ -296,41 +253,37 @@ def _scan(
     begin: Begin,
 ) -> _Scan:
     """Read all images once; or ask the store, where that is enough."""
-    refs, prints, thumbnails, unreadable = [], [], [], []
+    refs, prints, unreadable = [], [], []
+    thumbnails: list[np.ndarray] = []
     for part, source in parts.items():
         advance = begin(f"reading {part}", len(source))
-        if part == "images" and store is not None and not config.near:
-            found = _from_store(store, source)
-        else:
-            found = _from_files(source, config)
-        for i, (known, thumbnail) in enumerate(found):
+        of_store = part == "images" and not config.near
+        known_to = store if of_store else None
+        for i, (known, thumbnail) in enumerate(_read_all(source, config, known_to)):
             advance(1)
             if known is None:
                 unreadable.append(source.name(i))
                 continue
             refs.append(_ref(part, source, i))
             prints.append(known)
-            thumbnails.append(thumbnail)
+            thumbnails += [] if thumbnail is None else [thumbnail]
     shape = (0, 3, SIDE, SIDE)
-    made = np.stack(thumbnails) if config.near and thumbnails else np.empty(shape, np.uint8)
+    made = np.stack(thumbnails) if thumbnails else np.empty(shape, np.uint8)
     return _Scan(refs, prints, made, unreadable)
 
 
-def _from_store(
-    store: LabelStore, source: ImageSource
-) -> Iterator[tuple[tuple[int, int] | None, None]]:
-    """What a store knows of the files of these images; None of those that were unreadable."""
+def _read_all(
+    source: ImageSource, config: DuplicateConfig, store: LabelStore | None
+) -> Iterator[tuple[tuple[int, int] | None, np.ndarray | None]]:
+    """Fingerprint and thumbnail of each image; from a store, which has no thumbnails, if given."""
+    if store is None:
+        read = partial(_read, source, config.near)
+        with ThreadPoolExecutor(config.num_workers) as pool:
+            yield from look_ahead(pool, read, range(len(source)), 4 * config.num_workers)
+        return
     facts = store.images(store.rows([source.key(i) for i in range(len(source))]))
     for crc32, num_bytes, status in zip(facts.crc32, facts.num_bytes, facts.status, strict=True):
         yield (None if status else (int(crc32), int(num_bytes))), None
-
-
-def _from_files(
-    source: ImageSource, config: DuplicateConfig
-) -> Iterator[tuple[tuple[int, int] | None, np.ndarray | None]]:
-    read = partial(_read, source, config.near)
-    with ThreadPoolExecutor(config.num_workers) as pool:
-        yield from look_ahead(pool, read, range(len(source)), 4 * config.num_workers)
 
 
 def _read(

@@ -53,6 +53,11 @@ class SimilarPairs:
     complete: bool = True
 
 
+def no_pairs() -> SimilarPairs:
+    """None at all, to add others to."""
+    return SimilarPairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), 0)
+
+
 def make_thumbnail(image: Tensor) -> np.ndarray:
     """A decoded image at 32 x 32 pixels, whatever its aspect, uint8 (3, 32, 32)."""
     thumbnail: np.ndarray = resize(image, (SIDE, SIDE), "bilinear").numpy()
@@ -89,7 +94,7 @@ def find_similar(
         most: pairs to keep.
         progress: called with the number of images that have been compared with all others.
     """
-    kept = SimilarPairs(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32)), 0)
+    kept = no_pairs()
     for num_done, first, second in _candidates(thumbnails, min_similarity):
         for start in range(0, len(first), _PAIRS):
             a, b = first[start : start + _PAIRS], second[start : start + _PAIRS]

@@ -17,7 +17,8 @@ CONFIG = "--config"
 _HELP = ("-h", "--help")
 _WITHOUT_VALUE = (*_HELP, "--print_config")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
-_MANY = frozenset({"labels", "maps"})  # groups as large as a verb: their options are not listed
+# Groups as large as a verb, or whose members a user names: their options are not listed.
+_MANY = frozenset({"labels", "maps", "models", "stores"})
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
 
 

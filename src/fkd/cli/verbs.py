@@ -141,6 +141,20 @@ VERBS: dict[str, Verb] = {
             "out": "folder of the figure and the numbers",
         },
     ),
+    "analyze teachers": Verb(
+        "fkd.cli.analyze.teachers:teachers",
+        "teachers and stores side by side: entropy, accuracy, calibration, agreement, cost",
+        "fkd analyze teachers --images.root photos/val --models.lite0 tf_efficientnet_lite0",
+        {
+            **_IMAGES,
+            "models.NAME": "a teacher, by a name of yours: a timm model, or a run folder",
+            "stores.NAME": "a label store of the images, whose crops are looked at",
+            "num_images": "images of the sample",
+            "num_crops": "crops of each",
+            "sort": "the number by which teachers are ordered",
+            "out": "folder of the figure and the numbers",
+        },
+    ),
     "analyze coverage": Verb(
         "fkd.cli.analyze.coverage:coverage",
         "how often a training run uses each stored crop, and duplicate images",
@@ -161,7 +175,7 @@ VERBS: dict[str, Verb] = {
         "fkd analyze duplicates --images.root photos/train --val.root photos/val",
         {
             **_IMAGES,
-            "val.root": "folder of further images, which should have no duplicates among the others",
+            "val.root": "folder of further images, which should not be among the others",
             "store": "a label store of the images; has their checksums",
             "near": "also find images that look the same",
             "out": "folder of the figure and the numbers",

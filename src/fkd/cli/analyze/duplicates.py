@@ -9,10 +9,10 @@ from fkd.analysis.duplicates import (
     DuplicateConfig,
     DuplicateReport,
     StoreImages,
-    draw_duplicates,
     duplicate_numbers,
     find_duplicates,
 )
+from fkd.analysis.duplicates_figure import draw_duplicates
 from fkd.analysis.figures import require_matplotlib, save_analysis
 from fkd.cli.analyze.bars import task_bars
 from fkd.cli.console import make_console, print_remark, print_warning
