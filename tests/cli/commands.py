@@ -69,6 +69,12 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "convert": [store, writes],
         "view": [store, images, f"--out={out}"],
         "analyze storage": [f"--store={store}", writes],
+        "analyze teachers": [
+            *(images, writes, "--num_images=4", "--num_crops=2", "--batch_size=4"),
+            f"--models.net={{name: test_resnet, checkpoint: {files.weights}, input_size: 32}}",
+        ],
+        "analyze coverage": [f"--store={store}", images, writes, "--epochs=8"],
+        "analyze duplicates": [images, f"--val.root={files.images}", writes],
         "demo": [writes],
     }[verb]
 

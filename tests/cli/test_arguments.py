@@ -23,6 +23,9 @@ MANY = [
     ("convert", "form", "plain"),
     ("view", "page.num_images", "3"),
     ("analyze storage", "num_crops", "3"),
+    ("analyze teachers", "num_images", "3"),
+    ("analyze coverage", "schedule.warmup_epochs", "3"),
+    ("analyze duplicates", "val.split", "test"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

@@ -5,6 +5,7 @@ The same numbers give the same bytes: SVG files hold no dates and no random name
 
 import io
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,7 +86,9 @@ def save_analysis(out: Path, name: str, figure: Any, numbers: Mapping[str, Any])
         ConfigError: they cannot be written.
     """
     files = [out / f"{name}.svg", out / f"{name}.png", out / f"{name}.json"]
-    with figure_style():
+    with figure_style(), warnings.catch_warnings():
+        # An SVG file keeps such text, and a browser has fonts for it.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         for file, metadata in zip(files[:2], ({"Date": None}, {"Software": None}), strict=True):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=file.suffix[1:], dpi=_DPI, metadata=metadata)

@@ -54,7 +54,7 @@ def _draw_calibration(axes: Any, row: TeacherRow, style: dict[str, str]) -> None
     bins = row.labels.bins
     if not bins:
         return
-    axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], lw=1.0, **style)
+    axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], lw=0.8, alpha=0.5, **style)
     sizes = [6 + 120 * b.num / row.labels.num_known for b in bins]
     axes.scatter(
         [b.confidence for b in bins],

@@ -77,10 +77,13 @@ def _print(report: TeachersReport, console: Console) -> None:
     )
     for remark in report.remarks:
         print_remark(console, remark)
-    columns = (
-        *("entropy", "top prob.", "on crops", "on images", "calib. error", "ms", "GMACs", "B/crop"),
+    columns = ("entropy", "top-1 p", "crops", "images", "ECE", "ms", "GMACs", "B/crop")
+    table = Table(
+        Column("name"),
+        *(Column(name, justify="right") for name in columns),
+        caption="entropy in nats; accuracy on crops and on whole images; cost and bytes of a crop",
+        caption_justify="left",
     )
-    table = Table(Column("name"), *(Column(name, justify="right") for name in columns))
     for row in report.rows:
         table.add_row(row.name, *_cells(row))
     console.print(table, soft_wrap=False)
