@@ -74,7 +74,7 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
             f"--models.net={{name: test_resnet, checkpoint: {files.weights}, input_size: 32}}",
         ],
         "analyze coverage": [f"--store={store}", images, writes, "--epochs=8"],
-        "analyze duplicates": [images, f"--val.root={files.images}", writes],
+        "analyze duplicates": [images, writes],
         "demo": [writes],
     }[verb]
 

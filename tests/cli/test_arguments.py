@@ -25,7 +25,7 @@ MANY = [
     ("analyze storage", "num_crops", "3"),
     ("analyze teachers", "num_images", "3"),
     ("analyze coverage", "schedule.warmup_epochs", "3"),
-    ("analyze duplicates", "val.split", "test"),
+    ("analyze duplicates", "max_pairs", "3"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

@@ -5,6 +5,7 @@ The same numbers give the same bytes: SVG files hold no dates and no random name
 
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -67,6 +68,22 @@ def require_matplotlib() -> None:
     except ModuleNotFoundError as error:
         raise ConfigError(
             "figures need matplotlib; install it with: pip install 'fkd[analysis]'"
+        ) from error
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folder of an analysis if it is missing, before anything is computed.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"out: {out} cannot be written: {os_reason(error)}; give another folder"
         ) from error
 
 

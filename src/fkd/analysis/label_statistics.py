@@ -16,7 +16,7 @@ from fkd.labels.targets import SoftTargets
 NUM_BINS = 15
 """Of confidence, in [0, 1]. Source: Guo et al., On Calibration of Modern Neural Networks, 2017."""
 
-_ENTROPY_BINS = 40  # from 0 to the logarithm of the number of classes
+_ENTROPY_BINS = 25  # from 0 to the logarithm of the number of classes
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _AT_ONCE = 512  # labels that are compared in float64
 

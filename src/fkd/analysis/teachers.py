@@ -87,7 +87,7 @@ class TeachersConfig:
         if both:
             raise ConfigError(f"models.{both[0]}: a store has this name, too; give another one")
         if not self.models and not self.stores:
-            raise ConfigError("nothing to compare: give --models.NAME MODEL or --stores.NAME STORE")
+            raise ConfigError("nothing to compare: give models or stores")
         if self.images is None and self.models:
             raise ConfigError("images.root: models need images to look at; --images.root FOLDER")
         if self.images is None and self.classes == "dataset":

@@ -8,9 +8,9 @@ from fkd.analysis.figures import COLORS, figure_style, new_figure, plain
 from fkd.analysis.teacher_rows import TeacherRow, TeachersReport
 from fkd.errors import escape_controls
 
-_LINES = ("-", "--", ":", "-.")
+_LINES = ("-", ":", "-.")
 _NAME = 18  # characters of a name
-_DARK = 0.75  # agreement above which a cell is dark
+_DARK = 0.8  # agreement above which a cell is dark
 
 
 @figure_style()
@@ -20,7 +20,8 @@ def draw_teachers(report: TeachersReport) -> Any:
     figure = new_figure(9.0, 6.4 + 0.22 * max(0, count - 4))
     (entropies, calibration), (agreement, cost) = figure.subplots(2, 2)
     for i, row in enumerate(report.rows):
-        style = {"color": COLORS[i % len(COLORS)], "ls": _LINES[i // len(COLORS) % len(_LINES)]}
+        line = "--" if row.kind == "store" else _LINES[i // len(COLORS) % len(_LINES)]
+        style = {"color": COLORS[i % len(COLORS)], "ls": line}
         _draw_entropies(entropies, row, len(report.class_names), style)
         _draw_calibration(calibration, row, style)
     _finish_entropies(entropies)
@@ -81,7 +82,7 @@ def _draw_agreement(axes: Any, report: TeachersReport) -> None:
     shares = np.array(
         [[np.nan if c is None else c.top1_agreement for c in row] for row in report.agreement]
     )
-    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axes.imshow(shares, vmin=0, vmax=1.3, cmap="Blues", aspect="auto")
     size = 8 if len(shares) < 6 else 6
     for i, row in enumerate(report.agreement):
         for j, compared in enumerate(row):

@@ -1,6 +1,7 @@
 """`fkd analyze coverage`: how often a schedule uses each stored crop; and duplicates."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -17,14 +18,14 @@ from fkd.analysis.coverage import (
     measure_coverage,
 )
 from fkd.analysis.duplicates import DuplicateConfig
-from fkd.analysis.figures import require_matplotlib, save_analysis
+from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
 from fkd.checks import require_whole
 from fkd.cli.analyze.bars import task_bars
 from fkd.cli.analyze.duplicates import open_parts, run_duplicates
 from fkd.cli.console import make_console, print_remark
 from fkd.cli.verbs import VERBS
 from fkd.data.crop_sources import CropOrder
-from fkd.data.sources import ImagesConfig
+from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
@@ -70,6 +71,7 @@ def coverage(
     """
     require_matplotlib()
     require_whole(1, "num_images", num_images)
+    refuse_same_folder(out, images, val)
     console = make_console()
     opened = None if store is None else LabelStore.open(home_path(store))
     if opened is not None and opened.grid is not None:
@@ -83,6 +85,7 @@ def coverage(
         seed=seed,
     )
     folder = home_path(out)
+    prepare_folder(folder)
     _run(config, _keys(opened, num_images), folder, console)
     if opened is not None and num_images < opened.num_images:
         print_remark(
@@ -95,7 +98,7 @@ def coverage(
         run_duplicates(parts, settings, opened, console, out=folder)
 
 
-def _run(config: CoverageConfig, keys: list[bytes], out: object, console: Console) -> None:
+def _run(config: CoverageConfig, keys: list[bytes], out: Path, console: Console) -> None:
     with task_bars(console) as begin:
         advance = begin("following the run", len(keys) * len(config.passes))
         measured = measure_coverage(config, keys, advance)
@@ -110,7 +113,7 @@ def _run(config: CoverageConfig, keys: list[bytes], out: object, console: Consol
         "enough": enough,
     }
     figure = draw_coverage(config, measured, compared)
-    files = save_analysis(home_path(str(out)), "coverage", figure, numbers)
+    files = save_analysis(out, "coverage", figure, numbers)
     _print(config, measured, console)
     console.print(_table(config, compared), soft_wrap=False)
     wanted = {name: "none of these M" if m is None else f"M = {m:,}" for name, m in enough.items()}

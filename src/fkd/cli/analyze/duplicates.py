@@ -13,11 +13,11 @@ from fkd.analysis.duplicates import (
     find_duplicates,
 )
 from fkd.analysis.duplicates_figure import draw_duplicates
-from fkd.analysis.figures import require_matplotlib, save_analysis
+from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
 from fkd.cli.analyze.bars import task_bars
 from fkd.cli.console import make_console, print_remark, print_warning
 from fkd.cli.verbs import VERBS
-from fkd.data.sources import ImagesConfig, ImageSource, open_source, remarks_of
+from fkd.data.sources import ImagesConfig, ImageSource, open_source, refuse_same_folder, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
@@ -54,6 +54,7 @@ def duplicates(
         num_workers: threads that read and decode images.
         out: folder of duplicates.svg, duplicates.png and duplicates.json.
     """
+    refuse_same_folder(out, images, val)
     config = DuplicateConfig(
         near=near, min_similarity=min_similarity, max_pairs=max_pairs, num_workers=num_workers
     )
@@ -105,6 +106,7 @@ def run_duplicates(
 ) -> None:
     """Find, write and print the duplicates among these images."""
     require_matplotlib()
+    prepare_folder(out)
     with task_bars(console) as begin:
         report = find_duplicates(parts, config, store=store, begin=begin)
     figure = draw_duplicates(report, parts)

@@ -5,13 +5,16 @@ from dataclasses import asdict, dataclass, fields
 from rich.console import Console
 from rich.table import Column, Table
 
-from fkd.analysis.figures import require_matplotlib, save_analysis
+from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
 from fkd.analysis.teacher_rows import SortKey, TeacherRow, TeachersReport, report_numbers
 from fkd.analysis.teachers import TeachersConfig, compare_teachers
 from fkd.analysis.teachers_figure import draw_teachers
 from fkd.checks import require_one_of
 from fkd.cli.analyze.bars import task_bars
 from fkd.cli.console import make_console, print_remark
+from fkd.cli.verbs import VERBS
+from fkd.data.sources import refuse_same_folder
+from fkd.errors import ConfigError
 from fkd.userfiles import home_path
 
 
@@ -29,6 +32,11 @@ class TeachersOptions(TeachersConfig):
     out: str = "analysis"
 
     def __post_init__(self) -> None:
+        if not self.models and not self.stores:
+            raise ConfigError(
+                "analyze teachers needs --models.NAME MODEL or --stores.NAME STORE, e.g. "
+                f"{VERBS['analyze teachers'].example} (fkd analyze teachers --help)"
+            )
         super().__post_init__()
         require_one_of(SortKey, "sort", self.sort)
 
@@ -41,6 +49,8 @@ def teachers(options: TeachersOptions) -> None:
     nothing here is a verdict.
     """
     require_matplotlib()
+    refuse_same_folder(options.out, options.images)
+    prepare_folder(home_path(options.out))
     config = TeachersConfig(
         **{field.name: getattr(options, field.name) for field in fields(TeachersConfig)}
     )
