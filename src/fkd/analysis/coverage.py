@@ -29,7 +29,7 @@ ENOUGH = 0.9
 _MULTIPLES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)  # of the epochs: numbers M to compare
 _COMPARED_IMAGES = 16  # for each of them
 _IMAGES_AT_ONCE = 256
-_MOST_BARS = 12
+_MOST_BARS, _LEAST_TAIL = 12, 0.005  # of the figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,11 +230,13 @@ def draw_coverage(
 
 def _draw_uses(axes: Any, coverage: Coverage) -> None:
     shares = np.array(coverage.uses) / sum(coverage.uses)
-    shown = shares[:_MOST_BARS]
+    tails = shares[::-1].cumsum()[::-1]  # used so often or more often
+    bars_shown = min(_MOST_BARS, max(2, int((tails >= _LEAST_TAIL).sum())))
+    shown = shares[:bars_shown]
     names = [str(times) for times in range(len(shown))]
-    if len(shares) > _MOST_BARS:
-        shown = np.append(shown[:-1], shares[_MOST_BARS - 1 :].sum())
-        names[-1] = f"{_MOST_BARS - 1}+"
+    if len(shares) > bars_shown:
+        shown = np.append(shown[:-1], tails[bars_shown - 1])
+        names[-1] += "+"
     colors = [COLORS[6], *[COLORS[0]] * (len(shown) - 1)]
     bars = axes.bar(names, 100 * shown, color=colors)
     labels = [f"{100 * s:.0f}" if s >= 0.01 else f"{100 * s:.1g}" if s else "" for s in shown]

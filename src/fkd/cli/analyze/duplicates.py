@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fkd.analysis.duplicates import (
     DuplicateConfig,
@@ -118,8 +118,8 @@ def run_duplicates(
 def _print(report: DuplicateReport, config: DuplicateConfig, console: Console, top: int) -> None:
     counts = " and ".join(f"{count:,} in {name}" for name, count in report.num_images.items())
     identical = sum(duplicate.identical for duplicate in report.duplicates)
-    near = f", {report.num_similar:,} pairs that look the same" if config.near else ""
-    console.print(f"images    {counts}: {identical:,} groups of the same content{near}")
+    near = f", pairs that look the same: {report.num_similar:,}" if config.near else ""
+    console.print(f"images    {counts}; groups of the same content: {identical:,}{near}")
     _print_shortfalls(report, console)
     for text, number in {
         "in different classes": sum(d.classes_differ for d in report.duplicates),
@@ -149,7 +149,9 @@ def _print_shortfalls(report: DuplicateReport, console: Console) -> None:
 
 def _table(report: DuplicateReport, top: int) -> Table:
     shown = report.duplicates[:top]
-    table = Table("similarity", "in", "image", "class", title_justify="left")
+    table = Table(
+        "similarity", "in", Column("image", overflow="fold"), "class", title_justify="left"
+    )
     if len(shown) < len(report.duplicates):
         table.title = f"the first {len(shown)} of {len(report.duplicates):,} duplicates"
     for duplicate in shown:

@@ -89,7 +89,7 @@ def _print(report: TeachersReport, console: Console) -> None:
         print_remark(console, remark)
     columns = ("entropy", "top-1 p", "crops", "images", "ECE", "ms", "GMACs", "B/crop")
     table = Table(
-        Column("name"),
+        Column("name", overflow="fold"),
         *(Column(name, justify="right") for name in columns),
         caption="entropy in nats; accuracy on crops and on whole images; cost and bytes of a crop",
         caption_justify="left",
