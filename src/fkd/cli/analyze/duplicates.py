@@ -56,7 +56,10 @@ def duplicates(
     """
     refuse_same_folder(out, images, val)
     config = DuplicateConfig(
-        near=near, min_similarity=min_similarity, max_pairs=max_pairs, num_workers=num_workers
+        near=near and images is not None,
+        min_similarity=min_similarity,
+        max_pairs=max_pairs,
+        num_workers=num_workers,
     )
     opened = None if store is None else LabelStore.open(home_path(store))
     console = make_console()
