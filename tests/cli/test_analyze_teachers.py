@@ -51,6 +51,13 @@ def test_a_name_that_is_no_model(files, tmp_path, capsys):
     assert "models: Option 'temprature' is not accepted" in said
 
 
+@pytest.mark.parametrize("option", ["models", "stores"])
+@pytest.mark.parametrize("value", ["resnet18", "[resnet18,resnet34]"])
+def test_models_and_stores_need_names(option, value, capsys):
+    said = refused(["analyze", "teachers", f"--{option}", value], capsys)
+    assert f"--{option}: each has a name of yours, such as --{option}.mine {value}" in said
+
+
 def test_coverage_with_and_without_a_store(files, tmp_path, capsys):
     printed = run(command_words("analyze coverage", files, tmp_path), capsys)
     assert "8 epochs in 5 passes, 1 of them with m = 4" in printed

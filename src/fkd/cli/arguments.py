@@ -19,6 +19,7 @@ _WITHOUT_VALUE = (*_HELP, "--print_config")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
 # Groups as large as a verb, or whose members a user names: their options are not listed.
 _MANY = frozenset({"labels", "maps", "models", "stores"})
+_NAMED = frozenset({"--models", "--stores"})  # whose members a user names
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
 
 
@@ -123,6 +124,11 @@ def read_arguments(verb: str, words: Sequence[str]) -> list[Argument]:
     for argument in arguments:
         if argument.option and not options.knows(argument.option):
             raise ConfigError(_unknown(verb, argument.option, options))
+        if argument.option in _NAMED and not _is_settings(argument.value or ""):
+            raise ConfigError(
+                f"{argument.option}: each has a name of yours, such as {argument.option}.mine "
+                f"{argument.value} (fkd {verb} --help)"
+            )
     return sorted(arguments, key=_rank)
 
 
