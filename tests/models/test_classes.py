@@ -7,9 +7,9 @@ import pytest
 from fkd.errors import ConfigError
 from fkd.models.classes import (
     display_names,
-    find_classes,
     imagenet_classes,
     match_classes,
+    match_known_classes,
     numbered_classes,
     read_class_names,
 )
@@ -137,6 +137,11 @@ class TestFiles:
 
 def test_classes_that_are_not_there_are_told_by_minus_one():
     head = ["n02124075", "n02123045", "bicycle"]
-    assert find_classes(["Egyptian_cat", "bicycle", "lane", "n02123045"], head) == [0, 2, -1, 1]
-    assert find_classes(["tabby", "n02123045"], head) == [1, -1]  # both mean the same output
-    assert find_classes([], head) == []
+    assert match_known_classes(["Egyptian_cat", "bicycle", "lane", "n02123045"], head) == [
+        0,
+        2,
+        -1,
+        1,
+    ]
+    assert match_known_classes(["tabby", "n02123045"], head) == [1, -1]  # both mean the same output
+    assert match_known_classes([], head) == []

@@ -16,7 +16,7 @@ from fkd.crops.sampling import CropConfig
 from fkd.data.identity import require_labeled_file
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError, ImageError
-from fkd.models.classes import find_classes
+from fkd.models.classes import match_known_classes
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.store import LabelStore
 
@@ -47,7 +47,7 @@ class CropSample:
         """The position of the true class of each image among these, int64 (n,), -1 if unknown."""
         if self.source is None or self.source.class_names is None:
             return torch.full((len(self.keys),), -1)
-        ids = find_classes(self.source.class_names, class_names)
+        ids = match_known_classes(self.source.class_names, class_names)
         labels = [self.source.label(i) for i in self.positions]
         return torch.tensor([-1 if label < 0 else ids[label] for label in labels])
 

@@ -30,7 +30,7 @@ from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, remar
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import center_crop
 from fkd.labels.codecs import Full, Logits
-from fkd.models.classes import find_classes, match_classes
+from fkd.models.classes import match_classes, match_known_classes
 from fkd.models.devices import resolve_device
 from fkd.models.single_teacher import Teacher
 from fkd.models.teacher import TeacherConfig, load_teachers
@@ -220,7 +220,9 @@ def _find_classes(
         return list(source.class_names)
     common = next(iter(heads.values()))
     for head in heads.values():
-        common = [n for n, i in zip(common, find_classes(common, head), strict=True) if i >= 0]
+        common = [
+            n for n, i in zip(common, match_known_classes(common, head), strict=True) if i >= 0
+        ]
     if len(common) < 2:
         raise ConfigError(
             f"{' and '.join(heads)} have {len(common)} classes in common; compare teachers of the "

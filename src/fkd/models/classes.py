@@ -74,11 +74,11 @@ def match_classes(wanted: Sequence[str], head: Sequence[str]) -> list[int]:
     return outputs
 
 
-def find_classes(wanted: Iterable[str], head: Sequence[str]) -> list[int]:
+def match_known_classes(wanted: Iterable[str], head: Sequence[str]) -> list[int]:
     """As `match_classes`, but -1 for a class that matches none or several, or the same as another.
 
     Example:
-        >>> find_classes(["Egyptian_cat", "bicycle lane"], ["n02123045", "n02124075"])
+        >>> match_known_classes(["Egyptian_cat", "bicycle lane"], ["n02123045", "n02124075"])
         [1, -1]
     """
     position = {name: i for i, name in enumerate(head)}
