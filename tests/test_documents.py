@@ -32,7 +32,7 @@ OPTION = r"--[a-z]\w*(?:\.\w+)*(?:\.\*)?"  # --crops.scale; --calibration.* for 
 
 
 # Groups whose members are called as a user likes.
-NAMED_BY_USERS = {"--models", "--other_stores", "--sets"}
+NAMED_BY_USERS = {"--models", "--other_stores", "--sets", "--stores"}
 
 
 def name_of(path: Path) -> str:

@@ -96,6 +96,12 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
             *("test_resnet", images, teacher[1].replace("teacher.", ""), writes),
             *("--num_shown=1", "--num_images=2", "--input_size=64", "--num_workers=0"),
         ],
+        "analyze teachers": [
+            *(images, writes, "--num_images=4", "--num_crops=2", "--batch_size=4"),
+            f"--models.net={{name: test_resnet, checkpoint: {files.weights}, input_size: 32}}",
+        ],
+        "analyze coverage": [f"--store={store}", images, writes, "--epochs=8"],
+        "analyze duplicates": [images, writes],
         "demo": [writes],
     }[verb]
 

@@ -28,6 +28,9 @@ MANY = [
     ("analyze labels", "num_examples", "3"),
     ("report", "out", "elsewhere"),
     ("analyze attention", "num_images", "3"),
+    ("analyze teachers", "num_images", "3"),
+    ("analyze coverage", "schedule.warmup_epochs", "3"),
+    ("analyze duplicates", "max_pairs", "3"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

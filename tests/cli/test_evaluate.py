@@ -237,7 +237,7 @@ def test_models_may_stand_anywhere_among_the_options():
     assert joined[-1] == Argument("", '["a", "b c", "d"]')
     assert [argument.option for argument in joined] == ["--device", "--redo", ""]
     (only,) = join_positional("eval", read_arguments("eval", ["a"]))
-    assert only == Argument("", "a")
+    assert only == Argument("", '["a"]')
     two = join_positional("inspect", read_arguments("inspect", ["a", "b"]))
     assert [argument.value for argument in two] == ["a", "b"]
 

@@ -19,7 +19,8 @@ _HELP = ("-h", "--help")
 _WITHOUT_VALUE = (*_HELP, "--print_config")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
 # Groups as large as a verb, or whose members a user names: their options are not listed.
-_MANY = frozenset({"labels", "maps", "models", "other_stores", "sets"})
+_MANY = frozenset({"labels", "maps", "models", "other_stores", "sets", "stores"})
+_NAMED = frozenset({"--models", "--other_stores", "--stores"})  # whose members a user names
 _OF_A_SET = 2  # dots in --sets.NAME.OPTION
 _WORDS = {"true": True, "false": False, "null": None}  # that are no text
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
@@ -132,15 +133,20 @@ def read_arguments(verb: str, words: Sequence[str]) -> list[Argument]:
     for argument in arguments:
         if argument.option and not options.knows(argument.option):
             raise ConfigError(_unknown(verb, argument.option, options))
+        if argument.option in _NAMED and not _is_settings(argument.value or ""):
+            raise ConfigError(
+                f"{argument.option}: each has a name of yours, such as {argument.option}.mine "
+                f"{argument.value} (fkd {verb} --help)"
+            )
     return sorted(_join_sets(arguments), key=_rank)
 
 
 def join_positional(verb: str, arguments: Sequence[Argument]) -> list[Argument]:
-    """The arguments with several positional ones as the list that the parser takes them in."""
+    """The arguments with positional ones as a list, where a verb takes any number of them."""
     given = [argument for argument in arguments if not argument.option]
-    if not options_of(verb).many or len(given) < 2:
+    if not options_of(verb).many or not given:
         return list(arguments)
-    joined = Argument("", json.dumps([argument.value for argument in given]))
+    joined = Argument("", _in_a_list([argument.value or "" for argument in given]))
     return [*(argument for argument in arguments if argument.option), joined]
 
 

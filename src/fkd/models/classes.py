@@ -74,6 +74,26 @@ def match_classes(wanted: Sequence[str], head: Sequence[str]) -> list[int]:
     return outputs
 
 
+def match_known_classes(wanted: Iterable[str], head: Sequence[str]) -> list[int]:
+    """As `match_classes`, but -1 for a class that matches none or several, or the same as another.
+
+    Example:
+        >>> match_known_classes(["Egyptian_cat", "bicycle lane"], ["n02123045", "n02124075"])
+        [1, -1]
+    """
+    position = {name: i for i, name in enumerate(head)}
+    first_words, all_words = _words_of_outputs(head)
+    taken: set[int] = set()
+    outputs = []
+    for name in wanted:
+        exact = [position[name]] if name in position else None
+        found = exact or _by_words(name, first_words, all_words)
+        output = found[0] if len(found) == 1 and found[0] not in taken else -1
+        taken.add(output)
+        outputs.append(output)
+    return outputs
+
+
 def read_class_names(path: str | Path) -> list[str]:
     """Class names in the order of a head's outputs: a JSON list, or a text file with one per line.
 
