@@ -26,7 +26,8 @@ import torch
 
 from fkd.analysis.stages import ALL_STAGES
 from fkd.analysis.time_config import TimeConfig, TimeProgress
-from fkd.analysis.timed_runs import TimedRun, Turn, open_runs
+from fkd.analysis.timed_runs import TimedRun, Turn
+from fkd.analysis.timed_setup import open_runs
 from fkd.errors import RunError
 from fkd.training.environment import describe_environment
 
@@ -49,6 +50,7 @@ class StepTimes:
         step: of plain training.
         spread: interquartile range of `step` over the repeats, relative to it.
         observed_step: of steps in stages.
+        observed_over_plain: median of the ratio of the two in one repeat: what watching costs.
         parts: of each stage, and `REST`.
         beside: of each stage of the loader, in its workers; none where it works inline.
         repeats: n.
@@ -62,6 +64,7 @@ class StepTimes:
     step: float
     spread: float
     observed_step: float
+    observed_over_plain: float
     parts: dict[str, float]
     beside: dict[str, float]
     repeats: int
@@ -91,11 +94,6 @@ class StepTimes:
         """Share of the observed step that its stages add up to."""
         return 1.0 - self.parts[REST] / self.observed_step
 
-    @property
-    def sum_to_step(self) -> float:
-        """The stages and the rest, over the step of plain training."""
-        return sum(self.parts.values()) / self.step
-
     def label_share(self, *stages: str) -> float:
         """Time of stages of labels over that of the step, in whichever thread they are."""
         work = sum(self.parts.get(s, 0.0) + self.beside.get(s, 0.0) for s in stages)
@@ -114,8 +112,8 @@ class StepTimes:
             "observed_step_ms": 1e3 * self.observed_step,
             "parts_ms": {name: 1e3 * seconds for name, seconds in self.parts.items()},
             "beside_ms": {name: 1e3 * seconds for name, seconds in self.beside.items()},
-            "parts_explain_of_observed_step": self.explained,
-            "parts_and_rest_over_step": self.sum_to_step,
+            "explained_share": self.explained,
+            "observed_over_plain_step": self.observed_over_plain,
             "label_read_share": self.label_share("label_read"),
             "label_preparation_share": self.label_share("label_preparation"),
             "crops_per_second": self.crops_per_second,
@@ -274,6 +272,10 @@ def summarize(
         step=median(lambda turn: turn.seconds, plain),
         spread=_spread([turn.seconds / turn.num_crops for turn in plain]),
         observed_step=median(lambda turn: turn.seconds, observed),
+        observed_over_plain=statistics.median(
+            (seen.seconds / seen.num_crops) / (unseen.seconds / unseen.num_crops)
+            for seen, unseen in zip(observed, plain, strict=True)
+        ),
         parts=stages(lambda turn: turn.parts) | {REST: rest},
         beside=stages(lambda turn: turn.beside),
         repeats=len(plain),

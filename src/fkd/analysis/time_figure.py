@@ -33,9 +33,11 @@ def draw_time(report: TimeReport) -> Any:
     panels = [rows for rows in (report.inline, report.with_workers) if rows]
     heights = [len(rows) + 1.6 for rows in panels]
     figure = new_figure(7.5, 0.9 + 0.33 * sum(heights))
-    all_axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    layout = {"squeeze": False, "sharex": True, "height_ratios": heights}
+    all_axes = figure.subplots(len(panels), **layout)[:, 0]
     for axes, rows in zip(all_axes, panels, strict=True):
         _draw_panel(axes, rows, _epoch_unit([row for panel in panels for row in panel]))
+    all_axes[0].set_xlim(0.0, 1.25 * _longest(report.rows))  # room for the numbers
     figure.legend(*_legend(all_axes), loc="outside upper left", ncols=5, fontsize=7)
     return figure
 
@@ -63,11 +65,11 @@ def _draw_panel(axes: Any, rows: Sequence[StepTimes], unit: tuple[str, float]) -
             _draw_bar(axes, y + 0.2, 0.3, row.beside, row, hatch="////", alpha=0.75)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.45, -0.55)
-    axes.set_xlim(right=1.2 * axes.get_xlim()[1])  # room for the numbers
     axes.set_xlabel("ms per crop")
-    what = "an inline loader: the stages are all of the step"
+    axes.tick_params(labelbottom=True)
+    what = "Inline loader: the stages are all of the step"
     if workers:
-        what = f"{workers} loader workers (hatched: their work beside the step)"
+        what = f"{workers} loader workers (hatched: their work, beside the step)"
     axes.set_title(what)
     name, seconds = unit
     per_epoch = rows[0].num_images / 1e3 / seconds  # of 1 ms a crop
@@ -104,6 +106,15 @@ def _draw_bar(
             )
         left += width
     return left
+
+
+def _longest(rows: Sequence[StepTimes]) -> float:
+    """The longest bar or mark, ms per crop."""
+    return max(
+        1e3 * seconds / row.crops_per_step
+        for row in rows
+        for seconds in (row.step, sum(row.parts.values()), sum(row.beside.values()))
+    )
 
 
 def _legend(all_axes: Any) -> tuple[list[Any], list[str]]:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from fkd.analysis.figures import require_matplotlib, save_analysis
-from fkd.analysis.stages import LOADER_STAGES
 from fkd.analysis.step_time import StepTimes, TimeReport, measure_time
 from fkd.analysis.time_config import TimeConfig, TimeProgress
 from fkd.analysis.time_figure import SHOWN, draw_time
@@ -68,9 +68,10 @@ class _Reporter(TimeProgress):
 
 def _print(report: TimeReport, config: TimeConfig, console: Console) -> None:
     hardware = report.environment["hardware"]
+    threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
     load = "" if report.load_before is None else f", load average {report.load_before:.1f} before"
     console.print(
-        f"time      {config.student.name} on {hardware['device']}, {hardware['threads']} threads"
+        f"time      {config.student.name} on {hardware['device']}, {threads}"
         f"{load}; medians of {config.repeats} turns of {config.steps} steps"
     )
     for rows in (report.inline, report.with_workers):
@@ -79,44 +80,53 @@ def _print(report: TimeReport, config: TimeConfig, console: Console) -> None:
 
 
 def _table(rows: Sequence[StepTimes]) -> Table:
-    """A column for each method, a row for each number."""
+    """A column for each method, a row for each number; narrow enough for 80 characters."""
     workers = rows[0].num_workers
-    how = f"{workers} loader workers" if workers else "an inline loader"
+    how = f"{workers} loader workers" if workers else "Inline loader"
     table = Table(
         Column("", no_wrap=True),
         *(Column(row.name, justify="right", no_wrap=True) for row in rows),
         title=f"{how}, {rows[0].num_images:,} images an epoch",
         title_justify="left",
         padding=(0, 0, 0, 1),
+        box=SIMPLE_HEAD,
     )
     for name, of_row in _SPEED.items():
         table.add_row(name, *map(of_row, rows))
     table.add_section()
-    for stage, (name, _) in SHOWN.items():
-        if any(stage in row.parts for row in rows):
-            table.add_row(name, *(_share(row, row.parts, stage) for row in rows))
-    table.add_row("all, over the step", *(_percent(row.sum_to_step) for row in rows))
+    table.add_row("% of the step")
+    _add_stages(table, rows, [row.parts for row in rows])
+    table.add_row("all, over plain", *(_percent(row.observed_over_plain) for row in rows))
     if workers:
         table.add_section()
-        for stage in LOADER_STAGES:
-            table.add_row(
-                f"beside: {SHOWN[stage][0]}", *(_share(row, row.beside, stage) for row in rows)
-            )
+        table.add_row("% of it, beside it")
+        _add_stages(table, rows, [row.beside for row in rows])
     return table
 
 
-def _share(row: StepTimes, times: dict[str, float], stage: str) -> str:
-    return _percent(times[stage] / row.observed_step) if stage in times else "-"
+def _add_stages(table: Table, rows: Sequence[StepTimes], times: Sequence[dict[str, float]]) -> None:
+    """A row for each stage that a method has, in percent of its step."""
+    for stage, (name, _) in SHOWN.items():
+        if any(stage in of_row for of_row in times):
+            cells = (
+                _percent(of_row[stage] / row.observed_step) if stage in of_row else "-"
+                for row, of_row in zip(rows, times, strict=True)
+            )
+            table.add_row(name, *cells)
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%" if abs(share) < 0.01 else f"{100 * share:.1f}%"
+    return f"{100 * share:.2f}" if abs(share) < 0.01 else f"{100 * share:.1f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 _SPEED: dict[str, Callable[[StepTimes], str]] = {
-    "step, ms": lambda row: f"{1e3 * row.step:.3g}",
-    "its spread": lambda row: _percent(row.spread),
-    "crops / s": lambda row: f"{row.crops_per_second:.4g}",
-    "images / s": lambda row: f"{row.images_per_second:.4g}",
+    "step, ms": lambda row: _number(1e3 * row.step),
+    "its spread, %": lambda row: _percent(row.spread),
+    "crops / s": lambda row: _number(row.crops_per_second),
+    "images / s": lambda row: _number(row.images_per_second),
     "epoch": lambda row: format_duration(row.seconds_per_epoch),
 }
