@@ -23,6 +23,7 @@ MANY = [
     ("convert", "form", "plain"),
     ("view", "page.num_images", "3"),
     ("analyze storage", "num_crops", "3"),
+    ("analyze time", "repeats", "3"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

@@ -16,7 +16,7 @@ INPUTS = {
     "config": "a YAML file of settings",
     "root": "a folder of images, or one Parquet file",
     "store": "the folder of a label store",
-    "maps": "the folder of the released maps",
+    "maps": "a folder of label maps",
     "checkpoint": "a file of weights, or a run folder",
     "teacher.head": "a file with a projection head",
     "class_names": "a file with one class name per line",
