@@ -28,7 +28,8 @@ def step_time(config: TimeConfig) -> None:
     console = make_console()
     with closing(_Reporter(console)) as reporter:
         report = measure_time(config, reporter)
-    numbers = {"settings": asdict(config), **report.numbers()}
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    numbers = {"settings": settings, **report.numbers()}
     files = save_analysis(home_path(config.out), "time", draw_time(report), numbers)
     _print(report, config, console)
     console.print(f"figure    {files[0]}, {files[1].name}; numbers {files[2].name}")
