@@ -8,7 +8,7 @@ import safetensors.torch
 import timm
 import torch
 
-from fkd.analysis import step_time
+from fkd.analysis import step_time, timed_runs
 from fkd.analysis.random_labels import read_sample, write_random_labels, write_random_maps
 from fkd.analysis.stages import LOADER_STAGES, STEP_STAGES
 from fkd.analysis.step_time import REST, measure_time, summarize, take_turns
@@ -203,6 +203,20 @@ def test_watching_changes_nothing(config, tmp_path):
             run.take_turn(0, 1, observed=observed)
         weights.append(run._state.module.student.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_stages_wait_for_a_gpu_and_plain_steps_do_not(config, tmp_path, monkeypatch):
+    """Otherwise the time of a stage would be that of handing its work over."""
+    (run,), _ = open_runs(
+        replace(config, methods=("vanilla",), crops_per_image=None), tmp_path, Notes()
+    )
+    waits = []
+    monkeypatch.setattr(timed_runs, "_synchronize", waits.append)
+    monkeypatch.setattr(timed_runs.TimedRun, "device", torch.device("cuda"))
+    run.take_turn(0, 3, observed=False)
+    assert waits == [torch.device("cuda")] * 2  # before and after all three steps
+    run.take_turn(0, 3, observed=True)
+    assert len(waits) > 2 + 2 + 3 * 2 * len(STEP_STAGES[4:])
 
 
 def test_given_stores_are_measured(config, label_store, map_store):
