@@ -176,15 +176,10 @@ def measure_time(config: TimeConfig, progress: TimeProgress | None = None) -> Ti
     """
     progress = progress or TimeProgress()
     load_before, num_cores = _load_average(), os.cpu_count() or 1
-    if load_before is not None and load_before > _BUSY * num_cores:
-        progress.warn(
-            f"the machine is busy: a load average of {load_before:.1f} on {num_cores} cores before "
-            "the measurement. Times are too long and uneven; measure again on a quiet machine, or "
-            "with more --repeats"
-        )
     try:
         with tempfile.TemporaryDirectory(prefix="fkd-time-") as folder:
             runs, num_images = open_runs(config, Path(folder), progress)
+            _warn_if_busy(load_before, num_cores, progress)
             turns = take_turns(config, runs, progress)
     except torch.OutOfMemoryError as error:
         raise RunError(
@@ -288,6 +283,15 @@ def _spread(values: list[float]) -> float:
         return 0.0
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return (high - low) / middle
+
+
+def _warn_if_busy(load: float | None, num_cores: int, progress: TimeProgress) -> None:
+    if load is not None and load > _BUSY * num_cores:
+        progress.warn(
+            f"the machine is busy: a load average of {load:.1f} on {num_cores} cores before the "
+            "measurement. Times are too long and uneven; measure again on a quiet machine, or with "
+            "more --repeats"
+        )
 
 
 def _load_average() -> float | None:
