@@ -18,7 +18,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ _SPREAD = 0.1
 class StepTimes:
     """Where a step of one method goes; times are medians, in seconds per step.
 
+    A part is the median of its share of a turn, times the observed step.
+
     Attributes:
         method: its name.
         crops_per_image: m.
@@ -53,7 +55,7 @@ class StepTimes:
         observed_over_plain: median of the ratio of the two in one repeat: what watching costs.
         parts: of each stage, and `REST`.
         beside: of each stage of the loader, in its workers; none where it works inline.
-        repeats: n.
+        plain_turns, observed_turns: what was measured.
     """
 
     method: str
@@ -67,7 +69,8 @@ class StepTimes:
     observed_over_plain: float
     parts: dict[str, float]
     beside: dict[str, float]
-    repeats: int
+    plain_turns: list[Turn]
+    observed_turns: list[Turn]
 
     @property
     def name(self) -> str:
@@ -108,7 +111,7 @@ class StepTimes:
             "crops_per_step": self.crops_per_step,
             "step_ms": 1e3 * self.step,
             "step_spread": self.spread,
-            "repeats": self.repeats,
+            "repeats": len(self.plain_turns),
             "observed_step_ms": 1e3 * self.observed_step,
             "parts_ms": {name: 1e3 * seconds for name, seconds in self.parts.items()},
             "beside_ms": {name: 1e3 * seconds for name, seconds in self.beside.items()},
@@ -119,6 +122,8 @@ class StepTimes:
             "crops_per_second": self.crops_per_second,
             "images_per_second": self.images_per_second,
             "seconds_per_epoch": self.seconds_per_epoch,
+            "plain_turns": [asdict(turn) for turn in self.plain_turns],
+            "observed_turns": [asdict(turn) for turn in self.observed_turns],
         }
 
 
@@ -246,34 +251,38 @@ def summarize(
     """
     crops = sum(t.num_crops for t in plain) / sum(t.steps for t in plain)
 
-    def median(of_turn: Callable[[Turn], float], turns: list[Turn]) -> float:
-        """Of seconds per crop in a turn, times the crops of a step."""
-        return crops * statistics.median(of_turn(turn) / turn.num_crops for turn in turns)
+    def step(turns: list[Turn]) -> float:
+        return crops * statistics.median(turn.seconds / turn.num_crops for turn in turns)
+
+    def part(of_turn: Callable[[Turn], float]) -> float:
+        """By its share of each turn, from which the drift of a machine's speed cancels."""
+        return step(observed) * statistics.median(of_turn(t) / t.seconds for t in observed)
 
     def stages(times: Callable[[Turn], dict[str, float]]) -> dict[str, float]:
         return {
-            name: median(lambda turn, name=name: times(turn).get(name, 0.0), observed)  # type: ignore[misc]
+            name: part(lambda turn, name=name: times(turn).get(name, 0.0))  # type: ignore[misc]
             for name in ALL_STAGES
             if any(name in times(turn) for turn in observed)
         }
 
-    rest = median(lambda turn: turn.seconds - sum(turn.parts.values()), observed)
+    rest = part(lambda turn: turn.seconds - sum(turn.parts.values()))
     return StepTimes(
         method=run.method,
         crops_per_image=run.crops_per_image,
         num_workers=num_workers,
         crops_per_step=crops,
         num_images=num_images,
-        step=median(lambda turn: turn.seconds, plain),
+        step=step(plain),
         spread=_spread([turn.seconds / turn.num_crops for turn in plain]),
-        observed_step=median(lambda turn: turn.seconds, observed),
+        observed_step=step(observed),
         observed_over_plain=statistics.median(
             (seen.seconds / seen.num_crops) / (unseen.seconds / unseen.num_crops)
             for seen, unseen in zip(observed, plain, strict=True)
         ),
         parts=stages(lambda turn: turn.parts) | {REST: rest},
         beside=stages(lambda turn: turn.beside),
-        repeats=len(plain),
+        plain_turns=plain,
+        observed_turns=observed,
     )
 
 

@@ -89,8 +89,9 @@ def _table(rows: Sequence[StepTimes]) -> Table:
         *(Column(row.name, justify="right", no_wrap=True) for row in rows),
         title=f"{how}, {rows[0].num_images:,} images an epoch",
         title_justify="left",
-        padding=(0, 0, 0, 1),
+        padding=0,
         box=SIMPLE_HEAD,
+        show_edge=False,
     )
     for name, of_row in _SPEED.items():
         table.add_row(name, *map(of_row, rows))
