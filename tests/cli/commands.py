@@ -102,6 +102,11 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         ],
         "analyze coverage": [f"--store={store}", images, writes, "--epochs=8"],
         "analyze duplicates": [images, writes],
+        "analyze time": [
+            *(images, "--student.name=test_resnet", "--student.input_size=32", writes),
+            *("--batch_size=4", "--steps=1", "--repeats=1", "--methods=[fkd]"),
+            *("--crops_per_image=[2]", "--num_workers=0", "--device=cpu"),
+        ],
         "demo": [writes],
     }[verb]
 

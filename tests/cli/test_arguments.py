@@ -31,6 +31,7 @@ MANY = [
     ("analyze teachers", "num_images", "3"),
     ("analyze coverage", "schedule.warmup_epochs", "3"),
     ("analyze duplicates", "max_pairs", "3"),
+    ("analyze time", "repeats", "3"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {

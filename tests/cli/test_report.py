@@ -37,10 +37,10 @@ def test_several_runs_and_figures_are_words(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "lists"),
     [
-        (["a"], {"": "a"}),
+        (["a"], {"": '["a"]'}),
         (["a", "b", "--title", "t", "c"], {"": '["a", "b", "c"]', "--title": "t"}),
-        (["a", "--figures", "x", "y", "--out=o"], {"": "a", "--figures": '["x", "y"]'}),
-        (["a", "--figures=[x, y]"], {"": "a", "--figures": "[x, y]"}),
+        (["a", "--figures", "x", "y", "--out=o"], {"": '["a"]', "--figures": '["x", "y"]'}),
+        (["a", "--figures=[x, y]"], {"": '["a"]', "--figures": "[x, y]"}),
     ],
 )
 def test_words_become_lists(words, lists):

@@ -258,6 +258,19 @@ VERBS: dict[str, Verb] = {
             "out": "folder of the figure and the numbers",
         },
     ),
+    "analyze time": Verb(
+        "fkd.cli.analyze.step_time:step_time",
+        "where a training step goes, by method: loading, labels, teacher, student (Fig. 5)",
+        "fkd analyze time --images.root photos/train --student.name resnet18",
+        {
+            "images.root": "folder of the images, one folder per class or all in one",
+            "student.name": 'the student: a timm model, or "torchvision/NAME"',
+            "teacher.name": "the online teacher of kd, which is left out without one",
+            "batch_size": "crops per step",
+            "repeats": "turns of each method; more for a busy machine",
+            "out": "folder of the figure and the numbers",
+        },
+    ),
     "demo": Verb(
         "fkd.cli.demo:demo",
         "label, check and train on bundled real images, in minutes",

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from fkd.analysis.attention import AttentionReport, compare_attention
 from fkd.analysis.attention_config import AttentionConfig
 from fkd.analysis.attention_figure import attention_numbers, draw_attention, summarize
-from fkd.analysis.figures import require_matplotlib, save_analysis
+from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
 from fkd.cli.console import make_bar, make_console, print_remark
 from fkd.userfiles import home_path
 
@@ -34,6 +34,7 @@ def attention(options: AttentionOptions) -> None:
     config = AttentionConfig(
         **{field.name: getattr(options, field.name) for field in fields(AttentionConfig)}
     )
+    prepare_folder(home_path(options.out))
     console = make_console()
     report = _compare(config, console)
     figure = draw_attention(report)
