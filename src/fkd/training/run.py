@@ -1,6 +1,5 @@
 """One training run from its configuration to its final weights."""
 
-import os
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
@@ -10,11 +9,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from fkd.data.batches import Batch, load_batches
 from fkd.data.decoders import DecoderReport
+from fkd.engine.accelerators import start_accelerator
 from fkd.engine.checkpoint import Checkpoints, State
 from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
 from fkd.engine.loop import LoopConfig, run
@@ -23,11 +22,10 @@ from fkd.engine.recorder import Recorder
 from fkd.engine.run_folder import is_finished, open_run_folder
 from fkd.engine.schedule import Pass
 from fkd.engine.state import TrainState
-from fkd.errors import ConfigError, RunError
+from fkd.errors import RunError
 from fkd.evaluation.accuracy import measure_accuracy
 from fkd.evaluation.neighbors import measure_neighbors
 from fkd.methods import find_method
-from fkd.models.devices import resolve_device
 from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
@@ -101,7 +99,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
         >>> train(config).num_steps
         4
     """
-    accelerator = _start_accelerator(config)
+    accelerator = start_accelerator(config.device, config.amp)
     with explained_failures(accelerator.num_processes):
         data = open_data(config)
         return _run(fill_in(config, data), data, accelerator, progress or Progress())
@@ -283,34 +281,6 @@ def describe_passes(passes: Sequence[Pass], crops_per_image: int) -> str:
         f"{described}; a run this short is all single-crop ending, turn that off by "
         f"--schedule.single_crop_ending false to use {crops_per_image}"
     )
-
-
-def _start_accelerator(config: TrainConfig) -> Accelerator:
-    """Device, precision and processes.
-
-    Raises:
-        ConfigError: the device is missing, or lacks the precision.
-    """
-    wanted = None if config.device is None else resolve_device(config.device)
-    if not torch.distributed.is_initialized():
-        # accelerate would otherwise keep the settings of an earlier run of this process.
-        AcceleratorState._reset_state(reset_partial_state=True)
-    # Without a GPU, accelerate must know: it would not connect several processes.
-    cpu = config.device == "cpu" or not torch.accelerator.is_available()
-    if wanted is not None and wanted.type != "cpu" and ":" in str(config.device):
-        torch.accelerator.set_device_index(wanted)
-    # Otherwise accelerate sets a number of threads, with a warning.
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    try:
-        accelerator = Accelerator(mixed_precision=config.amp, cpu=cpu)
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"amp {config.amp} cannot be used here: {error}") from error
-    if wanted is not None and accelerator.device.type != wanted.type:
-        raise ConfigError(
-            f"device: {config.device} is there, but training would run on "
-            f"{accelerator.device.type}; use that, or cpu"
-        )
-    return accelerator
 
 
 def _read_result(path: Path, *, leads: bool, already_finished: bool) -> TrainResult:
