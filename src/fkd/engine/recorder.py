@@ -40,12 +40,10 @@ class Measure:
     Attributes:
         num_counts: how many numbers; the first is the loss, summed over what the last one counts.
         describe: members of a log line from the numbers and the seconds since the line before.
-        lr: the setting of the learning rate, as messages call it.
     """
 
     num_counts: int
     describe: Callable[[Sequence[float], float], Metrics]
-    lr: str = "optimizer.lr"
 
 
 def _describe_crops(counts: Sequence[float], seconds: float) -> Metrics:
@@ -168,6 +166,6 @@ class Recorder:
     def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise RunError(
-                f"the loss is {loss} at step {self._state.step}; lower {self._measure.lr}, set "
+                f"the loss is {loss} at step {self._state.step}; lower optimizer.lr, set "
                 "clip_grad, or use amp no, with another --out if this one has checkpoints"
             )

@@ -30,6 +30,7 @@ from fkd.userfiles import home_path, os_reason, read_text
 
 _LISTS = ("images", "annotations", "categories")
 _SHOWN = 3
+_LEAST_SIDE = 0.01  # pixels; less may vanish when an image is resized, which detectors refuse
 
 
 class Instance(NamedTuple):
@@ -243,17 +244,14 @@ class _Reader:
                 )
             image, instances = images[image_id]
             left, top, width, height = (float(number) for number in bbox)
-            if width <= 0 or height <= 0:
-                self.num_degenerate += 1
-                continue
             instance = Instance(
                 labels[category_id],
                 (left, top, left + width, top + height),
-                self._area(where, entry, width * height),
+                self._area(where, entry, abs(width * height)),
                 self._is_crowd(where, entry),
                 self._segmentation(where, entry, image),
             )
-            if _inside(instance.box, image):
+            if _has_area(instance.box, image):
                 instances.append(instance)
             else:
                 self.num_degenerate += 1
@@ -314,11 +312,11 @@ def _numbered(name: str, entries: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         yield f"{name}[{number}]" + (f" (id {entry['id']})" if known else ""), entry
 
 
-def _inside(box: tuple[float, float, float, float], image: CocoImage) -> bool:
-    """Whether a part of a box with an area lies in its image."""
+def _has_area(box: tuple[float, float, float, float], image: CocoImage) -> bool:
+    """Whether a box covers something of its image."""
     left, top, right, bottom = box
     width, height = min(right, image.width) - max(left, 0), min(bottom, image.height) - max(top, 0)
-    return width > 0 and height > 0
+    return width > _LEAST_SIDE and height > _LEAST_SIDE
 
 
 def _is_whole(value: Any) -> bool:

@@ -107,7 +107,7 @@ class DetectionLoop:
 
 
 def scheduled_rate(config: TransferConfig, epoch: int, step: int) -> float:
-    """The learning rate of a step: a tenth less at every milestone, and a warm-up before.
+    """The learning rate of a step: divided by ten at every milestone, rising in the warm-up.
 
     The warm-up rises from a thousandth in equal steps, as torchvision's reference has it.
 
