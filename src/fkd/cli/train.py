@@ -48,7 +48,7 @@ def train(recipe: Recipe) -> None:
     console.print("smoke     generated images, a tiny teacher, a few steps: accuracy means nothing")
     with tempfile.TemporaryDirectory(prefix="fkd-smoke-") as folder:
         small = smoke_settings(config, recipe.maps or recipe.labels, Path(folder))
-        _train(small, console, _SmokeReporter(console, small))
+        _train(small, console, SmokeReporter(console, small))
     console.print("smoke     the recipe runs; nothing is kept")
 
 
@@ -100,7 +100,7 @@ class TrainingReporter(RunReporter):
         return f"val top-1 {metrics['val_top1']:.2f}  top-5 {metrics['val_top5']:.2f}"
 
 
-class _SmokeReporter(TrainingReporter):
+class SmokeReporter(TrainingReporter):
     """Shows a smoke run, which is far too short to learn, on purpose."""
 
     def warn(self, text: str) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fkd.cli.console import make_console
 from fkd.cli.reporter import RunReporter
-from fkd.cli.train import TrainingReporter
+from fkd.cli.train import SmokeReporter, TrainingReporter
 from fkd.data.sources import ImagesConfig
 from fkd.engine.logging import Metrics
 from fkd.transfer.classification import ClassificationResult, fine_tune, training_config
@@ -56,11 +56,11 @@ def transfer(recipe: TransferRecipe) -> None:
     given = {field.name: getattr(recipe, field.name) for field in fields(TransferConfig)}
     config, console = TransferConfig(**given), make_console()
     if not recipe.smoke:
-        _transfer(config, console)
+        _transfer(config, console, TrainingReporter)
         return
     console.print("smoke     generated images, a small backbone, a few steps: AP means nothing")
     with tempfile.TemporaryDirectory(prefix="fkd-smoke-") as folder:
-        _transfer(smoke_settings(config, Path(folder)), console)
+        _transfer(smoke_settings(config, Path(folder)), console, SmokeReporter)
     console.print("smoke     the recipe runs; nothing is kept")
 
 
@@ -113,9 +113,11 @@ class DetectionReporter(RunReporter):
         return f"val {'  '.join(parts)}"
 
 
-def _transfer(config: TransferConfig, console: Console) -> None:
+def _transfer(
+    config: TransferConfig, console: Console, of_classifiers: type[TrainingReporter]
+) -> None:
     if config.task == "classification":
-        with closing(TrainingReporter(console, training_config(config))) as reporter:
+        with closing(of_classifiers(console, training_config(config))) as reporter:
             _print_classification(fine_tune(config, reporter), console)
         return
     with closing(DetectionReporter(console, config)) as reporter:

@@ -136,8 +136,6 @@ def load_backbone(
     is_folder = checkpoint is not None and home_path(checkpoint).is_dir()
     if name is None and not is_folder:
         name = _DEFAULT
-    if name is not None:
-        require_resnet(parse_model_name(name).architecture)  # before anything is loaded
     loaded = load_model(name, checkpoint=checkpoint, pretrained=pretrained, headless=True)
     architecture = parse_model_name(loaded.name).architecture
     require_resnet(architecture)

@@ -21,11 +21,18 @@ from fkd.engine.resume import resume
 from fkd.engine.run_folder import FINAL_WEIGHTS, is_finished, open_run_folder
 from fkd.engine.state import TrainState
 from fkd.errors import RunError
+from fkd.models.names import parse_model_name
 from fkd.training.environment import describe_environment
 from fkd.training.failures import explained_failures
 from fkd.training.workers import count_workers, kind_of_workers, on_gpu
 from fkd.transfer.config import FREE_FIELDS, TransferConfig, fill_in
-from fkd.transfer.detectors import DETECTOR_FILE, Detector, card_to_json, count_parameters
+from fkd.transfer.detectors import (
+    DETECTOR_FILE,
+    Detector,
+    card_to_json,
+    count_parameters,
+    require_resnet,
+)
 from fkd.transfer.loop import IMAGES, DetectionLoop, DetectionMethod
 from fkd.transfer.measuring import RESULT_FILE, result_json
 from fkd.transfer.setup import DetectionSetup, build_setup, open_data
@@ -69,6 +76,8 @@ def train_detector(config: TransferConfig, progress: Progress | None = None) -> 
     """
     accelerator = start_accelerator(config.device, config.amp)
     with explained_failures(accelerator.num_processes):
+        if config.backbone is not None:  # before a large file is read
+            require_resnet(parse_model_name(config.backbone).architecture)
         data = open_data(config)
         filled = fill_in(config, len(data.chosen))
         path, settings, main = Path(config.out), asdict(filled), accelerator.is_main_process
