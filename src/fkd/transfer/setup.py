@@ -136,7 +136,9 @@ def _remarks(data: DetectionData) -> list[str]:
                 "image and are left out"
             )
     if data.train.num_crowds:
-        remarks.append(f"crowds of the training images that are left out: {data.train.num_crowds:,}")
+        remarks.append(
+            f"crowds of the training images that are left out: {data.train.num_crowds:,}"
+        )
     if data.val is None:
         remarks.append("there are no validation images, so AP is not measured")
     return remarks
