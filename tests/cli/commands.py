@@ -64,6 +64,11 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
             *(teacher[1].replace("teacher.", ""), "--input_size=32", "--knn.k=1"),
             *("--protocol.name=sgd", "--protocol.epochs=1", "--num_workers=0"),
         ],
+        "transfer": [
+            *("--task=classification", images, f"--val.root={files.images}", writes),
+            *("--backbone=test_resnet", teacher[1].replace("teacher.", ""), "--epochs=1"),
+            *("--batch_size=8", "--input_size=32", "--num_workers=0"),
+        ],
         "inspect": [store],
         "verify": [store],
         "convert": [store, writes],

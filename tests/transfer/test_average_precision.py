@@ -142,6 +142,23 @@ def test_boxes_are_measured_as_coco_defines_it(seed):
     assert 5 < of.ap < 95
 
 
+def test_processes_bring_together_what_each_has_counted(targets, monkeypatch):
+    """Two meters stand for two processes; what is gathered is the lists of both."""
+    detections = [perfect(target) for target in targets]
+    detections[0]["boxes"] += 3.0
+    whole = figures(detections, targets)
+    meters = [PrecisionMeter(masks=True) for _ in range(2)]
+    for i, (found, wanted) in enumerate(zip(detections, targets, strict=True)):
+        meters[i % 2].add([found], [wanted])
+    other = iter(list(value) for value in meters[1]._metric.metric_state.values())
+    monkeypatch.setattr(
+        "fkd.transfer.average_precision.gather_object", lambda own: own + next(other)
+    )
+    meters[0].gather()
+    assert meters[0].compute() == whole
+    assert whole["box"].ap < 100.0
+
+
 def test_more_than_100_detections_are_no_warning(targets):
     many = {
         "boxes": torch.tensor([[0.0, 0.0, 5.0, 5.0]]).repeat(101, 1),

@@ -186,11 +186,11 @@ class TransferConfig:
         refuse_same_folder(self.out, self.images, self.val)
         require_one_of(Task, "task", self.task)
         require_one_of(PresetName, "preset", self.preset)
+        self._check_numbers()
         detects = self.task != "classification"
         unused = _OF_CLASSIFIERS if detects else _OF_DETECTORS
         refuse_unused(self, unused, prefix="", user=f"task {self.task}")
         self._check_weights()
-        self._check_numbers()
         if detects:
             self._check_files()
 
