@@ -11,8 +11,10 @@ from rich.table import Table
 from fkd.cli.console import make_console
 from fkd.cli.reporter import RunReporter
 from fkd.cli.train import SmokeReporter, TrainingReporter
+from fkd.cli.verbs import VERBS
 from fkd.data.sources import ImagesConfig
 from fkd.engine.logging import Metrics
+from fkd.errors import ConfigError
 from fkd.transfer.classification import ClassificationResult, fine_tune, training_config
 from fkd.transfer.config import PRESETS, TransferConfig
 from fkd.transfer.run import DetectionResult, train_detector
@@ -35,7 +37,19 @@ class TransferRecipe(TransferConfig):
     def __post_init__(self) -> None:
         if self.smoke:
             self._name_what_is_generated()
+        self._require_all()
         super().__post_init__()
+
+    def _require_all(self) -> None:
+        """Name all that is missing at once, as for verbs whose options are always required."""
+        has_weights = self.checkpoint or self.pretrained or self.from_scratch
+        given = {"--checkpoint": has_weights, "--images.root": self.images, "--out": self.out}
+        missing = [option for option, value in given.items() if not value]
+        if missing:
+            raise ConfigError(
+                f"transfer needs {' and '.join(missing)}, e.g. {VERBS['transfer'].example} "
+                "(fkd transfer --help); --smoke needs nothing"
+            )
 
     def _name_what_is_generated(self) -> None:
         """Fill in what is made for a smoke run anyway."""

@@ -112,8 +112,8 @@ class TransferConfig:
             (annotations/instances_train2017.json, train2017, val2017), or with `annotations` the
             folder of the images; of classification, class folders.
         annotations: objects of the training images, a JSON file in the format of COCO.
-        val: images to measure on; with `val_annotations` the folder of these images, by default
-            that of the training images.
+        val: images to measure on; with `val_annotations` those that it names, by default found
+            beside the training images.
         val_annotations: objects of the validation images.
         val_every: passes between two measurements; the last pass ends with one anyway.
         preset: of detectors: 1x is 12 epochs, the learning rate divided by 10 after 8 and 11;
@@ -133,7 +133,7 @@ class TransferConfig:
         input_size: side of the crops of classification, pixels; by default that of the network.
         clip_grad: largest norm of the gradient.
         accumulate_steps: forward passes per optimizer step; each sees a part of batch_size.
-        amp: compute in bf16 or fp16 instead of float32; of a GPU.
+        amp: compute in bf16 or fp16 instead of float32.
         device: cpu, cuda, cuda:1, mps, xpu; by default a GPU if there is one.
         seed: of new layers, order, flips and the choice of regions.
         num_workers: threads or processes that load images; by default 2, beside a GPU up to 8.
