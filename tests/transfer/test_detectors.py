@@ -151,6 +151,15 @@ def test_a_run_folder_says_what_it_is_of_and_how_colors_are_normalized(run_folde
         load("resnet50", run_folder)
 
 
+def test_a_student_of_embeddings_has_no_classifier_to_drop(tmp_path):
+    network = timm.create_model("resnet18", num_classes=0)
+    preprocessing = default_preprocessing(parse_model_name("resnet18"))
+    save_student(tmp_path, network, ModelCard("resnet18", 0, preprocessing), [])
+    backbone = load(None, tmp_path)
+    assert backbone.origin == str(tmp_path)
+    build_detector(card_of(backbone="resnet18"), backbone.state)
+
+
 def test_random_weights_are_trained_in_all_layers_with_batch_norm():
     backbone = load("torchvision/resnet18", from_scratch=True)
     assert (backbone.state, backbone.sha256) == (None, None)
