@@ -31,7 +31,7 @@ _NUM_IMAGES = {"train": 8, "val": 4}
 _DETECTOR = DetectorConfig(
     min_size=64, max_size=96, proposals=40, regions_per_image=16, detections_per_image=10
 )
-_BATCH_SIZE, _SIDE = 4, 32
+_BATCH_SIZE, _SIDE = 2, 32
 
 
 def smoke_settings(config: TransferConfig, folder: Path) -> TransferConfig:
@@ -64,6 +64,7 @@ def smoke_settings(config: TransferConfig, folder: Path) -> TransferConfig:
         "val": None,
         "val_annotations": None,
         "detector": replace(_DETECTOR, trainable_layers=layers),
+        "epochs": 1,
         "batch_size": _BATCH_SIZE,
         "optimizer": replace(config.optimizer, lr=1e-3),  # frozen random layers explode otherwise
         "milestones": None,
