@@ -80,7 +80,7 @@ def test_accuracy_is_told_before_and_after(config, capsys):
     main(["transfer", "--task=classification", "--device=cpu", *options])
     said = capsys.readouterr().out
     assert "is a finished run; nothing was left to do" in said
-    assert f"before    top-1 {before[0]:.2f} %, top-5 100.00 %, with a new head" in said
+    assert f"before    top-1 {before[0]:.2f} %, top-5 100.00 %\n" in said
     assert f"after     top-1 {after.val_top1:.2f} %" in said
 
 

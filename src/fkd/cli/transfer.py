@@ -170,12 +170,12 @@ def _print_classification(result: ClassificationResult, console: Console) -> Non
         f"{trained.seconds:,.0f} s, loss {trained.loss:.3f}"
     )
     if result.before is not None:
-        console.print(_accuracy("before", *result.before, ", with a new head"))
-        console.print(_accuracy("after", trained.val_top1, trained.val_top5, ""))
+        console.print(_accuracy("before", *result.before))
+        console.print(_accuracy("after", trained.val_top1, trained.val_top5))
 
 
-def _accuracy(when: str, top1: float | None, top5: float | None, more: str) -> str:
-    return f"{when:9} top-1 {_figure(top1)} %, top-5 {_figure(top5)} %{more}"
+def _accuracy(when: str, top1: float | None, top5: float | None) -> str:
+    return f"{when:9} top-1 {_figure(top1)} %, top-5 {_figure(top5)} %"
 
 
 def _figure(value: float | None) -> str:
