@@ -84,6 +84,11 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
             *("test_resnet", teacher[1].replace("teacher.", ""), writes, "--format=pt2"),
             *("--input_size=32", "--latency.runs=0"),
         ],
+        "transfer": [
+            *("--task=classification", images, f"--val.root={files.images}", writes),
+            *("--backbone=test_resnet", teacher[1].replace("teacher.", ""), "--epochs=1"),
+            *("--batch_size=8", "--input_size=32", "--num_workers=0"),
+        ],
         "inspect": [store],
         "verify": [store],
         "convert": [store, writes],

@@ -17,6 +17,7 @@ MANY = [
     ("train", "optimizer.lr", "0.3"),
     ("train", "method", "vanilla"),
     ("probe", "batch_size", "64"),
+    ("transfer", "detector.min_size", "400"),
     ("eval", "batch_size", "4"),
     ("export", "latency.runs", "3"),
     ("inspect", "num_samples", "3"),
@@ -43,6 +44,7 @@ NEEDED = {
     "maps": ".",
     "store": ".",
 }
+OF_TRANSFER = {"val": None, "from_scratch": True}
 
 
 def nested(name: str, value: object) -> dict:
@@ -55,7 +57,7 @@ def settings_of(verb: str) -> dict:
     """Settings that the verb needs and knows."""
     names = {name.lstrip("-").partition(".")[0] for name in options_of(verb).names}
     return {name: value for name, value in NEEDED.items() if name in names} | (
-        {"maps": None} if verb == "train" else {}
+        {"train": {"maps": None}, "transfer": OF_TRANSFER}.get(verb, {})
     )
 
 

@@ -21,6 +21,8 @@ INPUTS = {
     "checkpoint": "a file of weights, or a run folder",
     "teacher.head": "a file with a projection head",
     "class_names": "a file with one class name per line",
+    "annotations": "a JSON file in the format of COCO",
+    "val_annotations": "a JSON file in the format of COCO",
     "name": "a model name, or a run folder",
     "model": "the folder of a finished run, or a model name",
 }
@@ -28,7 +30,7 @@ OUTPUTS = ("out",)
 """Files and folders that a verb writes; they need not exist."""
 
 _FOLDERS = frozenset({"store", "maps"})
-_FILES = frozenset({"config", "class_names", "teacher.head"})
+_FILES = frozenset({"config", "class_names", "teacher.head", "annotations", "val_annotations"})
 _NAMES = frozenset({"name", "model"})
 _LIBRARIES = ("torchvision/", "timm/")  # before the name of a model
 

@@ -119,6 +119,22 @@ VERBS: dict[str, Verb] = {
         },
         "MODEL",
     ),
+    "transfer": Verb(
+        "fkd.cli.transfer:transfer",
+        "train a detector on a student's weights, or fine-tune it on other classes",
+        "fkd transfer --checkpoint run --images.root data/coco --out detector",
+        {
+            "task": "segmentation, detection or classification, see below",
+            "checkpoint": "the student: a run folder of fkd train, or a file of weights",
+            "images.root": "folder of COCO; of classification, of the class folders",
+            "annotations": "a JSON file in the format of COCO; then images.root has its images",
+            "val.root": "folder of the validation images, where it is not that of COCO",
+            "preset": "epochs and learning rate of a detector, see below",
+            "out": "folder of the run",
+            "smoke": "run it in seconds on generated images",
+        },
+        shared=True,
+    ),
     "inspect": Verb(
         "fkd.cli.look:inspect",
         "show what a store holds: settings, sizes, sample labels",

@@ -14,11 +14,12 @@ from torch import nn
 from fkd.data.batches import Batch, load_batches
 from fkd.data.decoders import DecoderReport
 from fkd.engine.accelerators import start_accelerator
-from fkd.engine.checkpoint import Checkpoints, State
+from fkd.engine.checkpoint import Checkpoints
 from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
 from fkd.engine.loop import LoopConfig, run
 from fkd.engine.order import Order
 from fkd.engine.recorder import Recorder
+from fkd.engine.resume import resume
 from fkd.engine.run_folder import is_finished, open_run_folder
 from fkd.engine.schedule import Pass
 from fkd.engine.state import TrainState
@@ -150,7 +151,7 @@ def _train(
     """All steps that are left."""
     accelerator = state.accelerator
     main = accelerator.is_main_process
-    resumed = _resume(config, state, checkpoints, progress)
+    resumed = resume(state, checkpoints, progress.warn, resume_from=config.resume_from)
     order = build_order(config, setup, accelerator)
     log = MetricsLog(Path(config.out), state.step) if main else None
     with ExitStack() as opened:
@@ -171,35 +172,6 @@ def _train(
             progress.warn(sentence)
         batches = opened.enter_context(closing(open_batches(config, setup, order, state)))
         run(loop_config(config, setup, order, accelerator.device), state, recorder, batches)
-
-
-def _resume(
-    config: TrainConfig, state: TrainState, checkpoints: Checkpoints, progress: Progress
-) -> State | None:
-    """Put the state of the newest checkpoint in place; returns it, None where there is none.
-
-    Raises:
-        RunError: a checkpoint cannot be read or used, or processes read different ones.
-    """
-    resume_from = None if config.resume_from is None else Path(config.resume_from)
-    resumed = checkpoints.load_newest(progress.warn, resume_from=resume_from)
-    if resumed is not None:
-        try:
-            state.load_state(resumed)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise RunError(
-                f"the newest checkpoint in {checkpoints.folder} does not fit the student or this "
-                f"version of fkd: {' '.join(str(error).split())}; give another --out"
-            ) from error
-    # All have read before the main process writes the next one.
-    here = torch.tensor([state.step], device=state.accelerator.device)
-    steps = set(state.accelerator.gather(here).tolist())
-    if len(steps) > 1:
-        raise RunError(
-            f"the processes of this run find checkpoints of different steps in {config.out} "
-            f"({min(steps)} and {max(steps)}); give an --out that all of them share"
-        )
-    return resumed
 
 
 def open_batches(
