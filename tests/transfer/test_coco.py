@@ -71,7 +71,11 @@ WRONG = {
     ("categories", "name"): [None, "", 4],
     ("annotations", "image_id"): [None, "7"],
     ("annotations", "category_id"): [None, [90]],
-    ("annotations", "bbox"): [None, [], [1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, float("nan")], {}],
+    ("annotations", "bbox"): [
+        *(None, [], [1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, float("nan")], {}),
+        *([1, 2, 3, 10**400], [-1e308, 2, 1.7e308, 4]),
+    ],
+    ("annotations", "area"): [10**400, 1e300, "100", [100]],
 }
 
 
@@ -100,6 +104,9 @@ def test_a_wrong_member_is_named_with_file_and_entry(write_annotations, part, me
     [
         ("images", "a text", r"images\[0\] is a str, not an object"),
         ("annotations", [], r"annotations\[0\] is a list, not an object"),
+        ("images", {"id": 7.0}, r"has the id 7.0; give a whole number without a decimal point"),
+        ("images", {"width": 20.0}, r"has the width 20.0; give a whole number of pixels"),
+        ("annotations", {"iscrowd": None}, r"has iscrowd null; it is 0 or 1"),
         ("annotations", {"iscrowd": 2}, r"iscrowd 2; it is 0 or 1"),
         ("annotations", {"area": -1.0}, r"area -1.0, which is no number"),
         ("annotations", {"image_id": 8}, r"\(id 5\) has image_id 8, but no image has that id"),

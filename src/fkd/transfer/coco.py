@@ -16,7 +16,6 @@ a wrong entry is named with its file and its place before training begins.
 
 import hashlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from fkd.userfiles import home_path, os_reason, read_text
 
 _LISTS = ("images", "annotations", "categories")
 _SHOWN = 3
+_LARGEST = 1e15  # pixels, of a corner or an area; float32 holds its square, and more is a mistake
 _LEAST_SIDE = 0.01  # pixels; less may vanish when an image is resized, which detectors refuse
 
 
@@ -293,15 +293,17 @@ class _Reader:
         return ConfigError(f"{self._setting}: {self._path}: {what}")
 
 
+_WHOLE = "give a whole number without a decimal point, such as 7"
+_PIXELS = "give a whole number of pixels, at least 1, without a decimal point"
 _RULES = {
-    "id": "it is a whole number",
-    "image_id": "it is a whole number",
-    "category_id": "it is a whole number",
-    "name": "it is a text",
-    "file_name": "it is the name of a file",
-    "height": "it is a number of pixels, at least 1",
-    "width": "it is a number of pixels, at least 1",
-    "bbox": "it is [left, top, width, height] in pixels",
+    "id": _WHOLE,
+    "image_id": _WHOLE,
+    "category_id": _WHOLE,
+    "name": "give a text",
+    "file_name": "give the name of a file",
+    "height": _PIXELS,
+    "width": _PIXELS,
+    "bbox": "give [left, top, width, height], four numbers of pixels",
 }
 
 
@@ -324,7 +326,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number of pixels that can be computed with; NaN is not."""
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and -_LARGEST < value < _LARGEST
 
 
 def _is_text(value: Any) -> bool:
@@ -340,7 +344,8 @@ def _is_box(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """A value as the file has it, shortened."""
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
