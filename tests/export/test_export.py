@@ -321,6 +321,24 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="is there and was not written"):
             export(replace(config, format="onnx", out=str(file.rename(tmp_path / "student"))))
 
+    @pytest.mark.parametrize("text", ['{"mine": 1}', "[]", "no JSON", "[" * 100_000])
+    def test_only_its_own_report_is_replaced(self, config, tmp_path, text):
+        config = replace(config, format="pt2", out=str(tmp_path / "student.pt2"))
+        report = tmp_path / "student.pt2.json"
+        report.write_text(text)
+        with pytest.raises(ConfigError, match=r"student\.pt2\.json is there and was not written"):
+            export(config)
+        assert report.read_text() == text
+        assert not Path(config.out).exists()
+
+    def test_a_folder_in_the_place_of_the_report(self, config, tmp_path):
+        (tmp_path / "student.pt2.json").mkdir()
+        with pytest.raises(
+            ConfigError, match=r"the report .*student\.pt2\.json, which is a folder"
+        ):
+            export(replace(config, format="pt2", out=str(tmp_path / "student.pt2"), overwrite=True))
+        assert not (tmp_path / "student.pt2").exists()
+
     def test_an_onnx_file_of_its_own_is_known(self, written, tmp_path):
         is_ours = FORMATS["onnx"].is_ours
         assert is_ours(written[1].path)

@@ -174,13 +174,19 @@ def _accept_target(config: ExportConfig, is_ours: Callable[[Path], bool]) -> Pat
             f"out: {target} is a folder; give the file to write, such as "
             f"{target / f'student.{config.format}'}"
         )
-    is_there = os.path.lexists(target)
-    # Only of a regular file: a device may have no end.
-    if is_there and not config.overwrite and not (target.is_file() and is_ours(target)):
+    beside = report_beside(target)
+    if beside.is_dir():
         raise ConfigError(
-            f"out: {target} is there and was not written by `fkd export --format "
-            f"{config.format}`; give another file, or --overwrite"
+            f"out: the report would be written to {beside}, which is a folder; give another file"
         )
+    for path, is_known in ((target, is_ours), (beside, _is_report)):
+        # Only of a regular file: a device may have no end.
+        is_own = path.is_file() and is_known(path)
+        if os.path.lexists(path) and not config.overwrite and not is_own:
+            raise ConfigError(
+                f"out: {path} is there and was not written by `fkd export --format "
+                f"{config.format}`; give another file, or --overwrite"
+            )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -190,6 +196,15 @@ def _accept_target(config: ExportConfig, is_ours: Callable[[Path], bool]) -> Pat
     if not os.access(target.parent, os.W_OK):
         raise ConfigError(f"out: {target.parent} cannot be written to; give another file")
     return target
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is the report of an export."""
+    try:
+        members = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(members, dict) and {"num_bytes", "comparison", "latencies"} <= set(members)
 
 
 def _interface(config: ExportConfig, loaded: LoadedModel) -> ExportedInterface:
