@@ -181,6 +181,13 @@ class TestFromCheckpoint:
         with pytest.raises(ConfigError, match=r"give the name of the model in .*ten\.safetensors"):
             build_model(checkpoint=ten_classes[0])
 
+    @pytest.mark.parametrize("name", [None, "resnet18"])
+    def test_a_detector_is_no_classifier(self, tmp_path, name):
+        save_file({"backbone.fpn.weight": torch.ones(1)}, tmp_path / "model.safetensors")
+        (tmp_path / "detector.json").write_text("{}")
+        with pytest.raises(ConfigError, match=r"is a detector of `fkd transfer`.*; give the run"):
+            build_model(name, checkpoint=str(tmp_path))
+
 
 def write_card(folder, card):
     config = describe_network(torch.nn.Identity(), card, ["x", "y", "z"])

@@ -27,6 +27,9 @@ MODEL_FILE = "model.safetensors"
 FILES = (MODEL_FILE, "pytorch_model.bin")
 """What the weights in a model folder may be called."""
 
+DETECTOR_FILE = "detector.json"
+"""What lies beside the weights of a detector of `fkd transfer`, which are of no classifier."""
+
 PARTS = "*.index.json"
 """What lists weights in several files, which cannot be read."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fkd.crops.replay import Interpolation
 from fkd.errors import ConfigError, reason_of
 from fkd.models.cards import ModelCard
-from fkd.models.checkpoints import Checkpoint, load_checkpoint
+from fkd.models.checkpoints import DETECTOR_FILE, Checkpoint, load_checkpoint
 from fkd.models.classes import imagenet_classes
 from fkd.models.fitting import load_weights, stored_classes
 from fkd.models.headless import (
@@ -183,6 +183,12 @@ class _Built(NamedTuple):
 def _identify(name: str | None, stored: Checkpoint | None) -> tuple[ModelName, ModelCard | None]:
     """The network's name, and the checkpoint's card if there is one."""
     if stored is None or stored.card is None:
+        if stored is not None and stored.path.with_name(DETECTOR_FILE).is_file():
+            raise ConfigError(
+                f"{stored.path.parent} is a detector of `fkd transfer`, and here a classifier or a "
+                "backbone is wanted; give the run that the detector was made from (see its "
+                "result.json)"
+            )
         if name is None:
             owner = "a model" if stored is None else f"the model in {stored.path}"
             raise ConfigError(f"give the name of {owner}; only a run folder tells it by itself")

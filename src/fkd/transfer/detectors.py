@@ -20,7 +20,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from fkd.errors import ConfigError
-from fkd.models.checkpoints import MODEL_FILE, weights_sha256
+from fkd.models.checkpoints import DETECTOR_FILE, MODEL_FILE, weights_sha256
 from fkd.models.names import parse_model_name
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.weight_files import read_weight_file
@@ -30,7 +30,6 @@ from fkd.transfer.coco import Category
 from fkd.transfer.config import DetectorConfig
 from fkd.userfiles import home_path, read_text
 
-DETECTOR_FILE = "detector.json"
 DetectorKind = Literal["faster_rcnn", "mask_rcnn"]
 
 RESNETS = (

@@ -21,13 +21,13 @@ from fkd.engine.resume import resume
 from fkd.engine.run_folder import FINAL_WEIGHTS, is_finished, open_run_folder
 from fkd.engine.state import TrainState
 from fkd.errors import RunError
+from fkd.models.checkpoints import DETECTOR_FILE
 from fkd.models.names import parse_model_name
 from fkd.training.environment import describe_environment
 from fkd.training.failures import explained_failures
 from fkd.training.workers import count_workers, kind_of_workers, on_gpu
 from fkd.transfer.config import FREE_FIELDS, TransferConfig, fill_in
 from fkd.transfer.detectors import (
-    DETECTOR_FILE,
     Detector,
     card_to_json,
     count_parameters,
