@@ -122,6 +122,31 @@ def test_a_store_has_the_checksums(make_images, make_store, tmp_path, monkeypatc
     assert not alone.duplicates[0].classes_differ  # classes are not known
 
 
+def test_a_store_alone_is_compared_with_further_images(make_images, make_store, tmp_path):
+    """Of the images of the store there are checksums only, of the others the files."""
+    root = make_images(tmp_path / "images", per_class=2)
+    store = make_store(tmp_path / "store", source_of(root))
+    val = make_images(tmp_path / "val", per_class=1, seed=1)
+    for name in ("8.png", "9.png"):
+        (val / "ant" / name).write_bytes((root / "bee" / "0.png").read_bytes())
+    parts = {"images": StoreImages(store), "val": source_of(val)}
+    (found,) = find_duplicates(parts, DuplicateConfig(near=False), store=store).duplicates
+    assert [image.name for image in found.images] == ["bee/0.png", "ant/8.png", "ant/9.png"]
+    assert found.across
+
+
+def test_the_figure_of_files_that_are_no_images(make_images, tmp_path):
+    """Without `near`, files are compared that nothing can decode."""
+    root = make_images(tmp_path / "images", per_class=1)
+    for name in ("8.png", "9.png"):
+        (root / "ant" / name).write_bytes(b"no image")
+    parts = {"images": source_of(root)}
+    report = find_duplicates(parts, DuplicateConfig(near=False))
+    assert pairs(report) == {("ant/8.png", "ant/9.png")}
+    save_analysis(tmp_path, "duplicates", draw_duplicates(report, parts), {})
+    assert "cannot be decoded" in (tmp_path / "duplicates.svg").read_text("utf-8")
+
+
 def test_a_checksum_that_agrees_by_chance_is_no_duplicate(image_source, monkeypatch):
     monkeypatch.setattr("fkd.analysis.duplicates.fingerprint", lambda data: (1, 2))
     report = find_duplicates({"images": image_source}, DuplicateConfig(near=False))

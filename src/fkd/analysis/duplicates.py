@@ -314,13 +314,18 @@ def _identical(parts: dict[str, ImageSource], scan: _Scan) -> Iterator[list[int]
             continue
         same: dict[bytes, list[int]] = defaultdict(list)
         for i in group:
-            image = scan.images[i]
-            try:
-                content = parts[image.part].read(image.position)
-            except ImageError:  # there is only the store, whose word is the checksum
-                content = b""
-            same[hashlib.sha256(content).digest()].append(i)
+            same[_content_hash(parts, scan.images[i])].append(i)
+        if len(same) == 2 and b"" in same:  # of some there is only the store: its word counts
+            same = {b"": group}
         yield from (images for images in same.values() if len(images) > 1)
+
+
+def _content_hash(parts: dict[str, ImageSource], image: ImageRef) -> bytes:
+    """SHA-256 of an image file; nothing where the file is not there."""
+    try:
+        return hashlib.sha256(parts[image.part].read(image.position)).digest()
+    except ImageError:
+        return b""
 
 
 def _similar(

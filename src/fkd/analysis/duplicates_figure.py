@@ -6,7 +6,7 @@ from fkd.analysis.duplicates import Duplicate, DuplicateReport, StoreImages
 from fkd.analysis.figures import figure_style, new_figure, plain
 from fkd.crops.replay import resize
 from fkd.data.sources import ImageSource, load
-from fkd.errors import escape_controls
+from fkd.errors import ImageError, escape_controls
 
 _SHOWN_PAIRS = 12
 _SHOWN_SIDE = 160  # pixels of an image in the figure
@@ -37,11 +37,7 @@ def draw_duplicates(report: DuplicateReport, parts: dict[str, ImageSource]) -> A
 
 def _draw_pair(cell: Any, duplicate: Duplicate, parts: dict[str, ImageSource]) -> None:
     for axes, image in zip(cell.subplots(1, 2), duplicate.images, strict=False):
-        pixels = load(parts[image.part], image.position).image
-        scale = _SHOWN_SIDE / max(pixels.shape[1:])
-        height, width = (max(1, round(side * scale)) for side in pixels.shape[1:])
-        axes.imshow(resize(pixels, (height, width), "bilinear").permute(1, 2, 0).numpy())
-        axes.set_axis_off()
+        _draw_image(axes, parts[image.part], image.position)
         caption = image.part if image.class_name is None else f"{image.part}: {image.class_name}"
         axes.set_title(plain(escape_controls(caption))[:_CAPTION], fontsize=7, loc="center")
     said = "same content" if duplicate.identical else f"similarity {duplicate.similarity:.3f}"
@@ -49,3 +45,16 @@ def _draw_pair(cell: Any, duplicate: Duplicate, parts: dict[str, ImageSource]) -
         said += ", classes differ"
     more = len(duplicate.images) - 2
     cell.supxlabel(said + (f", {more} more" if more else ""), fontsize=7)
+
+
+def _draw_image(axes: Any, source: ImageSource, position: int) -> None:
+    """An image; files of the same content may be no image that can be decoded."""
+    axes.set_axis_off()
+    try:
+        pixels = load(source, position).image
+    except ImageError:
+        axes.text(0.5, 0.5, "cannot be decoded", ha="center", va="center", fontsize=7)
+        return
+    scale = _SHOWN_SIDE / max(pixels.shape[1:])
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[1:])
+    axes.imshow(resize(pixels, (height, width), "bilinear").permute(1, 2, 0).numpy())
