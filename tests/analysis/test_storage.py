@@ -78,6 +78,14 @@ def test_every_row_is_drawn():
     assert drawn[: len(rows)] == [row.formula / 1e9 for row in rows]
 
 
+@pytest.mark.parametrize(("num_images", "unit"), [(10, "kB"), (1000, "MB"), (1_200_000, "GB")])
+def test_the_unit_of_the_figure_is_that_of_the_largest_number(num_images, unit):
+    rows = compare_storage(StorageConfig(num_images=num_images, num_classes=10, num_crops=4))
+    axes = draw_storage(rows).axes[0]
+    assert axes.get_xlabel().startswith(unit)
+    assert max(bar.get_width() for bars in axes.containers for bar in bars) >= 1
+
+
 @pytest.mark.parametrize("name", ["num_images", "num_classes", "num_crops", "key_length"])
 def test_numbers_that_cannot_be(name):
     given = {"num_images": 1, "num_classes": 2, "num_crops": 1} | {name: 0}

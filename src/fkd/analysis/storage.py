@@ -141,7 +141,7 @@ def official_file_bytes(codec: Codec, num_classes: int, num_crops: int) -> int:
 
 @figure_style()
 def draw_storage(rows: Sequence[StorageRow]) -> Any:
-    """One group of bars a codec, gigabytes on a logarithmic axis."""
+    """One group of bars a codec, on a logarithmic axis, in units of which the largest has some."""
     series: dict[str, list[int | None]] = {
         "the paper's formula": [row.formula for row in rows],
         "official files": [row.official for row in rows],
@@ -153,19 +153,26 @@ def draw_storage(rows: Sequence[StorageRow]) -> Any:
     figure = new_figure(7.5, 1.2 + 0.13 * (len(series) + 1) * len(rows))
     axes = figure.subplots()
     height = 0.85 / len(series)
+    one, unit = _unit(max(max(filter(None, sizes)) for sizes in series.values()))
     for i, (name, sizes) in enumerate(series.items()):
-        shown = [(y, size / 1e9) for y, size in enumerate(sizes) if size]
+        shown = [(y, size / one) for y, size in enumerate(sizes) if size]
         places = [y + (i - (len(series) - 1) / 2) * height for y, _ in shown]
-        gigabytes = [size for _, size in shown]
-        bars = axes.barh(places, gigabytes, height=height * 0.9, color=COLORS[i], label=name)
-        axes.bar_label(bars, [_short(size) for size in gigabytes], padding=2, fontsize=6)
+        widths = [size for _, size in shown]
+        bars = axes.barh(places, widths, height=height * 0.9, color=COLORS[i], label=name)
+        axes.bar_label(bars, [_short(size) for size in widths], padding=2, fontsize=6)
     axes.set_yticks(range(len(rows)), [row.codec for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.set_xlim(right=axes.get_xlim()[1] * 2)  # room for the numbers
-    axes.set_xlabel("GB (10\u2079 bytes)")
+    axes.set_xlabel(unit)
     figure.legend(loc="outside upper left", ncols=len(series), fontsize=8)
     return figure
+
+
+def _unit(largest: int) -> tuple[float, str]:
+    """The unit of a figure whose largest number of bytes this is, and its name."""
+    units = ((1e9, "GB (10\u2079 bytes)"), (1e6, "MB (10\u2076 bytes)"))
+    return next((each for each in units if largest >= each[0]), (1e3, "kB (1,000 bytes)"))
 
 
 def _short(size: float) -> str:

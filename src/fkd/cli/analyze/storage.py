@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -83,10 +84,23 @@ def _settings(
 def _print(config: StorageConfig, rows: list[StorageRow], console: Console) -> None:
     table = Table(
         Column("codec", no_wrap=True),
-        *("formula", "official files", "in blocks", "plain store", "compact store", "measured"),
+        *(
+            Column(name, justify="right")
+            for name in (
+                "formula",
+                "official files",
+                "in blocks",
+                "plain store",
+                "compact store",
+                "measured",
+            )
+        ),
         title=f"{config.num_images:,} images, {config.num_crops} crops each, "
         f"{config.num_classes:,} classes",
         title_justify="left",
+        padding=0,
+        box=SIMPLE_HEAD,
+        show_edge=False,
     )
     for row in rows:
         sizes = list(asdict(row).values())[1:]
