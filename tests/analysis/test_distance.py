@@ -166,6 +166,12 @@ def test_labels_with_zeros_are_targets_only(
     assert any("second is a target only" in note for note in setup.notes) == (not defined)
 
 
+def test_hard_labels_alone_have_no_distance(make_config, make_store, image_source, tmp_path):
+    store = make_store(tmp_path / "store", image_source, codec="hard")
+    with pytest.raises(ConfigError, match=r"hard labels, which have no logarithm.*--models\.NAME"):
+        open_distance(make_config(store=str(store.path), maps=None))
+
+
 def test_zeros_of_mr_count_as_the_clamp(make_config, make_store, image_source, tmp_path):
     store = make_store(tmp_path / "store", image_source, codec="mr:2")
     setup = open_distance(make_config(other_stores={"mr": str(store.path)}, clamp=1e-6))

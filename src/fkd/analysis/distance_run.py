@@ -147,6 +147,11 @@ def open_distance(config: DistanceConfig) -> DistanceSetup:
         *(_source_of_store(each, config.clamp) for each in stores),
         *(Source(name, "model", str(model.name)) for name, model in models.items()),
     ]
+    if all(source.undefined is not None for source in sources):
+        raise ConfigError(
+            f"store: {store.path} holds {store.codec.name} labels, which have no logarithm, so no "
+            "distance is defined; give --maps, --models.NAME MODEL, or a store of other labels"
+        )
     notes = [*remarks_of(images), *_notes(stores, sample, sources)]
     return DistanceSetup(config, images, stores, maps, models, sample, sources, notes)
 
