@@ -188,8 +188,9 @@ def test_pairs_of_different_classes_are_listed_first(tmp_path):
 
 
 def test_the_figure_has_two_images_of_each(make_images, tmp_path):
-    root = make_images(tmp_path / "$images", ("$a_b$", "c"), per_class=2)
-    (root / "c" / "9.png").write_bytes((root / "$a_b$" / "0.png").read_bytes())
+    long = "a_name_$$ of a class"  # that ends a caption between what stands for a dollar sign
+    root = make_images(tmp_path / "$images", ("$a_b$", long), per_class=2)
+    (root / long / "9.png").write_bytes((root / "$a_b$" / "0.png").read_bytes())
     parts = {"images": source_of(root)}
     report = find_duplicates(parts, DuplicateConfig())
     figure = draw_duplicates(report, parts)
@@ -197,6 +198,7 @@ def test_the_figure_has_two_images_of_each(make_images, tmp_path):
     save_analysis(tmp_path, "duplicates", figure, duplicate_numbers(report))
     text = (tmp_path / "duplicates.svg").read_text("utf-8")
     assert "images: $a_b$" in text
+    assert "images: a_name_$$ of \u2026" in text
     assert "same content, classes differ" in text
 
 

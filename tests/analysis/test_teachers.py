@@ -233,7 +233,7 @@ def test_the_figure_shows_every_row(known, image_folder):
     report = compare_teachers(config_of(image_folder, models={n: n for n in known}))
     figure = draw_teachers(report)
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert names[3] == "\\$t3_a_long_name_\u2026"
+    assert names[3] == "\\$t3_a_long_name_o\u2026"
     assert len(names) == len(figure.axes[2].get_yticks()) == len(figure.axes[3].patches) == 10
     assert len(json.dumps(report_numbers(report))) > 1000
 

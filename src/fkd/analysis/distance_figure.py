@@ -6,16 +6,14 @@ from typing import Any
 import numpy as np
 
 from fkd.analysis.distance import GROUPS, Distances, Pair, groups_of
-from fkd.analysis.figures import COLORS, figure_style, new_figure, plain
+from fkd.analysis.figures import COLORS, figure_style, new_figure, short
 from fkd.analysis.samples import describe_classes
-from fkd.errors import escape_controls
 from fkd.models.classes import display_names
 
 _CELL = 0.62  # inches
 _PANEL = 2.1
 _NAMED = 30  # classes that an axis has names for, at most
 _UPRIGHT = 6  # of these, names that stand beside each other
-_LONGEST = 22  # characters of a name
 _LINES = ("-", "--", ":", "-.")  # one a target
 _DARK = 0.55  # of a color map, from which on text on it is white
 
@@ -36,12 +34,6 @@ def draw_distances(distances: Distances) -> Any:
         is_last = i + 1 == len(groups)
         _label_classes(axes, distances.class_names, named=is_last)
     return figure
-
-
-def short(name: str, longest: int = _LONGEST) -> str:
-    """A name of the user's as a figure shows it."""
-    text = escape_controls(name)
-    return plain(text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}")
 
 
 def _draw_matrix(axes: Any, distances: Distances) -> None:

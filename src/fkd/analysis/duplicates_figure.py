@@ -3,10 +3,10 @@
 from typing import Any
 
 from fkd.analysis.duplicates import Duplicate, DuplicateReport, StoreImages
-from fkd.analysis.figures import figure_style, new_figure, plain
+from fkd.analysis.figures import figure_style, new_figure, short
 from fkd.crops.replay import resize
 from fkd.data.sources import ImageSource, load
-from fkd.errors import ImageError, escape_controls
+from fkd.errors import ImageError
 
 _SHOWN_PAIRS = 12
 _SHOWN_SIDE = 160  # pixels of an image in the figure
@@ -39,7 +39,7 @@ def _draw_pair(cell: Any, duplicate: Duplicate, parts: dict[str, ImageSource]) -
     for axes, image in zip(cell.subplots(1, 2), duplicate.images, strict=False):
         _draw_image(axes, parts[image.part], image.position)
         caption = image.part if image.class_name is None else f"{image.part}: {image.class_name}"
-        axes.set_title(plain(escape_controls(caption))[:_CAPTION], fontsize=7, loc="center")
+        axes.set_title(short(caption, _CAPTION), fontsize=7, loc="center")
     said = "same content" if duplicate.identical else f"similarity {duplicate.similarity:.3f}"
     if duplicate.classes_differ:
         said += ", classes differ"

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, escape_controls
 from fkd.userfiles import os_reason
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#f0e442")
@@ -148,3 +148,14 @@ def _write(file: Path, content: bytes) -> None:
 def plain(text: str) -> str:
     """A name of the user's as matplotlib shows it: dollar signs would begin a formula."""
     return text.replace("$", r"\$")
+
+
+def short(name: str, longest: int = 22) -> str:
+    """A name of the user's as a figure shows it, of at most so many characters.
+
+    Example:
+        >>> short("a long name of a class", 7), short("$5")
+        ('a long…', '\\\\$5')
+    """
+    text = escape_controls(name)
+    return plain(text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}")

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fkd.analysis.distance_figure import short
-from fkd.analysis.figures import COLORS, figure_style, new_figure
+from fkd.analysis.figures import COLORS, figure_style, new_figure, short
 from fkd.analysis.label_examples import Example, Strip
 from fkd.crops.replay import resize
 from fkd.models.classes import display_names
@@ -19,6 +18,7 @@ _MORE = 0.34  # height of each further class of a strip
 _LONGEST_SIDE = 256  # pixels of an image in the figure, which an SVG file holds in full
 _GRAY = "#777777"
 _SMALL_NUMBERS = 6  # of other classes
+_NAME = 20  # characters of a class for which there is room above the image
 
 
 @figure_style()
@@ -76,7 +76,7 @@ def _title_of(example: Example) -> str:
 
 
 def _name_of(example: Example) -> str:
-    return "image" if example.truth is None else f"image, class {short(example.truth, 20)}"
+    return "image" if example.truth is None else f"class {short(example.truth, _NAME)}"
 
 
 def _draw_image(axes: Any, example: Example) -> None:

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from fkd.analysis.figures import COLORS, figure_style, new_figure, plain
+from fkd.analysis.figures import COLORS, figure_style, new_figure, short
 from fkd.analysis.teacher_rows import TeacherRow, TeachersReport
-from fkd.errors import escape_controls
 
 _LINES = ("-", ":", "-.")
 _NAME = 18  # characters of a name
@@ -32,8 +31,7 @@ def draw_teachers(report: TeachersReport) -> Any:
 
 
 def _name(row: TeacherRow) -> str:
-    name = plain(escape_controls(row.name))
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}\u2026"
+    return short(row.name, _NAME)
 
 
 def _draw_entropies(axes: Any, row: TeacherRow, num_classes: int, style: dict[str, str]) -> None:
