@@ -97,6 +97,8 @@ def test_a_leak_is_a_warning(files, tmp_path, capsys):
     printed = run([*words, f"--val.root={files.images}", "--top=2"], capsys)
     assert "warning   duplicates in both images and val: 6" in printed
     assert "the first 2 of 6 duplicates" in printed
+    printed = run([*words, f"--val.root={files.images}", "--top=0"], capsys)
+    assert "the first" not in printed
 
 
 def command_words(verb, files, out) -> list[str]:

@@ -18,7 +18,7 @@ class Cost:
     Attributes:
         milliseconds: measured: median over forward passes of batch_size crops, over their number.
         macs: multiply-accumulate operations of convolutions, matrix products and attention.
-        num_parameters: of the network.
+        num_parameters: of the network as it labels, batch norms folded into convolutions.
         input_size: side of a crop, pixels.
     """
 

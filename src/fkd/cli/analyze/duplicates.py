@@ -14,6 +14,7 @@ from fkd.analysis.duplicates import (
 )
 from fkd.analysis.duplicates_figure import draw_duplicates
 from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
+from fkd.checks import require_whole
 from fkd.cli.analyze.bars import task_bars
 from fkd.cli.console import make_console, print_remark, print_warning
 from fkd.cli.verbs import VERBS
@@ -54,6 +55,7 @@ def duplicates(
         num_workers: threads that read and decode images.
         out: folder of duplicates.svg, duplicates.png and duplicates.json.
     """
+    require_whole(0, "top", top)
     refuse_same_folder(out, images, val)
     config = DuplicateConfig(
         near=near and images is not None,
@@ -130,7 +132,7 @@ def _print(report: DuplicateReport, config: DuplicateConfig, console: Console, t
     }.items():
         if number:
             print_warning(console, f"duplicates {text}: {number:,}")
-    if report.duplicates:
+    if report.duplicates and top:
         console.print(_table(report, top), soft_wrap=False)
 
 

@@ -91,13 +91,15 @@ def _print(report: TeachersReport, console: Console) -> None:
     table = Table(
         Column("name", overflow="fold"),
         *(Column(name, justify="right") for name in columns),
-        caption="entropy in nats; accuracy on crops and on whole images; cost and bytes of a crop",
-        caption_justify="left",
     )
     for row in report.rows:
         table.add_row(row.name, *_cells(row))
     console.print(table, soft_wrap=False)
+    console.print(
+        "entropy in nats; accuracy on crops and on whole images; cost and bytes of a crop"
+    )
     if len(report.rows) > 1:
+        console.print("agreement of the top-1 class, and KL(row || column) in nats")
         console.print(_agreement(report), soft_wrap=False)
 
 
@@ -121,12 +123,7 @@ def _percent(share: float | None) -> str:
 
 def _agreement(report: TeachersReport) -> Table:
     names = [row.name for row in report.rows]
-    table = Table(
-        Column(""),
-        *(Column(name, justify="right") for name in names),
-        title="top-1 agreement, KL(row || column) in nats",
-        title_justify="left",
-    )
+    table = Table(Column(""), *(Column(name, justify="right") for name in names))
     for name, row in zip(names, report.agreement, strict=True):
         cells = ["-" if c is None else f"{c.top1_agreement:.1%}, {c.mean_kl:.3f}" for c in row]
         table.add_row(name, *cells)
