@@ -121,6 +121,7 @@ def test_the_page_shows_every_box_crop_and_bar(store, folder):
     assert tags.counts["li"] == 3 * M * (C + 1)
     assert tags.counts["script"] == 1
     assert "60.0 %" in page
+    assert f"{M} crops of each" in page  # the page would show 8, the store has fewer
     boxes = store[b"a.png"].records.box
     for top, left, height, width in boxes.tolist():
         box = rf'x="{left}" y="{top}"\s+width="{width}" height="{height}"'

@@ -155,6 +155,7 @@ def render_selection(
         selection=selection,
         form=form,
         config=config,
+        crops_shown=min(config.crops_per_image, store.num_crops),
         neighbor_side=_neighbor_side(config),
         num_sampled=None if sample is None else len(sample.rows),
     )
