@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from fkd.errors import ConfigError
 from fkd.viewing.report import ReportConfig, render_report
 from tests.viewing.folders import ENVIRONMENT, lines_of, training_line, write_run
 from tests.viewing.pages import MARKUP, SHOWN_TURNED, TURNED, WITH_SLASH, Page
@@ -152,3 +153,22 @@ def test_a_name_that_is_not_utf8_is_spelled_out(tmp_path):
     page = read(folder)
     assert column(page.tables[0], "run") == ["caf\\udce9"]
     assert render_report([str(folder)]).encode()  # as it is written
+
+
+def test_a_best_value_stands_beside_the_metric_that_it_is_of(tmp_path):
+    logged = {"loss": 3.0, "loss_box": 2.0, "images_per_second": 1.5}
+    lines = [{"epoch": 1.0, **logged}, {"epoch": 1.0, "val_box_ap": 4.0, "val_box_ap50": 9.0}]
+    page = read(write_run(tmp_path / "student"), write_run(tmp_path / "detector", lines))
+    results = page.tables[0]
+    assert column(results, "best val top-1") == ["50.00", "-"]
+    assert column(results, "best val box AP") == ["-", "4.00"]
+    assert column(results, "images/s") == ["100", "1.5"]
+    assert "best val box AP50" not in results[0]
+    assert "loss box" not in results[0]
+    assert "loss box" in page.text  # its curve
+
+
+def test_a_folder_of_runs_is_refused_with_the_pattern_that_finds_them(tmp_path):
+    write_run(tmp_path / "runs" / "a")
+    with pytest.raises(ConfigError, match=r"there are some in it: .*/runs/\*"):
+        render_report([str(tmp_path / "runs")])

@@ -8,6 +8,7 @@ from fkd.viewing.results import (
     evaluated_metrics,
     group_by_seed,
     label_of,
+    loss_parts,
     outcome_of,
 )
 from fkd.viewing.runs import read_runs
@@ -37,6 +38,22 @@ def test_of_a_loss_the_lowest_value_is_the_best(tmp_path):
     lines = [{"step": i, "epoch": i, "val_loss": v} for i, v in enumerate((3.0, 1.0, 2.0), 1)]
     (run,) = read(write_run(tmp_path / "a", lines))
     assert outcome_of(run, ["val_loss"]).best == (1.0, 2.0)
+
+
+def detector_lines():
+    logged = {"loss": 3.0, "loss_class": 2.0, "loss_mask": 1.0, "images_per_second": 1.5}
+    of_ap = {"val_box_ap": 4.0, "val_box_ap50": 9.0}
+    return [{"step": 1, "epoch": 1.0, **logged}, {"step": 1, "epoch": 1.0, **of_ap}]
+
+
+def test_of_a_detector_only_its_precision_was_evaluated(tmp_path):
+    runs = read(write_run(tmp_path / "a", detector_lines()))
+    assert evaluated_metrics(runs) == ["val_box_ap", "val_box_ap50"]
+    assert loss_parts(runs) == ["loss_class", "loss_mask"]
+    outcome = outcome_of(runs[0], evaluated_metrics(runs))
+    assert (outcome.judged, outcome.best) == ("val_box_ap", (4.0, 1.0))
+    assert (outcome.crops_per_second, outcome.images_per_second) == (None, 1.5)
+    assert label_of("val_box_ap50") == "val box AP50"
 
 
 def test_a_run_without_results_has_none(tmp_path):

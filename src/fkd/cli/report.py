@@ -21,7 +21,7 @@ def report(
     finished are shown as far as they are. The page loads nothing: send it, print it, keep it.
 
     Args:
-        runs: folders that `fkd train` wrote.
+        runs: folders that `fkd train` or `fkd transfer` wrote.
         out: the page's file.
         title: of the page.
         notes: text below the title; an empty line begins a paragraph.

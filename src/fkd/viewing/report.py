@@ -24,6 +24,7 @@ from fkd.viewing.results import (
     evaluated_metrics,
     group_by_seed,
     label_of,
+    loss_parts,
     outcome_of,
 )
 from fkd.viewing.runs import Run, read_runs
@@ -102,11 +103,12 @@ def _results(
         for name in sorted(differing, key=lambda name: name not in _TELLING)
         if all(len(_text(run.settings.get(name))) <= _SHORT for run in runs)
     ][:_FEW_SETTINGS]
-    columns = ["run", *_result_columns(metrics), *short]
+    judged = [name for name in metrics if any(name == each.judged for each in outcomes)]
+    columns = ["run", *_result_columns(metrics, judged), *short]
     rows = [
         [
             Cell(run.name if run.finished else f"{run.name} (not finished)"),
-            *_result_cells(outcome, metrics),
+            *_result_cells(outcome, metrics, judged),
             *(_setting(run.settings.get(name)) for name in short),
         ]
         for run, outcome in zip(runs, outcomes, strict=True)
@@ -114,24 +116,28 @@ def _results(
     return Table("Results of each run", columns, rows, sortable=len(runs) > 1)
 
 
-def _result_columns(metrics: Sequence[str]) -> list[str]:
-    first, *others = map(label_of, metrics) if metrics else [""]
-    judged = [first, f"best {first}", "at epoch"] if metrics else []
-    return [*judged, *others, "loss", "time", "crops/s", "images/s"]
+def _result_columns(metrics: Sequence[str], judged: Sequence[str]) -> list[str]:
+    """The final value of each metric, and after those that a run is judged by the best one."""
+    columns = []
+    for name in metrics:
+        label = label_of(name)
+        columns += [label, f"best {label}", "at epoch"] if name in judged else [label]
+    return [*columns, "loss", "time", "crops/s", "images/s"]
 
 
-def _result_cells(outcome: Outcome, metrics: Sequence[str]) -> list[Cell]:
+def _result_cells(outcome: Outcome, metrics: Sequence[str], judged: Sequence[str]) -> list[Cell]:
     """What came out of a run, in the order of `_result_columns`."""
-    finals = [_number(outcome.finals.get(name), ".2f") for name in metrics]
-    best, epoch = outcome.best or (None, None)
-    if metrics:
-        finals[1:1] = [_number(best, ".2f"), _number(epoch, ".4g")]
+    cells = []
+    for name in metrics:
+        cells.append(_number(outcome.finals.get(name), ".2f"))
+        if name in judged:
+            value, epoch = outcome.best if outcome.best and name == outcome.judged else (None, None)
+            cells += [_number(value, ".2f"), _number(epoch, ".4g")]
     return [
-        *finals,
+        *cells,
         _number(outcome.loss, ".4f"),
         _clock(outcome.seconds),
-        _number(outcome.crops_per_second, ",.0f"),
-        _number(outcome.images_per_second, ",.0f"),
+        *map(_rate, (outcome.crops_per_second, outcome.images_per_second)),
     ]
 
 
@@ -269,7 +275,7 @@ def _legend(runs: Sequence[Run], groups: Sequence[Group]) -> list[LegendItem]:
 def _charts(runs: Sequence[Run], groups: Sequence[Group], metrics: Sequence[str]) -> list[Chart]:
     """The curves of every metric that any run has; runs without epochs are drawn apart."""
     styles, charts = _styles(runs, groups), []
-    shown = [*metrics[:1], "loss", "lr", "train_top1", *metrics[1:]]
+    shown = [*metrics[:1], "loss", "lr", "train_top1", *metrics[1:], *loss_parts(runs)]
     axes = {"epoch": "epochs (crops of each image)", "step": "steps"}
     for metric in shown:
         for axis, x_label in axes.items():
@@ -318,6 +324,11 @@ def _text(value: Any) -> str:
 
 def _number(value: float | None, spec: str) -> Cell:
     return Cell(ABSENT) if value is None else Cell(format(value, spec), value)
+
+
+def _rate(value: float | None) -> Cell:
+    """A detector may take seconds for an image."""
+    return _number(value, ",.0f" if value is None or value >= 10 else ".2g")
 
 
 def _mean(value: tuple[float, float | None, int] | None, spec: str, of_deviation: str) -> Cell:

@@ -10,7 +10,11 @@ from typing import Any
 from fkd.viewing.runs import Run
 
 # Of every log line, or of training lines: no results of an evaluation.
-_TRAINING = {"step", "epoch", "lr", "loss", "train_top1", "crops_per_second", "seconds"}
+_TRAINING = {
+    *("step", "epoch", "lr", "loss", "train_top1", "seconds"),
+    *("crops_per_second", "images_per_second"),  # of a student, of a detector
+}
+_LOSS_PART = "loss_"
 _FIRST = ("val_top1", "val_knn")  # what a run is judged by, where it has it
 _LOWER_IS_BETTER = re.compile(r"loss|error|ece|kl\b|seconds|perplexity")
 
@@ -27,14 +31,17 @@ class Outcome:
 
     Attributes:
         finals: last value of each evaluated metric, by its name.
-        best: best value of the first of these metrics, and the epoch or step it is of.
+        judged: the metric that the run is judged by, the first of these.
+        best: best value of that metric, and the epoch or step it is of.
         loss: last mean loss.
         seconds: of training and validation, over all starts.
         crops_per_second: median over the log lines.
-        images_per_second: the same over m; an image is decoded once for m crops.
+        images_per_second: of a student the same over m, as an image is decoded once for m crops;
+            of a detector as logged.
     """
 
     finals: dict[str, float]
+    judged: str | None
     best: tuple[float, float] | None
     loss: float | None
     seconds: float | None
@@ -62,13 +69,23 @@ class Group:
 
 def evaluated_metrics(runs: Sequence[Run]) -> list[str]:
     """Names of the evaluated metrics of any run; first what a run is judged by."""
-    names = {name for run in runs for line in run.lines for name in line} - _TRAINING
+    names = {n for n in _logged(runs) - _TRAINING if not n.startswith(_LOSS_PART)}
     return sorted(names, key=lambda name: (name not in _FIRST, not name.startswith("val_"), name))
 
 
+def loss_parts(runs: Sequence[Run]) -> list[str]:
+    """Names of the parts of the loss of any run, such as those of a detector."""
+    return sorted(name for name in _logged(runs) if name.startswith(_LOSS_PART))
+
+
+def _logged(runs: Sequence[Run]) -> set[str]:
+    return {name for run in runs for line in run.lines for name in line}
+
+
 def label_of(metric: str) -> str:
-    """A metric for people: "val_top1" is "val top-1"."""
-    return metric.replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
+    """A metric for people: "val_top1" is "val top-1", "val_box_ap50" is "val box AP50"."""
+    words = metric.replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
+    return re.sub(r"\bap(?=\d*$)", "AP", words)
 
 
 def outcome_of(run: Run, metrics: Sequence[str]) -> Outcome:
@@ -81,15 +98,18 @@ def outcome_of(run: Run, metrics: Sequence[str]) -> Outcome:
     curves = {name: run.curve(name) for name in metrics}
     finals = {name: curve[-1][1] for name, curve in curves.items() if curve}
     judged = next(iter(finals), None)
-    speeds = [line["crops_per_second"] for line in run.lines if "crops_per_second" in line]
-    speed, m = (median(speeds) if speeds else None), run.settings.get("crops_per_image")
+    speed, m = _median(run, "crops_per_second"), run.settings.get("crops_per_image")
+    of_images = _median(run, "images_per_second")
+    if of_images is None and speed and isinstance(m, int) and m > 0:
+        of_images = speed / m
     return Outcome(
         finals=finals,
+        judged=judged,
         best=None if judged is None else _best(judged, curves[judged]),
         loss=_last(run, "loss"),
         seconds=_last(run, "seconds"),
         crops_per_second=speed,
-        images_per_second=speed / m if speed and isinstance(m, int) and m > 0 else None,
+        images_per_second=of_images,
     )
 
 
@@ -173,6 +193,11 @@ def _best(metric: str, curve: Sequence[tuple[float, float]]) -> tuple[float, flo
     choose = min if _LOWER_IS_BETTER.search(metric) else max
     x, value = choose(curve, key=lambda point: point[1])
     return value, x
+
+
+def _median(run: Run, name: str) -> float | None:
+    values = [line[name] for line in run.lines if name in line]
+    return median(values) if values else None
 
 
 def _last(run: Run, name: str) -> float | None:

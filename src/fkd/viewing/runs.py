@@ -22,6 +22,7 @@ from fkd.userfiles import home_path, os_reason
 CONFIG, ENVIRONMENT, FINAL_WEIGHTS = "config.yaml", "env.json", "model.safetensors"
 
 _MOST_SETTINGS = 5000  # aliases of a YAML file can stand for more than memory holds
+_GIVE = "give folders that `fkd train` or `fkd transfer` wrote"
 Line = dict[str, float]
 
 
@@ -72,9 +73,10 @@ def read_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
     others = [str(path) for path, is_run in zip(given, are_runs, strict=True) if not is_run]
     if not folders:
         what = f"{others[0]} is not the folder of a run" if others else "none are given"
+        inner = next((path for path in given if _holds_runs(path)), None)
         raise ConfigError(
-            f"runs: {what}, which has a {CONFIG} and a {METRICS}; give folders that `fkd train` "
-            "wrote"
+            f"runs: {what}, which has a {CONFIG} and a {METRICS}; "
+            + (f"there are some in it: {inner}/*" if inner is not None else _GIVE)
         )
     names = _short_names(folders)
     runs = [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
@@ -93,10 +95,12 @@ def _is_run(path: Path) -> bool:
     except NotADirectoryError:
         return False
     except OSError as error:
-        raise ConfigError(
-            f"runs: {path} cannot be opened: {os_reason(error)}; give folders that `fkd train` "
-            "wrote"
-        ) from error
+        raise ConfigError(f"runs: {path} cannot be opened: {os_reason(error)}; {_GIVE}") from error
+
+
+def _holds_runs(path: Path) -> bool:
+    """Whether any folder in this one is that of a run."""
+    return any((inner / name).is_file() for inner in path.glob("*/") for name in (CONFIG, METRICS))
 
 
 def _read_run(folder: Path, name: str) -> Run:
