@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from fkd.data.ahead import in_bursts, look_ahead, single_threaded_pool
+from fkd.data.ahead import in_bursts, look_ahead, map_ahead, single_threaded_pool
 from fkd.errors import RunError
 
 
@@ -99,3 +99,10 @@ def test_threads_that_cannot_be_started_are_said_and_the_others_end(monkeypatch,
     for thread in started:
         thread.join(10)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+def test_map_ahead_keeps_order_and_works_where_it_should(num_threads):
+    here = threading.get_ident()
+    found = list(map_ahead(lambda i: (i, threading.get_ident() == here), range(9), num_threads))
+    assert found == [(i, num_threads == 0) for i in range(9)]

@@ -32,7 +32,7 @@ from fkd.analysis.label_sources import (
 from fkd.analysis.samples import CropSample, SampleConfig, draw_sample
 from fkd.checks import require_in, require_whole
 from fkd.crops.replay import InputSpec, replay
-from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.ahead import map_ahead
 from fkd.data.identity import load_labeled
 from fkd.data.sources import ImagesConfig, ImageSource, remarks_of
 from fkd.errors import ConfigError
@@ -187,11 +187,7 @@ def _with_crops(
     def prepare(batch: np.ndarray) -> tuple[np.ndarray, dict[InputSpec, Tensor]]:
         return batch, _crops_of(setup, batch, views) if views else {}
 
-    if setup.config.num_workers == 0 or not views:
-        yield from map(prepare, batches)
-        return
-    with single_threaded_pool(setup.config.num_workers) as pool:
-        yield from look_ahead(pool, prepare, batches, setup.config.num_workers)
+    return map_ahead(prepare, batches, setup.config.num_workers if views else 0)
 
 
 def _crops_of(

@@ -53,6 +53,24 @@ def in_bursts(
                 future.cancel()
 
 
+def map_ahead(function: Callable[[T], R], items: Iterable[T], num_threads: int) -> Iterator[R]:
+    """`function` of every item, in order, by as many threads and so many items ahead.
+
+    Args:
+        function: which may compute with torch.
+        items: what it is called with.
+        num_threads: 0 calls it here, when the result is wanted.
+
+    Raises:
+        RunError: the system allows no more threads.
+    """
+    if num_threads == 0:
+        yield from map(function, items)
+        return
+    with single_threaded_pool(num_threads) as pool:
+        yield from look_ahead(pool, function, items, num_threads)
+
+
 @contextmanager
 def single_threaded_pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
     """Threads in which torch computes on one core each; elsewhere its number of threads stays.

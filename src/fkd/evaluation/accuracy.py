@@ -15,7 +15,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from fkd.crops.replay import resize
-from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.ahead import map_ahead
 from fkd.data.joining import class_ids_among
 from fkd.data.numbered import numbers_of
 from fkd.data.sources import ImageSource, load
@@ -138,12 +138,7 @@ def load_share(
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     share = range(rank, len(images.chosen), world_size)
     parts = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
-    build = partial(_build_batch, images, preprocessing)
-    if num_workers == 0:
-        yield from map(build, parts)
-        return
-    with single_threaded_pool(num_workers) as pool:
-        yield from look_ahead(pool, build, parts, num_workers)
+    return map_ahead(partial(_build_batch, images, preprocessing), parts, num_workers)
 
 
 def _build_batch(

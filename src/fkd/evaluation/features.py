@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.ahead import map_ahead
 from fkd.data.sources import ImageSource, fingerprint, load
 from fkd.errors import ConfigError, RunError
 from fkd.evaluation.accuracy import center_crop
@@ -253,12 +253,7 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Crops uint8 (B, 3, S, S) and checksums (B,), built ahead; no batch crosses a part's end."""
     rows = [part[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)]
-    build = partial(_crops, request)
-    if num_workers == 0:
-        yield from map(build, rows)
-        return
-    with single_threaded_pool(num_workers) as pool:
-        yield from look_ahead(pool, build, rows, num_workers)
+    return map_ahead(partial(_crops, request), rows, num_workers)
 
 
 def _crops(request: FeatureRequest, rows: range) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.ahead import map_ahead
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import center_crop
@@ -101,12 +101,7 @@ def load_crops(
 ) -> Iterator[list[Tensor]]:
     """Center crops of images, once for each preprocessing, uint8 (B, 3, S, S), built ahead."""
     parts = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
-    build = partial(_build, source, looks)
-    if num_workers == 0:
-        yield from map(build, parts)
-        return
-    with single_threaded_pool(num_workers) as pool:
-        yield from look_ahead(pool, build, parts, num_workers)
+    return map_ahead(partial(_build, source, looks), parts, num_workers)
 
 
 def _build(source: ImageSource, looks: Sequence[Preprocessing], rows: np.ndarray) -> list[Tensor]:
