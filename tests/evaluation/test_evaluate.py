@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, RunError
@@ -100,6 +102,31 @@ def test_agreement_with_a_teacher(lab):
     same, other = (float((p * np.log(p / q)).sum()) for q in (right, wrong))
     assert half.divergence == pytest.approx(same, rel=1e-5)
     assert good.divergence == pytest.approx((same + other) / 2, rel=1e-5)
+
+
+def test_teachers_of_one_network_have_results_of_their_own(tmp_path):
+    write_shades(tmp_path / "photos", [f"{name}/0.png" for name in ("ant", "bee")])
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    weights = [str(tmp_path / f"{name}.safetensors") for name in ("first", "second")]
+    for file in weights:
+        network = timm.create_model("test_resnet", num_classes=2)
+        save_file(network.state_dict(), file)
+    names, out = str(tmp_path / "names.txt"), tmp_path / "results.json"
+    for file in weights:
+        (result,) = evaluate(
+            EvalConfig(
+                "test_resnet",
+                checkpoint=weights[0],
+                class_names=names,
+                sets={"val": str(tmp_path / "photos")},
+                teacher=TeacherConfig("test_resnet", checkpoint=file, class_names=names),
+                out=str(out),
+                device="cpu",
+            )
+        )
+        assert result.teacher == f"test_resnet {file}"
+    found = json.loads(out.read_text())["results"]
+    assert [entry["teacher"] for entry in found] == [f"test_resnet {file}" for file in weights]
 
 
 def test_the_same_command_computes_nothing_again(lab):

@@ -178,7 +178,8 @@ def _rename(result: EvalResult, planned: "_Planned", file: ResultsFile) -> EvalR
     """A result of the file as that of this pass, also where it has other names there."""
     if result.place == planned.place:
         return result
-    result = replace(result, model=planned.model, set=planned.run.set_name)
+    model, set_name, teacher = planned.place
+    result = replace(result, model=model, set=set_name, teacher=teacher)
     file.add(result)
     return result
 
@@ -200,7 +201,7 @@ class _Planned:
     @property
     def place(self) -> tuple[str, str, str | None]:
         reference = self.run.reference
-        teacher = None if reference is None else reference.teacher.name
+        teacher = None if reference is None else reference.title
         return self.model, self.run.set_name, teacher
 
 

@@ -80,10 +80,13 @@ class Reference:
 
     Attributes:
         teacher: a classifier, on the device of the models.
+        title: what the user calls it; two teachers may be of one network.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher, title: str | None = None) -> None:
+        """Takes the teacher and what it is called, by default its network's name."""
         self.teacher = teacher
+        self.title = title or teacher.name
         self._rows = np.zeros(0, np.int64)
         self._kept: Tensor | None = None
         self._set: str | None = None
@@ -166,4 +169,5 @@ def load_reference(config: TeacherConfig, device: torch.device) -> Reference:
             f"teacher.output: {teacher.name} gives {teacher.output}, which are no classes to agree "
             "on; use a teacher with a classifier (--teacher.output logits)"
         )
-    return Reference(teacher)
+    words = [word for word in (config.name, config.checkpoint) if word]
+    return Reference(teacher, " ".join(words))

@@ -59,7 +59,7 @@ class EvalResult:
         top5: among the five most probable ones, percent.
         mean_class_top1: mean of the classes' top-1, percent.
         calibration_error: expected calibration error, percent.
-        teacher: the one that is compared with.
+        teacher: the one that is compared with, as the user calls it: name and checkpoint.
         num_shared_classes: that model and teacher are compared on.
         agreement: share of images whose most probable class is the same, percent.
         divergence: mean of KL(teacher || model), nats.
