@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import timm
@@ -75,6 +76,13 @@ def test_one_model_on_one_set_is_a_few_lines(run):
     assert re.search(r"^accuracy  top-1 \d+\.\d\d %, top-5 100\.00 %$", printed, re.MULTILINE)
     assert re.search(r"^classes   \d+\.\d\d % on average of 3, the lowest ", printed, re.MULTILINE)
     assert re.search(r"^ECE       \d+\.\d\d % \(.* 15 bins, norm l1\)$", printed, re.MULTILINE)
+
+
+def test_a_class_of_one_image_is_counted_as_one(run, lab, tmp_path):
+    for name in NAMES[:2]:
+        (tmp_path / name).mkdir()
+        shutil.copy(min((lab / "val" / name).iterdir()), tmp_path / name)
+    assert re.search(r", 1 image$", run("./a", "--images.root", tmp_path), re.MULTILINE)
 
 
 def test_a_teacher_is_compared_with(run):

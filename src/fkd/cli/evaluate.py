@@ -174,7 +174,8 @@ def _print_one(result: EvalResult, console: Console) -> None:
         worst = min(result.classes, key=lambda of_one: of_one.top1)
         console.print(
             f"classes   {result.mean_class_top1:.2f} % on average of {len(result.classes):,}, the "
-            f"lowest {worst.top1:.2f} %: {_described(worst.name)}, {worst.num_images:,} images"
+            f"lowest {worst.top1:.2f} %: {_described(worst.name)}, {worst.num_images:,} "
+            f"image{'s' * (worst.num_images != 1)}"
         )
         console.print(
             f"ECE       {result.calibration_error:.2f} % (expected calibration error, "

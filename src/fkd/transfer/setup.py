@@ -132,8 +132,8 @@ def _remarks(data: DetectionData) -> list[str]:
     for coco, what in ((data.train, "training"), (data.val, "validation")):
         if coco is not None and coco.num_degenerate:
             remarks.append(
-                f"{coco.num_degenerate:,} boxes of the {what} images have no area inside their "
-                "image and are left out"
+                f"boxes of the {what} images without an area inside their image, which are left "
+                f"out: {coco.num_degenerate:,}"
             )
     if data.train.num_crowds:
         remarks.append(
