@@ -78,6 +78,15 @@ def test_every_row_is_drawn():
     assert drawn[: len(rows)] == [row.formula / 1e9 for row in rows]
 
 
+@pytest.mark.parametrize("name", ["full", "hard", "mr:5"])
+def test_large_files_grow_evenly(name, monkeypatch):
+    """Nobody has the memory for the labels of a million crops of 21,841 classes at once."""
+    codec = parse_codec(name)
+    measured = official_file_bytes(codec, 100, 4000)
+    monkeypatch.setattr("fkd.analysis.storage._MEASURED_NUMBERS", 20_000)
+    assert official_file_bytes(codec, 100, 4000) == pytest.approx(measured, rel=0.02)
+
+
 @pytest.mark.parametrize(("num_images", "unit"), [(10, "kB"), (1000, "MB"), (1_200_000, "GB")])
 def test_the_unit_of_the_figure_is_that_of_the_largest_number(num_images, unit):
     rows = compare_storage(StorageConfig(num_images=num_images, num_classes=10, num_crops=4))

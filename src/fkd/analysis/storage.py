@@ -31,6 +31,7 @@ CROP_NUMBERS = 5
 
 MAP_CELLS = 15 * 15
 _BLOCK = 4096  # bytes in which file systems give space to files
+_MEASURED_NUMBERS = 2**23  # of a file that is made for its size; takes some hundred MB for a moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,18 @@ def formula_bytes(config: StorageConfig, codec: Codec) -> int:
 def official_file_bytes(codec: Codec, num_classes: int, num_crops: int) -> int:
     """Bytes of an image's file as the official code writes it: boxes, flips and labels in float32,
     class ids as floats, by torch.save; measured on a file of random content.
+
+    Of more than `_MEASURED_NUMBERS` numbers, only so many are made, and the file grows evenly.
     """
+    numbers = CROP_NUMBERS + codec.num_ids(num_classes) + codec.num_values(num_classes)
+    most = max(2, _MEASURED_NUMBERS // numbers)
+    if num_crops <= most:
+        return _measure_file(codec, num_classes, num_crops)
+    half, whole = (_measure_file(codec, num_classes, count) for count in (most // 2, most))
+    return whole + round((num_crops - most) * (whole - half) / (most - most // 2))
+
+
+def _measure_file(codec: Codec, num_classes: int, num_crops: int) -> int:
     random = np.random.default_rng(0)
     shapes = {"full": (num_crops, num_classes), "hard": (num_crops,), "smoothing": (num_crops, 2)}
     shape = shapes.get(codec.name, (num_crops, 2, codec.num_ids(num_classes)))
