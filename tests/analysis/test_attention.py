@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from fkd.analysis.attention import Explanation, compare_attention
+from fkd.analysis.attention import AttentionReport, Explanation, compare_attention
 from fkd.analysis.attention_config import (
     AttentionConfig,
     choose_images,
@@ -207,7 +207,7 @@ def test_layers_by_model(config):
 
 def test_drawn_images_are_of_different_classes_first(image_source, config):
     for seed in range(5):
-        shown, measured = choose_images(
+        shown, measured, _ = choose_images(
             image_source, replace(config, num_shown=4, seed=seed, num_images=12)
         )
         assert sorted({image_source.label(i) for i in shown[:3]}) == [0, 1, 2]
@@ -216,6 +216,24 @@ def test_drawn_images_are_of_different_classes_first(image_source, config):
     assert choose_images(image_source, config) == choose_images(image_source, config)
     all_of_them = choose_images(image_source, replace(config, num_images=99))[1]
     assert sorted(all_of_them) == list(range(15))
+
+
+def test_images_that_cannot_be_read_are_passed_over(make_images, tmp_path, config):
+    root = make_images(tmp_path / "broken", per_class=2)
+    broken = (root / "ant" / "0.png", root / "bee" / "1.png")
+    for path in broken:
+        path.write_bytes(b"no image")
+    source = open_source(ImagesConfig(root=str(root)))
+    shown, measured, unreadable = choose_images(source, replace(config, num_images=6))
+    assert sorted(measured) == [1, 2, 4, 5]
+    assert set(shown) <= set(measured)
+    assert sorted(unreadable) == sorted(map(str, broken))
+    report = AttentionReport(config, source, shown, measured, [], unreadable)
+    assert "2 images cannot be read, such as " in report.remarks[-1]
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"no image of .* can be read"):
+        choose_images(source, config)
 
 
 def test_images_by_name(image_source):

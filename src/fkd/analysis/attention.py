@@ -111,6 +111,7 @@ class AttentionReport:
         shown: positions of those in the figure.
         measured: positions of the others.
         models: in the order of the settings.
+        unreadable: names of images that were drawn and passed over, as they cannot be read.
     """
 
     config: AttentionConfig
@@ -118,11 +119,16 @@ class AttentionReport:
     shown: list[int]
     measured: list[int]
     models: list[ModelAttention]
+    unreadable: list[str] = field(default_factory=list)
 
     @property
     def remarks(self) -> list[str]:
         """What the user may want to know, a sentence each."""
-        return remarks_of(self.source) + [r for model in self.models for r in model.remarks]
+        remarks = list(remarks_of(self.source))
+        if self.unreadable:
+            count, first = len(self.unreadable), self.unreadable[0]
+            remarks.append(f"{count:,} images cannot be read, such as {first}")
+        return remarks + [remark for model in self.models for remark in model.remarks]
 
 
 def compare_attention(
@@ -133,12 +139,12 @@ def compare_attention(
     Raises:
         ConfigError: captum is not installed; a model cannot be loaded, has no classes, no such
             layer or not the class; an image is not there.
-        ImageError: an image cannot be read.
+        ImageError: an image of `shown` cannot be read.
     """
     require_captum()
     device = resolve_device(config.device)
     source = open_source(config.images)
-    shown, measured = choose_images(source, config)
+    shown, measured, unreadable = choose_images(source, config)
     done, total = 0, len(config.models) * (len(shown) + len(measured))
 
     def advance(count: int) -> None:
@@ -147,7 +153,7 @@ def compare_attention(
         progress(done, total)
 
     progress(0, total)
-    report = AttentionReport(config, source, shown, measured, [])
+    report = AttentionReport(config, source, shown, measured, [], unreadable)
     labels = label_models(config.models)
     for word, label, layer in zip(config.models, labels, layers_of(config), strict=True):
         seen = _Seen(config, source, word, label, _load(word, config), device)

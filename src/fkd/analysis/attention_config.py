@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 from fkd.checks import require_whole
-from fkd.data.sources import ImagesConfig, ImageSource
-from fkd.errors import ConfigError
+from fkd.data.sources import ImagesConfig, ImageSource, load
+from fkd.errors import ConfigError, ImageError
 from fkd.randomness import Purpose, permutations, stream_key
 from fkd.userfiles import home_path
 
@@ -75,24 +75,52 @@ def layers_of(config: AttentionConfig) -> list[str | None]:
     return [None if name == "auto" else name for name in names]
 
 
-def choose_images(source: ImageSource, config: AttentionConfig) -> tuple[list[int], list[int]]:
-    """Positions of the images of the figure, and of those that are measured.
+def choose_images(
+    source: ImageSource, config: AttentionConfig
+) -> tuple[list[int], list[int], list[str]]:
+    """Positions of the images of the figure, and of those that are measured; and the names of
+    those that were drawn and passed over, as they cannot be read.
 
     Raises:
-        ConfigError: there is no image of a name.
+        ConfigError: there is no image of a name, or none that can be read.
     """
     order = permutations(stream_key(config.seed), Purpose.PROBE, 0, len(source)).tolist()
-    measured = order[: config.num_images]
+    drawn, unreadable = _readable(source, order, max(config.num_images, config.num_shown))
+    measured = drawn[: config.num_images]
     if config.shown:
-        return find_images(source, config.shown), measured
+        return find_images(source, config.shown), measured, unreadable
     first_of_class: list[int] = []
     others: list[int] = []
     known: set[int] = set()
-    for i in order[: max(config.num_images, config.num_shown)]:
+    for i in drawn:
         label = source.label(i)
         (others if label in known else first_of_class).append(i)
         known.add(label)
-    return (first_of_class + others)[: config.num_shown], measured
+    return (first_of_class + others)[: config.num_shown], measured, unreadable
+
+
+def _readable(source: ImageSource, order: Sequence[int], count: int) -> tuple[list[int], list[str]]:
+    """The first so many of these images that can be decoded, and the names of others before them.
+
+    Raises:
+        ConfigError: none can.
+    """
+    readable: list[int] = []
+    unreadable: list[str] = []
+    for i in order:
+        if len(readable) == count:
+            break
+        try:
+            load(source, i)
+            readable.append(i)
+        except ImageError:
+            unreadable.append(source.name(i))
+    if not readable:
+        raise ConfigError(
+            f"images.root: no image of {source.root} can be read, such as {unreadable[0]}; give "
+            "other images"
+        )
+    return readable, unreadable
 
 
 def find_images(source: ImageSource, names: Sequence[str]) -> list[int]:
