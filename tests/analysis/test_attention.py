@@ -304,3 +304,12 @@ def test_names_are_text(config, models, tmp_path):
         said = [text.get_text() for text in figure.texts if text.get_text().startswith("map of")]
         assert all(text.endswith("%") and len(text) < 40 for text in said)
         assert said or all(shown.predicted == target for shown in report.models[0].shown)
+
+
+def test_the_layer_of_a_single_column_ends_on_the_page(config):
+    (model,) = [m for m in compare_attention(config).models if not m.has_guided]
+    named = replace(model, layer=replace(model.layer, name="stages.3.blocks.2.norm1.norm"))
+    report = compare_attention(replace(config, models=config.models[:1]))
+    figure = draw_attention(replace(report, models=[named]))
+    ends = [text.get_window_extent().x1 for text in figure.texts]
+    assert max(ends) <= figure.bbox.width

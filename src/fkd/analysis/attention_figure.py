@@ -195,7 +195,7 @@ def _describe_layer(model: ModelAttention, width: float) -> str:
     """The end of the layer's name, as far as it fits, and the positions in the pixels."""
     side, pixels = model.layer.grid.side, model.shown[0].crop.shape[-1]
     name, after = model.layer.name, f", {side}x{side} of {pixels}x{pixels}"
-    most = max(int((width + _BETWEEN) / _character(_SMALL)) - len(after), 4)
+    most = max(int((width + _MARGIN) / _character(_SMALL)) - len(after), 4)  # ends on the page
     return (name if len(name) <= most else f"…{name[1 - most :]}") + after
 
 
