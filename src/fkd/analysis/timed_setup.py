@@ -139,7 +139,7 @@ class _Opener:
         num_crops = max((_STORED_CROPS, *(self._config.crops_per_image or ())))
         made = write_random_labels(self._folder / "labels", self._sample, names, num_crops)
         progress.remark(
-            f"labels of {num_crops} crops of {len(made):,} images are made up (ms:5 of "
+            f"labels of {num_crops} crops of {len(made):,} images are made up ({made.codec.name} of "
             f"{len(names):,} classes): what they say takes no time; --store takes yours"
         )
         return TrainData(self._sample.source, made)
@@ -151,8 +151,8 @@ class _Opener:
             return TrainData(labeled_part(self._images, maps), maps)
         made = write_random_maps(self._folder / "maps", self._sample, names)
         progress.remark(
-            f"label maps of {len(made):,} images are made up (15 x 15 cells, 5 of {len(names):,} "
-            "classes each): --maps takes yours"
+            f"label maps of {len(made):,} images are made up (15 x 15 cells, "
+            f"{made.codec.num_ids(len(names))} of {len(names):,} classes each): --maps takes yours"
         )
         return TrainData(self._sample.source, made)
 
