@@ -114,6 +114,7 @@ def test_a_single_option_wins_over_a_file_of_its_group(tmp_path, capsys):
         ("train", "--val=photos/val", "--val.root=photos/val"),
         ("verify", "--images=photos", "--images.root=photos"),
         ("view", "--images=photos", "--images.root=photos"),
+        ("view", "--page=2", "--page.number=2"),
         ("label", "--teacher_augment=s2bnn", "--teacher_augment.preset=s2bnn"),
         ("label", "--teacher=teacher.yaml", "--teacher=teacher.yaml"),
         ("label", "--teacher={name: a}", "--teacher={name: a}"),
@@ -156,6 +157,14 @@ def test_a_mistyped_word_suggests_the_nearest(words, meant, capsys):
     assert error.count("\n") == 1
     assert len(error) < 200
     assert f"did you mean {meant}?" in error or meant == "--optimizer.lr"
+
+
+def test_a_word_for_a_group_that_may_be_null_names_its_settings(tmp_path, capsys):
+    folder = str(tmp_path)
+    given = ["--store", folder, "--images.root", folder, "--student.name", "resnet18"]
+    with pytest.raises(SystemExit):
+        main(["train", "--maps", folder, *given, "--out", str(tmp_path / "run")])
+    assert "maps: give its settings, --maps.NAME VALUE (see --maps.help)" in capsys.readouterr().err
 
 
 def test_a_mistyped_setting_in_a_file_suggests_the_nearest(tmp_path, capsys):

@@ -171,6 +171,8 @@ def _in_one_line(message: str) -> str:
     deepest = max(lines, key=lambda line: len(line) - len(line.lstrip()))
     reason = re.sub(r"^[- ]*(Not of type \w+: )?", "", deepest)
     reason = re.sub(r"<class '(\w+)'>|typing\.", r"\1", reason)
+    if reason.startswith("Expected a dot import path"):  # a word where a group may be null
+        return f"{options}: give its settings, --{options}.NAME VALUE (see --{options}.help)"
     given = re.search(r"^ *Given value: (\S+)$", message, re.MULTILINE)
     return f"{options}: {reason}" + (f". Got value: {given[1]}" if given else "")
 

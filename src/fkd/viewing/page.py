@@ -52,6 +52,7 @@ class PageConfig:
     """What a page shows.
 
     Attributes:
+        number: which page of the chosen images, from 1.
         num_images: images on a page.
         crops_per_image: crops shown of each image, spread over the stored ones.
         num_classes: bars per crop.
@@ -60,9 +61,9 @@ class PageConfig:
         image_side: longer side of an image on the page, pixels.
         crop_side: side of a crop on the page, pixels.
         seed: of the random order of the images.
-        number: which page of the chosen images, from 1.
     """
 
+    number: int = 1  # first: `--page 2` stands for it
     num_images: int = 12
     crops_per_image: int = 8
     num_classes: int = 5
@@ -71,7 +72,6 @@ class PageConfig:
     image_side: int = 480
     crop_side: int = 112
     seed: int = 0
-    number: int = 1
 
     def __post_init__(self) -> None:
         for setting in fields(self):
