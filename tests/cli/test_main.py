@@ -14,8 +14,9 @@ def test_help_lists_every_verb(capsys):
     main(["--help"])
     printed = capsys.readouterr().out
     for name, verb in VERBS.items():
-        assert all(word in printed for word in name.split())
+        assert name.split()[0] in printed
         assert verb.summary in printed or " " in name
+    assert max(map(len, printed.splitlines())) < 100
 
 
 @pytest.mark.parametrize("first", GROUPS)

@@ -138,9 +138,10 @@ class _Opener:
             return TrainData(labeled_part(self._images, store), store)
         num_crops = max((_STORED_CROPS, *(self._config.crops_per_image or ())))
         made = write_random_labels(self._folder / "labels", self._sample, names, num_crops)
+        kept = f"{made.codec.name} of {len(names):,} classes"
         progress.remark(
-            f"labels of {num_crops} crops of {len(made):,} images are made up ({made.codec.name} of "
-            f"{len(names):,} classes): what they say takes no time; --store takes yours"
+            f"labels of {num_crops} crops of {len(made):,} images are made up ({kept}): what "
+            "they say takes no time; --store takes yours"
         )
         return TrainData(self._sample.source, made)
 

@@ -83,10 +83,9 @@ def _run(words: Sequence[str]) -> None:
 def _help() -> str:
     summaries = {name: verb.summary for name, verb in VERBS.items() if " " not in name}
     for name in VERBS:
-        first, _, second = name.partition(" ")
-        if second:
-            seconds = ", ".join(second_words(first))
-            summaries[first] = f"{GROUPS[first]}: {seconds}"
+        first, space, _ = name.partition(" ")
+        if space:
+            summaries[first] = f"{GROUPS[first]} (fkd {first} --help)"
     verbs = "\n".join(f"  {name:12}{summary}" for name, summary in summaries.items())
     return (
         "usage: fkd VERB [--config FILE.yaml] [--OPTION VALUE ...]\n\n"
