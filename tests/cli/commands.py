@@ -53,7 +53,7 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "plan": [images, *teacher, writes, *few],
         "label": [images, *teacher, writes, *few],
         "label-maps": [images, *teacher, writes, *few[1:]],
-        "import-maps": [images, f"--maps={files.maps}", writes],
+        "import-labels": ["--format=relabel", images, f"--labels={files.maps}", writes],
         "train": [
             *(images, f"--store={store}", "--student.name=test_resnet", writes),
             *("--epochs=2", "--crops_per_image=2", "--batch_size=8", "--num_workers=1"),

@@ -13,7 +13,7 @@ MANY = [
     ("label", "teacher.weight", "2.0"),
     ("plan", "teacher_augment.blur_prob", "0.5"),
     ("label-maps", "images.split", "test"),
-    ("import-maps", "value_dtype", "f16"),
+    ("import-labels", "value_dtype", "f16"),
     ("train", "optimizer.lr", "0.3"),
     ("train", "method", "vanilla"),
     ("probe", "batch_size", "64"),

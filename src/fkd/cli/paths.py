@@ -16,7 +16,7 @@ INPUTS = {
     "config": "a YAML file of settings",
     "root": "a folder of images, or one Parquet file",
     "store": "the folder of a label store",
-    "maps": "the folder of the released maps",
+    "labels": "the folder of the label files",
     "checkpoint": "a file of weights, or a run folder",
     "teacher.head": "a file with a projection head",
     "class_names": "a file with one class name per line",
@@ -26,7 +26,7 @@ INPUTS = {
 OUTPUTS = ("out",)
 """Files and folders that a verb writes; they need not exist."""
 
-_FOLDERS = frozenset({"store", "maps"})
+_FOLDERS = frozenset({"store", "labels"})
 _FILES = frozenset({"config", "class_names", "teacher.head"})
 _NAMES = frozenset({"name", "model"})
 _LIBRARIES = ("torchvision/", "timm/")  # before the name of a model
@@ -65,11 +65,11 @@ def require_inputs(arguments: Iterable[Argument], positional: tuple[str, ...]) -
 
 
 def _is_settings(value: str, kind: str) -> bool:
-    """Whether a value is null, a group in YAML, or a file of settings (`train --maps`)."""
+    """Whether a value is null, a group in YAML, or a file of settings (`train --labels`)."""
     return (
         value == "null"
         or value.startswith(("{", "["))
-        or (kind == "maps" and value.endswith((".yaml", ".yml", ".json")))
+        or (kind == "labels" and value.endswith((".yaml", ".yml", ".json")))
     )
 
 

@@ -60,11 +60,18 @@ VERBS: dict[str, Verb] = {
         | {"out": "folder of the store of maps", "top_k": "classes kept of each cell"},
         shared=True,
     ),
-    "import-maps": Verb(
-        "fkd.cli.label:import_maps",
-        "write released ReLabel maps as a store of maps",
-        "fkd import-maps --images.root imagenet/train --maps relabel_maps --out maps",
-        _IMAGES | {"maps": "folder of the released maps", "out": "folder of the store of maps"},
+    "import-labels": Verb(
+        "fkd.cli.label:import_labels",
+        "write labels that others have made as a label store",
+        "fkd import-labels --format fkd --labels theirs --images.root imagenet/train --out ours",
+        _IMAGES
+        | {
+            "labels": "folder of the label files",
+            "format": "fkd, ml-dr or relabel, see above",
+            "out": "folder of the label store",
+            "classes": "names of the class ids: imagenet, or a file",
+            "teacher.name": "its network, which the files do not say; with input_size",
+        },
     ),
     "train": Verb(
         "fkd.cli.train:train",
