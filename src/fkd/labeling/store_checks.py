@@ -11,7 +11,6 @@ one of the labels says 0 (`hard`, the K-th class of `mr:K`), would look like ano
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -269,7 +268,7 @@ def load_teachers_of(
     then = [_outputs_of(teacher) for teacher in store.config.get("teachers", [])]
     now = [_outputs_of(member.identity()) for member in members]
     if store.config.get("origin") == "imported":
-        now = [_stated(a, b) for a, b in zip_longest(then, now, fillvalue={})]
+        now = [_stated(*pair) for pair in zip(then, now, strict=False)] + now[len(then) :]
     changes = list(differences(then, now, "teachers"))
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
@@ -291,9 +290,10 @@ def _outputs_of(identity: Any) -> Any:
 
 def _stated(then: Any, now: Any) -> Any:
     """Of a teacher, what its importer stated of it: the labels themselves say no more."""
-    is_known = isinstance(then, dict) and isinstance(now, dict) and then.get("name") != "unknown"
-    if not is_known:
-        return then if now else now
+    if not isinstance(then, dict) or not isinstance(now, dict):
+        return now
+    if then.get("name") == "unknown":
+        return then
     return {name: value for name, value in now.items() if name in then}
 
 
