@@ -77,7 +77,7 @@ def import_labels(config: ImportConfig) -> None:
             f"{done.num_inexact:,} images have a side above 2,048 pixels, for which boxes in half "
             "floats may be a pixel off",
         )
-    _print_store(done.store, config.out, console)
+    print_store(done.store, config.out, console)
 
 
 def plan(config: LabelConfig) -> None:
@@ -204,10 +204,23 @@ def _print_result(result: LabelResult, out: str, console: Console) -> None:
         console.print(f"checked   {result.spot_checks}")
     if result.accuracy is not None and result.accuracy.num:
         console.print(f"accuracy  {result.accuracy}")
-    _print_store(result.store, out, console)
+    if result.store.root_hash is None:
+        _print_part(result.store, out, console)
+        return
+    print_store(result.store, out, console)
 
 
-def _print_store(store: LabelStore, out: str, console: Console) -> None:
+def _print_part(store: LabelStore, out: str, console: Console) -> None:
+    """What a folder of some shards holds, and what to do with it."""
+    images = sum(len(rows) for rows in store.committed)
+    console.print(
+        f"part      {out}: {len(store.committed):,} shards with {images:,} of "
+        f"{store.num_images:,} images; label the others elsewhere, then fkd merge {out} ... "
+        "--images.root ... --out ..."
+    )
+
+
+def print_store(store: LabelStore, out: str, console: Console) -> None:
     """What a finished store holds, its bytes and its root hash."""
     if store.grid is None:
         content = f"images x {store.num_crops} crops"
