@@ -16,6 +16,7 @@ from fkd.errors import FKDError
 PUBLIC = [
     "AugmentConfig",
     "CropConfig",
+    "EvalConfig",
     "FKDError",
     "Full",
     "Hard",
@@ -33,6 +34,7 @@ PUBLIC = [
     "TeacherConfig",
     "TrainConfig",
     "collate_crops",
+    "evaluate",
     "label",
     "load_teachers",
     "open_source",

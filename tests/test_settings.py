@@ -16,6 +16,7 @@ from fkd.labeling.foreign.run import ImportConfig
 from fkd.models.teacher import TeacherConfig
 from fkd.store import convert_store
 from fkd.training.config import StudentConfig, TrainConfig
+from fkd.transfer.config import DetectorConfig, TransferConfig
 from fkd.viewing.page import PageConfig
 
 IMAGES, TEACHER = ImagesConfig(root="photos"), TeacherConfig("resnet18")
@@ -29,6 +30,8 @@ CONFIGS = [
     LabelConfig(images=IMAGES, teacher=TEACHER, out="labels"),
     LabelMapsConfig(images=IMAGES, teacher=TEACHER, out="maps"),
     ImportConfig(images=IMAGES, labels="released", format="relabel", out="maps"),
+    DetectorConfig(),
+    TransferConfig(images=IMAGES, checkpoint="student", out="run"),
     TrainConfig(images=IMAGES, student=StudentConfig(name="resnet18"), method="vanilla", out="run"),
 ]
 PATHS = {
@@ -38,6 +41,7 @@ PATHS = {
     LabelConfig: ["out"],
     LabelMapsConfig: ["out"],
     ImportConfig: ["labels", "out", "classes"],
+    TransferConfig: ["out", "checkpoint"],
     TrainConfig: ["out", "store"],
 }
 WHOLE = [

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fkd.data.multicrop import MultiCropDataset, collate_crops
     from fkd.data.sources import ImagesConfig, open_source
     from fkd.errors import FKDError
+    from fkd.evaluation.evaluate import EvalConfig, evaluate
     from fkd.evaluation.probe import ProbeConfig, probe
     from fkd.labeling.config import LabelConfig
     from fkd.labeling.run import label
@@ -35,6 +36,7 @@ _MODULES = {
     "fkd.data.multicrop": "MultiCropDataset collate_crops",
     "fkd.data.sources": "ImagesConfig open_source",
     "fkd.errors": "FKDError",
+    "fkd.evaluation.evaluate": "EvalConfig evaluate",
     "fkd.evaluation.probe": "ProbeConfig probe",
     "fkd.labeling.config": "LabelConfig",
     "fkd.labeling.run": "label",
@@ -52,6 +54,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [
     "AugmentConfig",
     "CropConfig",
+    "EvalConfig",
     "FKDError",
     "Full",
     "Hard",
@@ -69,6 +72,7 @@ __all__ = [
     "TeacherConfig",
     "TrainConfig",
     "collate_crops",
+    "evaluate",
     "label",
     "load_teachers",
     "open_source",

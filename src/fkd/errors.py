@@ -7,6 +7,7 @@
     |-- TeacherError        a teacher cannot be loaded or gives no usable output
     |   `-- NotFinite           its output is NaN or infinite (in models/single_teacher.py)
     |-- RunError            a run folder cannot be used or continued
+    |-- ExportError         a network cannot be exported, or answers differently then
     `-- StoreError          a label store cannot be used
         |-- FormatError     not a label store, or malformed
         |   `-- NewerFormat     made by a newer fkd
@@ -54,6 +55,10 @@ class TeacherError(FKDError):
 
 class RunError(FKDError):
     """A run folder is missing something, or was made with other settings."""
+
+
+class ExportError(FKDError):
+    """A network cannot be exported, or gives other outputs once it is; nothing was written."""
 
 
 class StoreError(FKDError):

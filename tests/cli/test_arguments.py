@@ -14,15 +14,26 @@ MANY = [
     ("plan", "teacher_augment.blur_prob", "0.5"),
     ("label-maps", "images.split", "test"),
     ("import-labels", "value_dtype", "f16"),
+    ("merge", "out", "elsewhere"),
     ("train", "optimizer.lr", "0.3"),
     ("train", "method", "vanilla"),
     ("probe", "batch_size", "64"),
+    ("transfer", "detector.min_size", "400"),
     ("eval", "batch_size", "4"),
+    ("export", "latency.runs", "3"),
     ("inspect", "num_samples", "3"),
     ("verify", "spot_checks", "3"),
     ("convert", "form", "plain"),
     ("view", "page.num_images", "3"),
     ("analyze storage", "num_crops", "3"),
+    ("analyze distance", "sample.seed", "3"),
+    ("analyze labels", "num_examples", "3"),
+    ("report", "out", "elsewhere"),
+    ("analyze attention", "num_images", "3"),
+    ("analyze teachers", "num_images", "3"),
+    ("analyze coverage", "schedule.warmup_epochs", "3"),
+    ("analyze duplicates", "max_pairs", "3"),
+    ("analyze time", "repeats", "3"),
     ("demo", "out", "elsewhere"),
 ]
 NEEDED = {
@@ -32,7 +43,9 @@ NEEDED = {
     "teacher": {"name": "resnet18"},
     "student": {"name": "resnet18"},
     "maps": ".",
+    "store": ".",
 }
+OF_TRANSFER = {"val": None, "from_scratch": True}
 
 
 def nested(name: str, value: object) -> dict:
@@ -45,7 +58,7 @@ def settings_of(verb: str) -> dict:
     """Settings that the verb needs and knows."""
     names = {name.lstrip("-").partition(".")[0] for name in options_of(verb).names}
     return {name: value for name, value in NEEDED.items() if name in names} | (
-        {"maps": None} if verb == "train" else {}
+        {"train": {"maps": None}, "transfer": OF_TRANSFER}.get(verb, {})
     )
 
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.viewing.folders import write_run
+
 SLOW = ("torch", "torchvision", "timm", "accelerate")
 
 
@@ -49,3 +51,10 @@ def test_looking_at_a_store_imports_no_torch(verb, more, label_store, tmp_path):
     modules, ended = imported([verb, str(label_store.path), *more], tmp_path)
     assert ended == 0
     assert not modules & set(SLOW)
+
+
+def test_a_report_of_runs_imports_no_torch(tmp_path):
+    run = write_run(tmp_path / "run")
+    modules, ended = imported(["report", str(run), "--out", str(tmp_path / "r.html")], tmp_path)
+    assert ended == 0
+    assert not modules & {*SLOW, "matplotlib"}

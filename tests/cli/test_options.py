@@ -29,8 +29,9 @@ def options_of_all_verbs() -> str:
             lines.append(f"{verb} {option}\n")
             group = option.removeprefix("--").removesuffix(".help")
             if option.endswith(".help") and group in _OPTIONAL_GROUPS:
-                names = [field.name for field in fields(_OPTIONAL_GROUPS[group])]
-                lines += [f"{verb} --{group}.{name}\n" for name in names]
+                for field in fields(_OPTIONAL_GROUPS[group]):
+                    kind = " switch" if field.type is bool else ""
+                    lines.append(f"{verb} --{group}.{field.name}{kind}\n")
     return "".join(lines)
 
 

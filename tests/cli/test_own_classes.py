@@ -47,5 +47,5 @@ def test_the_commands_of_the_readme_work_one_after_the_other(photos, capsys):
             assert "warning   the run has only" in printed.out
             assert "steps of 32 crops" in printed.out
     assert "top-1" in printed.out
-    student = json.loads((photos.parent / "runs/student/classes.json").read_text())
-    assert student == list(CLASSES)
+    student = json.loads((photos.parent / "runs/student/config.json").read_text())
+    assert student["label_names"] == list(CLASSES)

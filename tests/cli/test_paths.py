@@ -260,5 +260,7 @@ NOT_A_PATH = {
     ("train", "labels"),
     ("train", "maps"),
     ("import-labels", "classes"),
+    ("export", "overwrite"),
     ("view", "overwrite"),
+    ("report", "overwrite"),
 }

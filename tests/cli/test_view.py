@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,58 @@ def test_a_disk_that_fails_is_named_and_no_torn_page_is_left(view, tmp_path, mon
     assert f"out: {page} cannot be written: " in " ".join(said.split())
     assert not page.exists()
     assert view(f"--out={page}")[0] == 0
+
+
+def names_in(page) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--filter", "bee"], [f"bee/{i}.png" for i in range(5)]),
+        (["--filter.class_name", "bee", "cat", "--page.num_images=4"], ["bee/0.png", "bee/3.png"]),
+        (["--page.num_images=4", "--page.number=4"], ["cat/2.png", "cat/4.png"]),
+        (["--filter.min_entropy=0.001", "--filter.class_name", "ant"], ["ant/0.png", "ant/4.png"]),
+    ],
+)
+def test_filters_and_pages(view, tmp_path, options, names):
+    """By name; the first and the last of the images on the page, or all of them."""
+    page = tmp_path / "page.html"
+    assert view(f"--out={page}", "--sort=name", *options)[0] == 0
+    found = names_in(page)
+    assert (found if len(names) > 2 else [found[0], found[-1]]) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--filter.class_name", "zebra"], "there is no class 'zebra'"),
+        (["--filter.max_entropy", "0"], "no image of the store passes all conditions"),
+        (["--page.number", "3"], "there are 2 pages of 12 images, no page 3"),
+        (["--sort", "best"], "sort"),
+        (["--port", "8000"], "only a server has one"),
+        (["--serve", "--out", "x.html"], "--serve writes no file"),
+        (["--serve", "--port", "70000"], "port: 70000 cannot be used"),
+    ],
+)
+def test_impossible_choices_are_one_line(view, options, said):
+    code, printed = view(*options)
+    assert code == 2
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+def test_it_serves_until_it_is_stopped(view, monkeypatch):
+    addresses = []
+
+    def stop(server, *args):
+        addresses.append(server.address)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fkd.viewing.server.PageServer.serve_forever", stop)
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 1 10.0.0.2 22")
+    code, printed = view("--serve")
+    assert code == 0
+    assert printed.startswith(f"{addresses[0]}  open it in a browser")
+    assert "ssh -L" in printed

@@ -101,3 +101,15 @@ def test_an_unreadable_image_is_named(tmp_path, num_workers):
     with pytest.raises(ImageError, match=r"bad\.png") as caught:
         measure(ColorModel(3), images, num_workers=num_workers)
     assert "\n" not in str(caught.value)
+
+
+def test_folders_called_by_numbers_are_ids_on_request(make_images, tmp_path):
+    root = make_images(tmp_path / "images", ["2", "10", "0"])  # red, green, blue
+    names = [f"class {i}" for i in range(11)]
+    with pytest.raises(ConfigError, match=r"ids of the model's classes, set images\.classes by_n"):
+        LabeledImages.match(open_source(ImagesConfig(root=str(root))), names)
+    source = open_source(ImagesConfig(root=str(root), classes="by_number"))
+    images = LabeledImages.match(source, names)
+    assert sorted(set(images.labels.tolist())) == [0, 2, 10]
+    first = [source.key(int(i)).split(b"/")[0] for i in images.chosen]
+    assert [int(name) for name in first] == images.labels.tolist()

@@ -11,6 +11,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from fkd.analysis.step_time import measure_time
+from fkd.analysis.time_config import TimeConfig
 from fkd.data.batches import Batch
 from fkd.data.mixing import Mix, mix_crops
 from fkd.data.sources import ImagesConfig, open_source
@@ -194,3 +196,23 @@ class TestNumbers:
             for device in ("cpu", "cuda")
         )
         assert on_cpu == on_gpu
+
+
+def test_the_stages_of_a_step_are_all_of_it(image_folder, teacher):
+    """Each one waits for the GPU; the step of plain training does not, and is no longer."""
+    report = measure_time(
+        TimeConfig(
+            images=ImagesConfig(root=str(image_folder)),
+            student=StudentConfig(name="test_resnet", input_size=32),
+            teacher=teacher,
+            batch_size=4,
+            crops_per_image=(1, 2),
+            num_workers=2,
+            repeats=3,
+            device="cuda",
+        )
+    )
+    for row in report.rows:
+        assert row.explained > 0.5
+        assert {"forward", "backward", "optimizer", "transfer"} <= {*row.parts}
+        assert ("teacher" in row.parts) == (row.method == "kd")

@@ -38,13 +38,7 @@ LAYOUTS = {
         "preprocessor_config.json": {"data_config": {}},
     },
     "fkd": {
-        "student.json": {"name": TINY, "num_classes": 3, **INPUT, "input_size": 48},
-        "classes.json": NAMES,
-    },
-    "fkd before others": {
-        "student.json": {"name": TINY, "num_classes": 3, **INPUT, "input_size": 48},
-        "classes.json": NAMES,
-        "config.json": {"architecture": "resnet18"},
+        "config.json": timm_config(pretrained_cfg=INPUT, label_names=NAMES, fkd={"head": False})
     },
 }
 PROCESSOR = {"image_mean": COLORS["mean"], "image_std": COLORS["std"], "resample": 2}
@@ -226,12 +220,12 @@ class TestLayouts:
             load_model(TINY, checkpoint=str(folder(files)))
         assert str(caught.value).count(".json is no model card") == 1
 
-    @pytest.mark.parametrize("value", [float("inf"), "many", None, [48, 48]])
+    @pytest.mark.parametrize("value", [float("inf"), "many", [48, 48]])
     @pytest.mark.parametrize("field", ["input_size", "mean", "crop_pct"])
-    def test_impossible_fields_of_our_own(self, folder, field, value):
-        card = {**LAYOUTS["fkd"]["student.json"], field: value}
-        with pytest.raises(ConfigError, match=r"student\.json is no model card"):
-            load_model(checkpoint=str(folder({"student.json": card})))
+    def test_impossible_fields(self, folder, field, value):
+        files = {"config.json": timm_config(pretrained_cfg={**INPUT, field: value})}
+        with pytest.raises(ConfigError, match=r"config\.json is no model card"):
+            load_model(checkpoint=str(folder(files)))
 
     def test_a_word_that_the_library_does_not_know(self, folder):
         files = {"config.json": timm_config(model_args={"act_layer": "nonsense"})}
@@ -264,15 +258,10 @@ FORBIDDEN = {
 
 class TestArguments:
     @pytest.mark.parametrize("name", FORBIDDEN)
-    @pytest.mark.parametrize("layout", ["student.json", "config.json"])
-    def test_none_names_files_or_code(self, folder, name, layout):
-        arguments = {name: FORBIDDEN[name]}
-        files = {
-            "student.json": {**LAYOUTS["fkd"]["student.json"], "kwargs": arguments},
-            "config.json": timm_config(model_args=arguments),
-        }
+    def test_none_names_files_or_code(self, folder, name):
+        files = {"config.json": timm_config(model_args={name: FORBIDDEN[name]})}
         with pytest.raises(ConfigError, match=name):
-            load_model(checkpoint=str(folder({layout: files[layout]})))
+            load_model(checkpoint=str(folder(files)))
 
     def test_the_list_has_nothing_of_the_kind(self):
         suspicious = ("_path", "file", "url", "pretrained", "checkpoint", "cfg", "dir", "hub")
@@ -298,7 +287,7 @@ class TestFolderOrName:
             with pytest.raises(ConfigError, match="there is no such folder either"):
                 load_model(name)
 
-    @pytest.mark.parametrize("name", ["{}/model.safetensors", "{}/student.json", "best.pth"])
+    @pytest.mark.parametrize("name", ["{}/model.safetensors", "{}/config.json", "best.pth"])
     def test_a_file_is_called_one(self, folder, name, monkeypatch):
         path = folder(LAYOUTS["fkd"])
         (path / "best.pth").write_bytes(b"")

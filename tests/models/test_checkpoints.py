@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fkd.errors import ConfigError
 from fkd.models.cards import ModelCard
 from fkd.models.checkpoints import load_checkpoint, weights_sha256
 from fkd.models.preprocessing import Preprocessing
+from fkd.models.timm_config import describe_network
 
 STATE = OrderedDict(w=torch.arange(6.0).reshape(2, 3), b=torch.tensor([1, 2]))
 CARD = ModelCard(
@@ -23,7 +25,7 @@ CARD = ModelCard(
         input_size=32,
         interpolation="bilinear",
         mean=(0.1, 0.2, 0.3),
-        std=(1.0, 1.0, 2.0),
+        std=(1.0, 1.0, 0.5),
         crop_pct=0.9,
     ),
     {"drop_rate": 0.1},
@@ -102,55 +104,70 @@ class TestWeights:
             load_checkpoint(tmp_path / "x.pth")
 
 
-def write_folder(folder, card=None, classes=None):
+def write_folder(folder, config=None):
     folder.mkdir(exist_ok=True)
     save_file(STATE, folder / "model.safetensors")
-    if card is not None:
-        (folder / "student.json").write_text(json.dumps(card))
-    if classes is not None:
-        (folder / "classes.json").write_text(json.dumps(classes))
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
+def config_of(card=CARD, classes=("cat", "dog")):
+    """What a run writes of a network, through JSON."""
+    return json.loads(json.dumps(describe_network(torch.nn.Identity(), card, classes)))
+
+
 class TestModelFolder:
-    def test_brings_its_card_and_classes(self, tmp_path):
-        fields = {**CARD.to_json(), "added_later": 1}
-        found = load_checkpoint(write_folder(tmp_path / "run", fields, ["cat", "dog"]))
-        assert found.card == CARD
+    @pytest.mark.parametrize(
+        "card",
+        [
+            CARD,
+            replace(CARD, name="torchvision/resnet18", kwargs={}),
+            replace(CARD, name="sret_t", kwargs={"img_size": 32}),
+            replace(CARD, license="apache-2.0"),
+            replace(CARD, preprocessing=CARD.preprocessing.changed(input_size=65)),
+        ],
+        ids=lambda card: card.name,
+    )
+    def test_brings_its_card_and_classes(self, tmp_path, card):
+        fields = {**config_of(card), "added_later": 1}
+        found = load_checkpoint(write_folder(tmp_path / "run", fields))
+        assert found.card == card
         assert found.class_names == ["cat", "dog"]
         assert sorted(found.state) == ["b", "w"]
 
-    def test_card_and_classes_may_be_missing(self, tmp_path):
+    def test_the_tag_of_the_weights_that_it_started_from_is_dropped(self, tmp_path):
+        card = replace(CARD, name="resnet18.a1_in1k")
+        found = load_checkpoint(write_folder(tmp_path / "run", config_of(card)))
+        assert found.card == replace(card, name="resnet18")
+
+    def test_embeddings_have_no_names(self, tmp_path):
+        card = replace(CARD, num_classes=0)
+        found = load_checkpoint(write_folder(tmp_path / "run", config_of(card, [])))
+        assert (found.card, found.class_names) == (card, None)
+
+    def test_the_card_may_be_missing(self, tmp_path):
         found = load_checkpoint(write_folder(tmp_path / "run"))
         assert (found.card, found.class_names) == (None, None)
-
-    def test_card_is_plain_json(self):
-        assert json.loads(json.dumps(CARD.to_json())) == CARD.to_json()
-        assert ModelCard.from_json(CARD.to_json()) == CARD
-
-    def test_number_of_classes_must_agree(self, tmp_path):
-        folder = write_folder(tmp_path / "run", CARD.to_json(), ["cat"])
-        with pytest.raises(
-            ConfigError, match=r"classes\.json names 1 classes, but the model has 2"
-        ):
-            load_checkpoint(folder)
 
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"name": None}, "has no name"),
+            ({"architecture": None}, "neither timm's"),
             ({"num_classes": "2"}, "no usable num_classes"),
-            ({"kwargs": []}, "no usable kwargs"),
-            ({"mean": None}, "impossible field"),
+            ({"num_classes": 3}, "names 2 classes, but the model has 3"),
+            ({"label_names": ["cat", "cat"]}, "two classes called 'cat'"),
+            ({"model_args": [1]}, "no usable kwargs"),
+            ({"pretrained_cfg": {"mean": [1]}}, "mean must be three numbers"),
         ],
     )
     def test_bad_card(self, tmp_path, change, words):
-        folder = write_folder(tmp_path / "run", {**CARD.to_json(), **change})
-        with pytest.raises(ConfigError, match=rf"student\.json is no model card \(.*{words}"):
+        folder = write_folder(tmp_path / "run", {**config_of(), **change})
+        with pytest.raises(ConfigError, match=rf"config\.json is no model card \(.*{words}"):
             load_checkpoint(folder)
 
     def test_card_that_is_not_json(self, tmp_path):
-        (write_folder(tmp_path / "run") / "student.json").write_text("{")
+        (write_folder(tmp_path / "run") / "config.json").write_text("{")
         with pytest.raises(ConfigError, match="is no model card"):
             load_checkpoint(tmp_path / "run")
 

@@ -9,6 +9,7 @@ from fkd.models.classes import (
     display_names,
     imagenet_classes,
     match_classes,
+    match_known_classes,
     numbered_classes,
     read_class_names,
 )
@@ -132,3 +133,15 @@ class TestFiles:
     def test_missing(self, tmp_path):
         with pytest.raises(ConfigError, match="cannot be read"):
             read_class_names(tmp_path / "a.txt")
+
+
+def test_classes_that_are_not_there_are_told_by_minus_one():
+    head = ["n02124075", "n02123045", "bicycle"]
+    assert match_known_classes(["Egyptian_cat", "bicycle", "lane", "n02123045"], head) == [
+        0,
+        2,
+        -1,
+        1,
+    ]
+    assert match_known_classes(["tabby", "n02123045"], head) == [1, -1]  # both mean the same output
+    assert match_known_classes([], head) == []

@@ -1,6 +1,7 @@
 """Any network becomes a student of embeddings; its features and its head are kept apart."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,8 +9,12 @@ from safetensors.torch import save_file
 
 from fkd.engine.optim import OptimizerConfig, build_optimizer
 from fkd.errors import ConfigError
+from fkd.models.cards import ModelCard
 from fkd.models.features import PooledFeatures
-from fkd.models.students import attach_head, load_head, split_state
+from fkd.models.names import parse_model_name
+from fkd.models.preprocessing import default_preprocessing
+from fkd.models.students import attach_head, load_head, network_of, split_state
+from fkd.models.timm_config import describe_network
 from fkd.models.zoo import load_model
 
 NETWORKS = [
@@ -133,6 +138,13 @@ def test_a_head_is_taken_from_the_folder_of_a_run_alone(tmp_path):
     before = other.head.layers[0].weight.clone()
     load_head(other, str(tmp_path / "resnet.pth"))
     assert torch.equal(other.head.layers[0].weight, before)
-    (tmp_path / "student.json").write_text("{}")
-    load_head(other, str(tmp_path))
-    assert torch.equal(other.head.layers[0].weight, student.head.layers[0].weight)
+    card = ModelCard("test_resnet", 0, default_preprocessing(parse_model_name("test_resnet")))
+    for has_head in (False, True):
+        config = describe_network(network_of(student), card, [], has_head=has_head)
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        load_head(other, str(tmp_path))
+        taken = torch.equal(other.head.layers[0].weight, student.head.layers[0].weight)
+        assert taken == has_head
+    (tmp_path / "head.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"head\.safetensors cannot be read: no such file"):
+        load_head(other, str(tmp_path))

@@ -14,12 +14,14 @@ from torch import nn
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import InputSpec, replay
 from fkd.errors import ConfigError, TeacherError
+from fkd.models.cards import ModelCard
 from fkd.models.classes import display_names
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import exact_convolutions, precision
 from fkd.models.preprocessing import Preprocessing
 from fkd.models.single_teacher import NotFinite, Teacher
 from fkd.models.teacher import TeacherConfig, load_teachers
+from fkd.models.timm_config import describe_network
 from fkd.models.zoo import load_model
 
 SMALL = Preprocessing(
@@ -320,9 +322,9 @@ class TestLoading:
         folder = tmp_path / "run"
         folder.mkdir()
         (tmp_path / "x.safetensors").rename(folder / "model.safetensors")
-        card = {"name": "test_resnet", "num_classes": 3, "kwargs": {}, **SMALL.to_json()}
-        (folder / "student.json").write_text(json.dumps(card))
-        (folder / "classes.json").write_text(json.dumps(["x", "y", "z"]))
+        card = ModelCard("test_resnet", 3, SMALL)
+        config = describe_network(torch.nn.Identity(), card, ["x", "y", "z"])
+        (folder / "config.json").write_text(json.dumps(config))
         ensemble = load_teachers([TeacherConfig(checkpoint=str(folder))])
         assert ensemble.class_names == ["x", "y", "z"]
         assert ensemble.views == [InputSpec(8, "bilinear")]

@@ -13,6 +13,7 @@ from fkd.models.cards import ModelCard
 from fkd.models.names import parse_model_name
 from fkd.models.packaged import package_for, packaged_file
 from fkd.models.preprocessing import Preprocessing, default_preprocessing
+from fkd.models.timm_config import describe_network
 from fkd.models.zoo import build_model, load_model
 
 TINY = "test_resnet"
@@ -181,6 +182,11 @@ class TestFromCheckpoint:
             build_model(checkpoint=ten_classes[0])
 
 
+def write_card(folder, card):
+    config = describe_network(torch.nn.Identity(), card, ["x", "y", "z"])
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 class TestRunFolder:
     @pytest.fixture
     def run(self, tmp_path):
@@ -190,8 +196,7 @@ class TestRunFolder:
         card = ModelCard("test_vit", 3, preprocessing, {"img_size": 64})
         state = timm.create_model("test_vit", num_classes=3, img_size=64).state_dict()
         save_file(state, tmp_path / "model.safetensors")
-        (tmp_path / "student.json").write_text(json.dumps(card.to_json()))
-        (tmp_path / "classes.json").write_text(json.dumps(["x", "y", "z"]))
+        write_card(tmp_path, card)
         return str(tmp_path), state, preprocessing
 
     def test_tells_everything(self, run):
@@ -214,7 +219,7 @@ class TestRunFolder:
         state = timm.create_model("reactnet_a_step1", num_classes=3).state_dict()
         for step, other in (("reactnet_a_step1", "reactnet_a"), ("reactnet_a", "reactnet_a_step1")):
             card = ModelCard(step, 3, run[2])
-            (tmp_path / "student.json").write_text(json.dumps(card.to_json()))
+            write_card(tmp_path, card)
             save_file(state, tmp_path / "model.safetensors")
             if step == "reactnet_a":
                 with pytest.raises(ConfigError, match="is of reactnet_a, not reactnet_a_step1"):

@@ -129,9 +129,11 @@ def test_a_run_leaves_a_network_and_its_head(config):
     assert result.val_top1 is None
     assert result.val_knn == lines_of(config)[-1]["val_knn"]
     assert {line.get("train_top1") for line in lines_of(config)} == {None}
-    card = json.loads((out / "student.json").read_text())
-    assert (card["name"], card["num_classes"], card["input_size"]) == ("test_resnet", 0, SIDE)
-    assert not (out / "classes.json").exists()
+    described = json.loads((out / "config.json").read_text())
+    assert (described["architecture"], described["num_classes"]) == ("test_resnet", 0)
+    assert described["pretrained_cfg"]["input_size"] == [3, SIDE, SIDE]
+    assert described["fkd"]["head"]
+    assert "label_names" not in described
     network = timm.create_model(
         "test_resnet", num_classes=0, checkpoint_path=str(out / "model.safetensors")
     )
@@ -291,8 +293,8 @@ def test_a_trained_network_starts_other_runs(config, label_store):
     with pytest.raises(ConfigError, match="has no head"):
         train(supervised)
     train(replace(supervised, student=replace(student, new_head=True)))
-    names = json.loads((Path(supervised.out) / "classes.json").read_text())
-    assert names == list(label_store.class_names)
+    described = json.loads((Path(supervised.out) / "config.json").read_text())
+    assert described["label_names"] == list(label_store.class_names)
 
 
 def test_a_head_that_does_not_fit_is_refused(config):

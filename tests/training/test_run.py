@@ -87,9 +87,10 @@ def test_a_run_leaves_what_its_reader_needs(config):
     out = Path(config.out)
     assert result.num_steps == 4 * 2 + 4 == lines_of(config)[-1]["step"]
     assert (result.val_top1, result.val_top5) == (lines_of(config)[-1]["val_top1"], 100.0)
-    assert json.loads((out / "classes.json").read_text()) == ["ant", "bee", "cat", "dog"]
-    card = json.loads((out / "student.json").read_text())
-    assert (card["name"], card["input_size"], card["num_classes"]) == ("test_vit", 32, 4)
+    described = json.loads((out / "config.json").read_text())
+    assert described["label_names"] == ["ant", "bee", "cat", "dog"]
+    assert (described["architecture"], described["num_classes"]) == ("test_vit", 4)
+    assert described["pretrained_cfg"]["input_size"] == [3, 32, 32]
     environment = json.loads((out / "env.json").read_text())
     assert environment["seed"] == 0
     assert len(environment["data"]["store_root_hash"]) == 64
@@ -98,21 +99,19 @@ def test_a_run_leaves_what_its_reader_needs(config):
     assert len(list((out / "checkpoints").glob("*.pt"))) == 2
 
 
-def test_timm_loads_the_final_weights_and_a_run_can_teach(config):
+def test_timm_and_transformers_load_a_run_and_it_can_teach(config):
+    transformers = pytest.importorskip("transformers")
     train(config)
-    model = timm.create_model(
-        "test_vit",
-        num_classes=4,
-        img_size=32,
-        checkpoint_path=str(Path(config.out) / "model.safetensors"),
-    )
+    model = timm.create_model(f"local-dir:{config.out}", pretrained=True)
+    wrapped = transformers.AutoModelForImageClassification.from_pretrained(config.out)
     teacher = load_teachers([TeacherConfig(checkpoint=config.out)])
     crops = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     normalized = teacher.teachers[0].preprocessing.normalize(crops)
     with torch.no_grad():
         expected = model.eval()(normalized)
+        assert torch.equal(wrapped.eval()(normalized).logits, expected)
     torch.testing.assert_close(teacher.logits([crops]), expected)
-    assert teacher.class_names == ["ant", "bee", "cat", "dog"]
+    assert teacher.class_names == list(wrapped.config.id2label.values())
 
 
 @pytest.mark.drill("G11", "training stopped in the middle of a step", failing="lost")

@@ -144,8 +144,8 @@ def test_a_binary_network_is_trained_in_two_steps(config_of, monkeypatch, method
         for name, value in ended.items():
             if "running" not in name and "num_batches" not in name:
                 torch.testing.assert_close(value, began[name], atol=1e-9, rtol=1e-5)
-    card = json.loads((Path(second.out) / "student.json").read_text())
-    assert card["name"] == "reactnet_a"
+    described = json.loads((Path(second.out) / "config.json").read_text())
+    assert described["architecture"] == "reactnet_a"
 
 
 REFUSED = [

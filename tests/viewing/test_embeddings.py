@@ -15,8 +15,11 @@ from fkd.data.sources import ImagesConfig, load, open_source
 from fkd.errors import ConfigError
 from fkd.labels.codecs import Logits
 from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, form_members, keys_digest
+from fkd.viewing.browser import Browser
 from fkd.viewing.embeddings import nearest_crops, sample_embeddings, statistics_of
+from fkd.viewing.filters import FilterConfig
 from fkd.viewing.page import PageConfig, render_page
+from fkd.viewing.server import PageServer, View
 from fkd.viewing.summary import summarize
 
 D, M = 40, 6
@@ -197,7 +200,7 @@ class Page(HTMLParser):
 
 def read_page(store, source, **options) -> Page:
     page = Page()
-    page.feed(render_page(store, source, PageConfig(**options)))
+    page.feed(render_page(store, source, PageConfig(**options), sort="name"))
     return page
 
 
@@ -250,3 +253,20 @@ def test_the_page_is_written_by_the_command(store, image_folder, tmp_path, capsy
     assert "those of 9 sampled images" in text
     with pytest.raises(ConfigError, match="sampled_images must be at least 1"):
         PageConfig(sampled_images=0)
+
+
+def test_embeddings_are_not_chosen_by_probabilities(store, image_source):
+    browser = Browser(store, image_source)
+    for conditions, sort in (({"disagrees": True}, "name"), ({}, "low_entropy")):
+        with pytest.raises(ConfigError, match="embeddings, which have neither entropies nor"):
+            browser.select(FilterConfig(**conditions), sort)
+    assert len(browser.select(FilterConfig(class_name=["bee"]), "random").rows) == 5
+    with PageServer(browser, View(FilterConfig(), "name", PageConfig(num_images=2))) as server:
+        status, text = server.answer("class_name=cat&sort=name&num_images=2")
+    page = Page()
+    page.feed(text)
+    assert status == 200
+    fields = {attributes.get("name") for _, attributes in page.elements}
+    assert {"class_name", "sort"} <= fields
+    assert not {"min_entropy", "teacher_class", "disagrees"} & fields
+    assert [a["value"] for tag, a in page.elements if a.get("selected", "") is None] == ["name"]

@@ -5,6 +5,8 @@ The same numbers give the same bytes: SVG files hold no dates and no random name
 
 import io
 import json
+import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,21 @@ _STYLE: Any = {
     "legend.frameon": False,
 }
 
+# Class names are in all scripts, and matplotlib's own font has few; the first of these that there
+# is in each system has many more.
+_FURTHER_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+    "Noto Sans Devanagari",
+)
+
 
 @contextmanager
 def figure_style() -> Iterator[None]:
@@ -42,9 +59,11 @@ def figure_style() -> Iterator[None]:
         ConfigError: matplotlib is not installed.
     """
     require_matplotlib()
-    from matplotlib import rc_context
+    from matplotlib import font_manager, rc_context
 
-    with rc_context(_STYLE):
+    installed = set(font_manager.get_font_names())
+    families = ["DejaVu Sans", *(font for font in _FURTHER_FONTS if font in installed)]
+    with rc_context(_STYLE | {"font.family": families}):
         yield
 
 
@@ -69,6 +88,22 @@ def require_matplotlib() -> None:
         ) from error
 
 
+def prepare_folder(out: Path) -> None:
+    """Make the folder of an analysis if it is missing, before anything is computed.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"out: {out} cannot be written: {os_reason(error)}; give another folder"
+        ) from error
+
+
 def save_analysis(out: Path, name: str, figure: Any, numbers: Mapping[str, Any]) -> list[Path]:
     """Write a figure as NAME.svg and NAME.png, and its numbers as NAME.json, each as a whole.
 
@@ -85,7 +120,9 @@ def save_analysis(out: Path, name: str, figure: Any, numbers: Mapping[str, Any])
         ConfigError: they cannot be written.
     """
     files = [out / f"{name}.svg", out / f"{name}.png", out / f"{name}.json"]
-    with figure_style():
+    with figure_style(), warnings.catch_warnings():
+        # An SVG file keeps such text, and a browser has fonts for it.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         for file, metadata in zip(files[:2], ({"Date": None}, {"Software": None}), strict=True):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=file.suffix[1:], dpi=_DPI, metadata=metadata)

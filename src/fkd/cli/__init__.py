@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fkd.cli import output
-from fkd.cli.arguments import options_of, read_arguments, require_all, second_words, split_verb
+from fkd.cli.arguments import (
+    join_positional,
+    options_of,
+    read_arguments,
+    require_all,
+    second_words,
+    split_verb,
+)
 from fkd.cli.paths import require_inputs
 from fkd.cli.process import prepare_process
 from fkd.cli.ranks import is_first_to_say, leave_to_main_process
@@ -66,11 +73,11 @@ def _run(words: Sequence[str]) -> None:
     leave_to_main_process(shared=VERBS[verb].shared)
     arguments = read_arguments(verb, options)
     require_all(verb, arguments)
-    require_inputs(arguments, options_of(verb).positional)
+    require_inputs(arguments, options_of(verb).positional, many=options_of(verb).many)
     prepare_process()
     from fkd.cli.parser import run_verb  # a slow import, which mistakes should not wait for
 
-    run_verb(verb, arguments)
+    run_verb(verb, join_positional(verb, arguments))
 
 
 def _help() -> str:

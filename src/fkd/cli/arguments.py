@@ -5,6 +5,7 @@ imported. What a value means is left to the parser.
 """
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +18,11 @@ CONFIG = "--config"
 _HELP = ("-h", "--help")
 _WITHOUT_VALUE = (*_HELP, "--print_config")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
-_MANY = frozenset({"labels", "maps"})  # groups as large as a verb: their options are not listed
+# Groups as large as a verb, or whose members a user names: their options are not listed.
+_MANY = frozenset({"labels", "maps", "models", "other_stores", "sets", "stores"})
+_NAMED = frozenset({"--models", "--other_stores", "--stores"})  # whose members a user names
+_OF_A_SET = 2  # dots in --sets.NAME.OPTION
+_WORDS = {"true": True, "false": False, "null": None}  # that are no text
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
 
 
@@ -43,13 +48,17 @@ class Options:
     Attributes:
         names: options such as "--images.root", in the order of --help.
         positional: names of positional arguments, all of them required.
+        many: whether the last of them may be given several times.
         switches: options that need no value.
+        lists: options that take any number of words.
         required: options without a default.
     """
 
     names: tuple[str, ...]
     positional: tuple[str, ...]
+    many: bool
     switches: frozenset[str]
+    lists: frozenset[str]
     required: frozenset[str]
 
     def first_of(self, group: str) -> str | None:
@@ -76,7 +85,9 @@ def options_of(verb: str) -> Options:
     return Options(
         names=tuple(option for option in kinds if option.startswith("-")),
         positional=tuple(option for option in kinds if not option.startswith("-")),
+        many=any("many" in kind for kind in kinds.values()),
         switches=frozenset(option for option, kind in kinds.items() if "switch" in kind),
+        lists=frozenset(option for option, kind in kinds.items() if "words" in kind),
         required=frozenset(option for option, kind in kinds.items() if "required" in kind),
     )
 
@@ -122,7 +133,21 @@ def read_arguments(verb: str, words: Sequence[str]) -> list[Argument]:
     for argument in arguments:
         if argument.option and not options.knows(argument.option):
             raise ConfigError(_unknown(verb, argument.option, options))
-    return sorted(arguments, key=_rank)
+        if argument.option in _NAMED and not _is_settings(argument.value or ""):
+            raise ConfigError(
+                f"{argument.option}: each has a name of yours, such as {argument.option}.mine "
+                f"{argument.value} (fkd {verb} --help)"
+            )
+    return sorted(_join_sets(arguments), key=_rank)
+
+
+def join_positional(verb: str, arguments: Sequence[Argument]) -> list[Argument]:
+    """The arguments with positional ones as a list, where a verb takes any number of them."""
+    given = [argument for argument in arguments if not argument.option]
+    if not options_of(verb).many or not given:
+        return list(arguments)
+    joined = Argument("", _in_a_list([argument.value or "" for argument in given]))
+    return [*(argument for argument in arguments if argument.option), joined]
 
 
 def require_all(verb: str, arguments: Iterable[Argument]) -> None:
@@ -168,6 +193,8 @@ def _split(words: Sequence[str], options: Options) -> list[Argument]:
         name, equals, value = word.partition("=")
         if equals:
             arguments.append(Argument(name, value))
+        elif name in options.lists:
+            arguments.append(Argument(name, _in_a_list(_take_words(rest))))
         elif rest and _takes(name, rest[0], options):
             arguments.append(Argument(name, rest.pop(0)))
         elif name in options.switches:
@@ -175,6 +202,21 @@ def _split(words: Sequence[str], options: Options) -> list[Argument]:
         else:
             arguments.append(Argument(name))
     return arguments
+
+
+def _take_words(rest: list[str]) -> list[str]:
+    """Remove the words before the next option."""
+    words = []
+    while rest and not _is_option(rest[0]):
+        words.append(rest.pop(0))
+    return words
+
+
+def _in_a_list(words: Sequence[str]) -> str:
+    """Words as a list that the parser reads; one that is a list already, or null, stays."""
+    if len(words) == 1 and (words[0].startswith("[") or words[0] == "null"):
+        return words[0]
+    return json.dumps(list(words))
 
 
 def _is_option(word: str) -> bool:
@@ -202,7 +244,9 @@ def _in_full(argument: Argument, options: Options) -> Argument:
     value = argument.value
     if first is None or value is None or _is_settings(value):
         return argument
-    return replace(argument, option=first)
+    return replace(
+        argument, option=first, value=_in_a_list([value]) if first in options.lists else value
+    )
 
 
 def _is_settings(value: str) -> bool:
@@ -216,6 +260,33 @@ def _unknown(verb: str, option: str, options: Options) -> str:
     meant = by_last[0] if by_last else f"--{known.lstrip('_')}" if known else None
     hint = f"; did you mean {meant}?" if meant else ""
     return f"{verb} has no option {option}{hint} (fkd {verb} --help)"
+
+
+def _join_sets(arguments: list[Argument]) -> list[Argument]:
+    """`--sets.v2 PATH --sets.v2.split val` as one group, which the parser would not add up.
+
+    Raises:
+        ConfigError: such a set is also given as a whole.
+    """
+    groups: dict[str, dict[str, object]] = {
+        argument.option.rpartition(".")[0]: {}
+        for argument in arguments
+        if argument.option.startswith("--sets.") and argument.option.count(".") == _OF_A_SET
+    }
+    joined: dict[str, Argument] = {}  # by what they are, in the order of the first of each
+    for number, argument in enumerate(arguments):
+        option, value = argument.option, argument.value or ""
+        name, field = (option, "root") if option in groups else option.rpartition(".")[::2]
+        if name not in groups:
+            joined[str(number)] = argument
+            continue
+        if field == "root" and _is_settings(value):
+            raise ConfigError(
+                f"{name.lstrip('-')}: give its options in braces or one by one, not both"
+            )
+        groups[name][field] = _WORDS.get(value.lower(), value)
+        joined[name] = Argument(name, json.dumps(groups[name]))
+    return list(joined.values())
 
 
 def _rank(argument: Argument) -> tuple[bool, int]:

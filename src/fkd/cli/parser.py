@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli, capture_parser
 from jsonargparse.typing import register_type
@@ -60,7 +60,8 @@ def run_verb(name: str, arguments: Sequence[Argument]) -> None:
 def list_options(name: str) -> list[str]:
     """The options of a verb in the order of its --help, positional arguments first.
 
-    After an option stands "switch" if it needs no value, and "required" if it has no default.
+    After an option stands "switch" if it needs no value, "required" if it has no default, "many"
+    after a positional argument that takes a list, and "words" after an option that takes texts.
     """
     verb = VERBS[name]
     command = load_command(verb)
@@ -71,8 +72,22 @@ def list_options(name: str) -> list[str]:
         kinds = ["switch"] if action.option_strings and action.nargs == "?" else []
         required = action.required or action.dest in parser._extra_required_keys
         kinds += ["required"] if required else []
+        kinds += ["many"] if _takes_list(action) else []
+        kinds += ["words"] if _takes_words(action) else []
         lines.append(" ".join([(action.option_strings or [action.dest])[0], *kinds]))
     return sorted(lines, key=lambda line: line.startswith("-"))
+
+
+def _takes_list(action: Any) -> bool:
+    """Whether a positional argument may be a list."""
+    kind = getattr(action, "_typehint", None)
+    kinds = (kind, *get_args(kind))
+    return not action.option_strings and any(get_origin(each) is list for each in kinds)
+
+
+def _takes_words(action: Any) -> bool:
+    """Whether an option takes a list of texts, which are words after it."""
+    return bool(action.option_strings) and getattr(action, "_typehint", None) == list[str]
 
 
 def load_command(verb: Verb) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ Only what must exist is looked up, and only its presence: what a file says is it
 import os
 import stat
 from collections.abc import Iterable
+from itertools import chain, repeat
 
 from fkd.cli.arguments import Argument
 from fkd.errors import ConfigError
@@ -17,17 +18,21 @@ INPUTS = {
     "root": "a folder of images, or one Parquet file",
     "store": "the folder of a label store",
     "labels": "the folder of the label files",
+    "parts": "the folder of some shards of a label store",
+    "maps": "the folder of label maps",
     "checkpoint": "a file of weights, or a run folder",
     "teacher.head": "a file with a projection head",
     "class_names": "a file with one class name per line",
+    "annotations": "a JSON file in the format of COCO",
+    "val_annotations": "a JSON file in the format of COCO",
     "name": "a model name, or a run folder",
     "model": "the folder of a finished run, or a model name",
 }
 OUTPUTS = ("out",)
 """Files and folders that a verb writes; they need not exist."""
 
-_FOLDERS = frozenset({"store", "labels"})
-_FILES = frozenset({"config", "class_names", "teacher.head"})
+_FOLDERS = frozenset({"store", "labels", "maps", "parts"})
+_FILES = frozenset({"config", "class_names", "teacher.head", "annotations", "val_annotations"})
 _NAMES = frozenset({"name", "model"})
 _LIBRARIES = ("torchvision/", "timm/")  # before the name of a model
 
@@ -38,21 +43,24 @@ def input_of(option: str) -> str | None:
     return next((key for key in (whole, whole.rpartition(".")[2]) if key in INPUTS), None)
 
 
-def require_inputs(arguments: Iterable[Argument], positional: tuple[str, ...]) -> None:
+def require_inputs(
+    arguments: Iterable[Argument], positional: tuple[str, ...], *, many: bool = False
+) -> None:
     """Refuse paths that are not there, or are a file for a folder or the other way round.
 
     Args:
         arguments: of the command line.
         positional: names of the positional arguments, in order.
+        many: whether further ones have the last of these names, too.
 
     Raises:
         ConfigError: names option, path and reason.
     """
     given = list(arguments)
     downloads = any(a.option in ("--images.download", "--images.format") for a in given)
-    names = iter(positional)
+    names = chain(positional, repeat(positional[-1] if many else ""))
     for argument in given:
-        option = argument.option.lstrip("-") or next(names, "")
+        option = argument.option.lstrip("-") or next(names)
         kind, value = input_of(option), argument.value
         if value == "" and (kind is not None or option in OUTPUTS):
             raise ConfigError(f"{option} is empty; give {INPUTS.get(kind or '', 'a path')}")
@@ -69,7 +77,7 @@ def _is_settings(value: str, kind: str) -> bool:
     return (
         value == "null"
         or value.startswith(("{", "["))
-        or (kind == "labels" and value.endswith((".yaml", ".yml", ".json")))
+        or (kind in ("labels", "maps") and value.endswith((".yaml", ".yml", ".json")))
     )
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress as Bar
-from rich.progress import TextColumn
 
-from fkd.cli.console import make_bar, make_console, print_remark, print_warning
-from fkd.engine.logging import Metrics, Progress
+from fkd.cli.console import make_console
+from fkd.cli.reporter import RunReporter
+from fkd.engine.logging import Metrics
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.methods import METHODS, find_method
 from fkd.smoke import smoke_settings
@@ -49,7 +48,7 @@ def train(recipe: Recipe) -> None:
     console.print("smoke     generated images, a tiny teacher, a few steps: accuracy means nothing")
     with tempfile.TemporaryDirectory(prefix="fkd-smoke-") as folder:
         small = smoke_settings(config, recipe.maps or recipe.labels, Path(folder))
-        _train(small, console, _SmokeReporter(console, small))
+        _train(small, console, SmokeReporter(console, small))
     console.print("smoke     the recipe runs; nothing is kept")
 
 
@@ -67,84 +66,45 @@ def more_help() -> str:
     return f"Methods (--method):\n{lines}"
 
 
-class TrainingReporter(Progress):
-    """Shows a run on a terminal: a bar, and a line for each pass; elsewhere the lines alone."""
+class TrainingReporter(RunReporter):
+    """Shows the training of a student."""
 
     def __init__(self, console: Console, config: TrainConfig) -> None:
-        self._console = console
+        super().__init__(console)
         self._config = config
-        self._bar: Bar | None = None
-        self._newest: Metrics = {}
-        self._told = 0
-
-    def close(self) -> None:
-        """Stop the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def remark(self, text: str) -> None:
-        """Print a line that begins with "note"."""
-        print_remark(self._console, text)
-
-    def warn(self, text: str) -> None:
-        """Print a line that begins with "warning"."""
-        print_warning(self._console, text)
 
     def begin(self, step: int, num_steps: int, description: str) -> None:
         """Say what is going to be done, and show a bar."""
         config = self._config
         summary = find_method(config.method).summary
-        self._console.print(f"train     {config.student.name} by {config.method}: {summary}")
+        self.console.print(f"train     {config.student.name} by {config.method}: {summary}")
         if config.store:
-            self._console.print(f"labels    {config.store}")
+            self.console.print(f"labels    {config.store}")
         epochs = f"{config.epochs} epoch{'s' * (config.epochs > 1)}"
-        self._console.print(f"run       {config.out}: {epochs} = {description}")
-        if step:
-            self._console.print(f"resumed   after step {step:,} of {num_steps:,}")
-        if self._console.is_terminal:
-            numbers = TextColumn("{task.fields[numbers]}", markup=False)
-            self._bar = make_bar(self._console, numbers, transient=False)
-            self._bar.add_task("steps", total=num_steps, completed=step, numbers="")
-            self._bar.start()
+        self.console.print(f"run       {config.out}: {epochs} = {description}")
+        self.show_bar(step, num_steps)
 
-    def advance(self, step: int, metrics: Metrics) -> None:
-        """Move the bar; outside a terminal, print a line for each new line of metrics.jsonl."""
-        new, self._newest = metrics is not self._newest, metrics
-        if self._bar is not None:
-            self._bar.update(
-                self._bar.task_ids[0], completed=step, numbers=_numbers(metrics) if metrics else ""
-            )
-        elif new and metrics:
-            self._console.print(f"{_where(metrics)}  {_numbers(metrics)}")
+    def numbers(self, metrics: Metrics) -> str:
+        """The newest training line; the accuracy is that of unmixed crops of known classes."""
+        top1 = metrics["train_top1"]
+        accuracy = "" if top1 is None else f"  top-1 {top1:.1f}"
+        return (
+            f"lr {metrics['lr']:.3g}  loss {metrics['loss']:.3f}{accuracy}  "
+            f"{metrics['crops_per_second']:.0f} crops/s"
+        )
 
-    def evaluated(self, metrics: Metrics) -> None:
-        """Print the accuracy after a pass."""
+    def measured(self, metrics: Metrics) -> str:
+        """The accuracy after a pass."""
         if "val_knn" in metrics:
-            measured = f"val k-NN {metrics['val_knn']:.2f}"
-        else:
-            measured = f"val top-1 {metrics['val_top1']:.2f}  top-5 {metrics['val_top5']:.2f}"
-        self._console.print(f"{_where(metrics)}  {measured}")
+            return f"val k-NN {metrics['val_knn']:.2f}"
+        return f"val top-1 {metrics['val_top1']:.2f}  top-5 {metrics['val_top5']:.2f}"
 
 
-class _SmokeReporter(TrainingReporter):
+class SmokeReporter(TrainingReporter):
     """Shows a smoke run, which is far too short to learn, on purpose."""
 
     def warn(self, text: str) -> None:
         """Say nothing."""
-
-
-def _where(metrics: Metrics) -> str:
-    return f"epoch {metrics['epoch']:7.2f}  step {metrics['step']:,}"
-
-
-def _numbers(metrics: Metrics) -> str:
-    """The newest training line in words; the accuracy is that of unmixed crops of known classes."""
-    top1 = metrics["train_top1"]
-    accuracy = "" if top1 is None else f"  top-1 {top1:.1f}"
-    return (
-        f"lr {metrics['lr']:.3g}  loss {metrics['loss']:.3f}{accuracy}  "
-        f"{metrics['crops_per_second']:.0f} crops/s"
-    )
 
 
 def _print_result(result: TrainResult, config: TrainConfig, console: Console) -> None:

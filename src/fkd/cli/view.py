@@ -1,16 +1,22 @@
-"""`fkd view`: what a label store holds, as an HTML page."""
+"""`fkd view`: what a label store holds, as an HTML page or a series of them."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from fkd.cli.console import format_size, make_console
+from rich.console import Console
+
+from fkd.cli.console import format_size, make_bar, make_console, print_remark
+from fkd.cli.pages import require_place, write_page
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
-from fkd.userfiles import home_path, os_reason
-from fkd.viewing.page import PageConfig, is_page, render_page
+from fkd.userfiles import home_path
+from fkd.viewing.browser import Browser
+from fkd.viewing.filters import FilterConfig, Sort
+from fkd.viewing.page import GENERATOR, PageConfig, render_page
+from fkd.viewing.server import PageServer, View
 
 
 def view(
@@ -19,50 +25,65 @@ def view(
     *,
     out: str | None = None,
     overwrite: bool = False,
+    filter: FilterConfig = FilterConfig(),  # noqa: B008 - never changed, the parser reads defaults
+    sort: Sort = "random",
+    serve: bool = False,
+    port: int = 0,
     page: PageConfig = PageConfig(),  # noqa: B008 - frozen, and the parser reads its defaults
 ) -> None:
-    """Write one HTML page that shows images, crop boxes and the teacher's label of each crop.
+    """Show images of a store, their crop boxes and the teacher's label of each crop.
+
+    Writes one HTML page, which loads nothing: --page.number 2 is the next one of the same choice.
+    With --serve, pages are made as they are asked for, by a server on this machine, and the choice
+    is made on the page. Either way only the images of the page are read; filters and orders by
+    labels read the labels of all images, and no image.
 
     Args:
         store: the store's folder.
         images: the images that were labeled.
         out: the page's file; by default STORE.html beside the store.
         overwrite: replace a file at that place that is not such a page.
+        filter: which images are shown.
+        sort: random; name; or by mean entropy of the labels or mean probability of the crops' most
+            probable classes, low or high ones first.
+        serve: serve pages to a browser on this machine instead of writing one.
+        port: where they are served; 0 is any that is free.
         page: how much to show.
     """
     folder = home_path(store)
+    console = make_console()
+    if serve:
+        if out is not None:
+            raise ConfigError("out: --serve writes no file; leave one of them out")
+        labels = LabelStore.open(folder)
+        browser = Browser(labels, labeled_part(open_source(images), labels))
+        _serve(PageServer(browser, View(filter, sort, page), port), console)
+        return
+    if port:
+        raise ConfigError("port: only a server has one; add --serve, or leave it out")
     target = _beside(folder) if out is None else home_path(out)
-    if target.is_dir():
-        raise ConfigError(
-            f"out: {target} is a folder; give the file of the page, such as page.html"
-        )
-    if not overwrite and os.path.lexists(target) and not is_page(target):
-        raise ConfigError(
-            f"out: {target} is there and was not written by `fkd view`; give another file, or "
-            "--overwrite"
-        )
+    require_place(target, GENERATOR, overwrite=overwrite)
     labels = LabelStore.open(folder)
-    text = render_page(labels, labeled_part(open_source(images), labels), page)
-    _write(target, text)
-    make_console().print(f"{target} ({format_size(len(text))}): open it in a browser")
+    source = labeled_part(open_source(images), labels)
+    with make_bar(console) as bar:
+        task = bar.add_task("reading labels", total=len(labels), visible=False)
+
+        def advance(count: int) -> None:
+            bar.update(task, advance=count, visible=True)
+
+        text = render_page(labels, source, page, filter, sort, advance)
+    write_page(target, text)
+    console.print(f"{target} ({format_size(len(text.encode()))}): open it in a browser")
 
 
-def _write(page: Path, text: str) -> None:
-    """Write the page, or leave no part of one where there was nothing.
-
-    Raises:
-        ConfigError: the disk is full or refuses.
-    """
-    is_new = not os.path.lexists(page)
-    try:
-        page.write_text(text, encoding="utf-8")
-    except OSError as error:
-        if is_new and page.is_file():
-            with suppress(OSError):
-                page.unlink()
-        raise ConfigError(
-            f"out: {page} cannot be written: {os_reason(error)}; give another file"
-        ) from error
+def _serve(server: PageServer, console: Console) -> None:
+    """Serve pages until the user stops it."""
+    console.print(f"{server.address}  open it in a browser; Ctrl-C ends the server")
+    if "SSH_CONNECTION" in os.environ:
+        port = server.server_port
+        print_remark(console, f"from another machine: ssh -L {port}:127.0.0.1:{port} THIS-MACHINE")
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 def _beside(store: Path) -> Path:

@@ -28,6 +28,8 @@ class ArraySource:
         class_names: names in the order of the labels, or None.
     """
 
+    labels_are_ids = True  # whatever the classes are called
+
     def __init__(self, dataset: Any) -> None:
         """Wrap a data set without transforms.
 

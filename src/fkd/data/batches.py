@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat, takewhile
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -150,15 +150,33 @@ class CropCutter:
         apply_augment(crops, drawn)
 
 
+class Pinnable(Protocol):
+    """A batch of any kind."""
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory."""
+
+
+B = TypeVar("B", bound=Pinnable)
+B_co = TypeVar("B_co", bound=Pinnable, covariant=True)
+
+
+class Cutter(Protocol[B_co]):
+    """Builds batches of any kind; `CropCutter` builds those of crops."""
+
+    def cut(self, images: Sequence[int], start: int, crops_per_image: int) -> B_co:
+        """The batch of images, from position `start` on."""
+
+
 def load_batches(
-    cutter: CropCutter,
+    cutter: Cutter[B],
     requests: Iterable[Sequence[CropRequest]],
     *,
     num_workers: int,
     pin_memory: bool,
     workers: Workers = "processes",
     bursts: bool = False,
-) -> Generator[Batch, None, None]:
+) -> Generator[B, None, None]:
     """The batch of each list of requests, in order; workers build them ahead.
 
     Close it, or its workers live on until it is garbage.
@@ -174,33 +192,33 @@ def load_batches(
             threads keeps all the others waiting (94 instead of 90 % of the bare step on 2 cores).
 
     Raises:
-        FKDError: what `CropCutter.cut` raises, at the batch that it concerns.
+        FKDError: what `cut` raises, at the batch that it concerns.
     """
     build = partial(_build, cutter)
     if num_workers == 0:
         batches = map(build, requests)
-        yield from map(Batch.pin_memory, batches) if pin_memory else batches
+        yield from (batch.pin_memory() for batch in batches) if pin_memory else batches
     elif workers == "threads":
         yield from _by_threads(build, requests, num_workers, pin_memory, bursts)
     else:
         yield from _by_processes(build, requests, num_workers, pin_memory)
 
 
-def _build(cutter: CropCutter, requests: Sequence[CropRequest]) -> Batch:
+def _build(cutter: Cutter[B], requests: Sequence[CropRequest]) -> B:
     first = requests[0]
     return cutter.cut([r.image for r in requests], first.start, first.crops_per_image)
 
 
 def _by_threads(
-    build: Callable[[Sequence[CropRequest]], Batch],
+    build: Callable[[Sequence[CropRequest]], B],
     requests: Iterable[Sequence[CropRequest]],
     num_workers: int,
     pin_memory: bool,
     bursts: bool,
-) -> Iterator[Batch]:
+) -> Iterator[B]:
     """Decoding and resizing release Python's lock, and batches are not copied between processes."""
 
-    def build_pinned(batch_requests: Sequence[CropRequest]) -> Batch:
+    def build_pinned(batch_requests: Sequence[CropRequest]) -> B:
         batch = build(batch_requests)
         return batch.pin_memory() if pin_memory else batch
 
@@ -212,20 +230,20 @@ def _by_threads(
 
 
 def _by_processes(
-    build: Callable[[Sequence[CropRequest]], Batch],
+    build: Callable[[Sequence[CropRequest]], B],
     requests: Iterable[Sequence[CropRequest]],
     num_workers: int,
     pin_memory: bool,
-) -> Iterator[Batch]:
+) -> Iterator[B]:
     with worker_processes(build, num_workers) as processes:
         batches = processes.results(requests, _BATCHES_AHEAD)
         yield from _pin_ahead(batches) if pin_memory else batches
 
 
-def _pin_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _pin_ahead(batches: Iterator[B]) -> Iterator[B]:
     """The same batches in page-locked memory, copied there by a thread."""
 
-    def pull(_: None) -> Batch | None:
+    def pull(_: None) -> B | None:
         batch = next(batches, None)
         return None if batch is None else batch.pin_memory()
 

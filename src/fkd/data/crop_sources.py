@@ -164,14 +164,39 @@ class StoredCropSource:
 
     def crop_numbers(self, images: np.ndarray, start: int, crops_per_image: int) -> np.ndarray:
         """Which stored crops an access to images (B,) uses, int64 (B, m)."""
-        streams, num_crops = image_streams(self._images, images, self._seed), self._store.num_crops
-        if self._order == "iid":
-            orders = permutations(streams, Purpose.VIEW_ORDER, start, num_crops)
-            return orders[:, :crops_per_image]
-        positions = range(start, start + crops_per_image)
-        return without_replacement(
-            streams, num_crops, positions, self._crops_per_image, self._offset
+        return crop_numbers(
+            image_streams(self._images, images, self._seed),
+            self._store.num_crops,
+            range(start, start + crops_per_image),
+            crops_per_image=self._crops_per_image,
+            offset=self._offset,
+            order=self._order,
         )
+
+
+def crop_numbers(
+    streams: np.ndarray,
+    num_crops: int,
+    positions: range,
+    *,
+    crops_per_image: int,
+    offset: int = 0,
+    order: CropOrder = "epoch_permutation",
+) -> np.ndarray:
+    """Which of its `num_crops` stored crops an image shows at these positions, int64 (B, m).
+
+    Args:
+        streams: of the images, uint64 (B,); see `image_streams`.
+        num_crops: M.
+        positions: of one access, consecutive, m <= M.
+        crops_per_image: m of every multi-crop access.
+        offset: position of the first multi-crop access.
+        order: without replacement, or independent at every access.
+    """
+    if order == "iid":
+        orders = permutations(streams, Purpose.VIEW_ORDER, positions.start, num_crops)
+        return orders[:, : len(positions)]
+    return without_replacement(streams, num_crops, positions, crops_per_image, offset)
 
 
 def image_streams(source: ImageSource, images: np.ndarray, seed: int) -> np.ndarray:

@@ -4,13 +4,32 @@ A label belongs to the pixels of one file, so a file of other bytes is refused, 
 decodes to another size than it did when it was labeled.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from fkd.data.decode import Decoder
-from fkd.data.sources import ImageSource, LoadedImage, load
+from fkd.data.sources import ImageSource, LoadedImage, load, spread_images
 from fkd.errors import CropMismatch, StoreMismatch
-from fkd.store import ImageFacts, LabelStore
+from fkd.store import ImageFacts, LabelStore, keys_digest
 from fkd.store.canonical import printable
+
+_IDENTIFYING = 64  # images whose content is compared when a run is started again
+
+
+def identify_images(source: ImageSource) -> dict[str, Any]:
+    """What tells images from others, in values of JSON: their keys, and the content of some.
+
+    Reading all would take long at every start; images of a store are compared with it one by one
+    when they are read.
+    """
+    keys = [source.key(i) for i in range(len(source))]
+    some = map(source.read, spread_images(source, _IDENTIFYING))
+    return {
+        "num_images": len(source),
+        "keys_sha256": keys_digest(keys),
+        "sampled_contents_sha256": keys_digest(some),
+    }
 
 
 def is_labeled_file(facts: ImageFacts, i: int, crc32: int, num_bytes: int) -> bool:

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, fingerprint
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
@@ -46,7 +47,7 @@ def join_store(images: ImageSource, store: LabelStore) -> Join:
     position = {key: i for i, key in enumerate(keys)}
     store.join(keys, fingerprint=fingerprint_of)
     labeled = np.flatnonzero(store.labeled(np.arange(len(keys))))
-    return Join(labeled, map_classes(images.class_names, store.class_names))
+    return Join(labeled, class_ids_among(images, store.class_names))
 
 
 def map_classes(names: Sequence[str] | None, known: Sequence[str]) -> np.ndarray | None:
@@ -62,6 +63,14 @@ def map_classes(names: Sequence[str] | None, known: Sequence[str]) -> np.ndarray
     return np.array([ids.get(name, -1) for name in names], np.int64)
 
 
+def class_ids_among(images: ImageSource, known: Sequence[str]) -> np.ndarray | None:
+    """The id in `known` of each class of a source, as `map_classes`; None where it has no classes.
+
+    Classes are matched by name, or by number where they are numbers (`fkd.data.numbered`).
+    """
+    return map_classes(class_names_among(images, known), known)
+
+
 def describe_differing_classes(
     images: ImageSource, trained: Sequence[str], known: Sequence[str]
 ) -> str | None:
@@ -75,7 +84,7 @@ def describe_differing_classes(
         trained: classes of the training images.
         known: classes of the student, often more.
     """
-    here = images.class_names or []
+    here = class_names_among(images, known) or []
     counts = np.bincount([images.label(i) + 1 for i in range(len(images))], minlength=len(here) + 1)
     unknown = set(here) - set(known)
     num_unknown = sum(int(counts[i + 1]) for i, name in enumerate(here) if name in unknown)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fkd.data.listing import Folder, read_tree
-from fkd.data.parquet_classes import read_classes
+from fkd.data.parquet_classes import holds_numbers, read_classes
 from fkd.data.parquet_files import (
     DAMAGE,
     choose_files,
@@ -45,6 +45,7 @@ class ParquetSource:
         root: the folder or file, as given.
         class_names: names in the order of the labels, or None without labels.
         remarks: what the user may want to know of the files, a sentence each.
+        labels_are_ids: whether the labels are numbers in the files, too, and not text.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ParquetSource:
         self._labels = np.full(len(self), -1, dtype=np.int32)
         if label_column is not None:
             self.class_names, self._labels = read_classes(footers, label_column)
+        self.labels_are_ids = label_column is not None and holds_numbers(footers, label_column)
 
     def __len__(self) -> int:
         return int(self._first_rows[-1])

@@ -53,6 +53,13 @@ def read_classes(footers: Sequence[Footer], column: str) -> tuple[list[str] | No
     return names, every.astype(np.int32)
 
 
+def holds_numbers(footers: Sequence[Footer], column: str) -> bool:
+    """Whether the labels in the files are integers, so that they have an order of their own."""
+    kinds = [footer.schema.field(column).type for footer in footers]
+    values = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
+    return any(pa.types.is_integer(kind) for kind in values)
+
+
 def _read_column(footer: Footer, column: str) -> Any:
     """The labels of a file, without the encoding as a dictionary."""
     try:

@@ -12,10 +12,12 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from fkd.checks import require_one_of
 from fkd.data.arrays import ArraySource, refuse_transforms
 from fkd.data.decode import Decoder, decode_image
 from fkd.data.folder import FolderLayout, FolderSource, scan_folder
 from fkd.data.listing import Folder, read_tree
+from fkd.data.numbered import Naming, NumberedSource, are_imagenet_ids
 from fkd.data.parquet import ParquetSource
 from fkd.data.parquet_files import choose_files, holds_images
 from fkd.data.tars import TarSource
@@ -72,6 +74,8 @@ class ImagesConfig:
         image_column: column of the encoded images (Parquet).
         label_column: column of the labels (Parquet); null for images without labels.
         download: download CIFAR if it is missing.
+        classes: what class folders with numbers as names mean: names, or with by_number the ids of
+            the classes, as in ImageNetV2. auto takes them for ids if they are all of 0 to 999.
 
     Example:
         >>> from fkd import ImagesConfig, open_source
@@ -87,6 +91,7 @@ class ImagesConfig:
     image_column: str = "image"
     label_column: str | None = "label"
     download: bool = False
+    classes: Naming = "auto"
 
     def __post_init__(self) -> None:
         settle_paths(self, "root")
@@ -97,6 +102,12 @@ class ImagesConfig:
         if self.format not in get_args(SourceFormat):
             known = ", ".join(get_args(SourceFormat))
             raise ConfigError(f"images.format: unknown format {self.format!r}; choose from {known}")
+        require_one_of(Naming, "images.classes", self.classes)
+        if self.classes == "by_number" and (self.format == "flat" or self.label_column is None):
+            raise ConfigError(
+                "images.classes by_number: images.format flat, or label_column null, takes images "
+                "without classes; leave out one of the two"
+            )
 
 
 @dataclass(frozen=True)
@@ -153,6 +164,11 @@ def open_source(config: ImagesConfig) -> ImageSource:
         >>> images.key(7), images.class_names[images.label(7)]
         (b'bee/2.png', 'bee')
     """
+    return _name_classes(_open(config), config)
+
+
+def _open(config: ImagesConfig) -> ImageSource:
+    """The images, with the classes as they are called where they lie."""
     if config.format in ("cifar10", "cifar100"):
         return ArraySource(_open_cifar(config))
     if os.path.isfile(config.root) and _may_be(".parquet", config):
@@ -167,6 +183,25 @@ def open_source(config: ImagesConfig) -> ImageSource:
     layouts: dict[str, FolderLayout] = {"classes": "classes", "flat": "flat"}
     layout = layouts.get(config.format, "folder")
     return scan_folder(config.root, split=config.split, layout=layout, tree=tree)
+
+
+def _name_classes(source: ImageSource, config: ImagesConfig) -> ImageSource:
+    """The source with its classes as the configuration says.
+
+    Raises:
+        ConfigError: numbers are wanted, and there are none.
+    """
+    if source.class_names is None:
+        if config.classes == "by_number":
+            raise ConfigError(
+                f"images.classes by_number: {source.root} has no classes; leave it out, or give "
+                "images in class folders"
+            )
+        return source
+    on_request = config.classes == "by_number"
+    if on_request or (config.classes == "auto" and are_imagenet_ids(source.class_names)):
+        return NumberedSource(source, on_request=on_request)
+    return source
 
 
 def refuse_same_folder(out: str, *images: ImagesConfig | None) -> None:

@@ -22,6 +22,7 @@ class SubsetSource:
         root: where the images are.
         class_names: all classes of the source, also those without an image here.
         remarks: those of the source.
+        classes_are_numbers: whether its classes are ids (`fkd.data.numbered`).
 
     Args:
         whole: the source.
@@ -32,6 +33,7 @@ class SubsetSource:
         self.root = whole.root
         self.class_names = whole.class_names
         self.remarks = remarks_of(whole)
+        self.classes_are_numbers = bool(getattr(whole, "classes_are_numbers", False))
         self._whole = whole
         self._positions = list(positions)
 

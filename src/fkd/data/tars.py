@@ -70,6 +70,7 @@ class TarSource:
         root: the folder or archive, as given.
         class_names: names in the order of the labels, or None without labels.
         remarks: what the user may want to know of the archives, a sentence each.
+        labels_are_ids: whether the labels are numbers in the archives, too, and no names.
     """
 
     def __init__(self, root: str, files: Sequence[str], remarks: Sequence[str] = ()) -> None:
@@ -98,6 +99,7 @@ class TarSource:
         self._require_sound(folder, sum(archive.left_out for archive in archives))
         classes = [self._class_of(archives[n], n, member) for _, n, member in self._entries]
         self.class_names, self._labels = _number_classes(classes, folder, root)
+        self.labels_are_ids = any(isinstance(value, int) for value in classes)
 
     def __len__(self) -> int:
         return len(self._entries)

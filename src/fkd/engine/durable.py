@@ -14,6 +14,7 @@ from fkd.errors import RunError
 from fkd.userfiles import os_reason
 
 _TEMPORARY = ".tmp"
+_RESUMES = "run the same command again: it resumes from the last checkpoint"
 
 
 class _HashingFile:
@@ -40,8 +41,8 @@ class _HashingFile:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Around everything that writes `path`.
+def writing(path: Path, then: str = _RESUMES) -> Iterator[None]:
+    """Around everything that writes `path`; `then` is what to do once the disk is repaired.
 
     Raises:
         RunError: the disk is full or refuses.
@@ -51,7 +52,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {os_reason(error)}; free some space or repair the disk, then "
-            "run the same command again: it resumes from the last checkpoint"
+            f"{then}"
         ) from error
 
 
@@ -81,16 +82,21 @@ def list_folder(path: Path) -> list[str]:
     return []
 
 
-def replace_file(path: Path, write: Callable[[Any], Any]) -> tuple[str, int]:
+def replace_file(path: Path, write: Callable[[Any], Any], then: str = _RESUMES) -> tuple[str, int]:
     """Make what `write(file)` writes the content of `path`, durably and all at once.
 
     Returns its SHA-256 (hexadecimal) and its length.
+
+    Args:
+        path: of the file.
+        write: called with the open file.
+        then: as for `writing`.
 
     Raises:
         RunError: the disk is full or refuses; what was there before is untouched.
     """
     temporary = path.with_name(path.name + _TEMPORARY)
-    with writing(path):
+    with writing(path, then):
         try:
             with open(temporary, "wb") as file:
                 hashing = _HashingFile(file)

@@ -4,9 +4,10 @@ It is handed everything it calls and looks nothing up: which method is trained, 
 from and how a student is evaluated are decided by `fkd.training`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -25,9 +26,37 @@ from fkd.engine.state import TrainableMethod, TrainState
 _AGREE_EVERY = 10  # steps between two exchanges on whether a process was told to stop
 
 
+class Loop(Protocol):
+    """What `run` asks about a run; `LoopConfig` answers it for classifiers."""
+
+    @property
+    def order(self) -> Order:
+        """Which images in which step."""
+
+    @property
+    def evaluate(self) -> Callable[[nn.Module], Metrics] | None:
+        """Metrics of a model on the validation images; None without any."""
+
+    @property
+    def clip_grad(self) -> float | None:
+        """Largest norm of the gradient; None does not clip."""
+
+    def learning_rate(self, info: StepInfo) -> float:
+        """The rate of a step."""
+
+    def evaluates_after(self, info: StepInfo) -> bool:
+        """Whether the model is evaluated after a step."""
+
+    def forward_backward(self, state: TrainState, chunk: Chunk, batch: Any) -> Tensor:
+        """Add the gradient of one chunk; returns what the recorder counts, zeros for a filler."""
+
+    def after_step(self, counted: Sequence[bool]) -> None:
+        """Called after every optimizer step: which of its forward passes were no fillers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What happens in a run.
+    """What happens in a run that trains a classifier.
 
     Attributes:
         order: which images in which step.
@@ -62,14 +91,38 @@ class LoopConfig:
 
     def evaluates_after(self, info: StepInfo) -> bool:
         """Whether the student is evaluated after a step."""
-        is_last = info.pass_number == len(self.order.passes) - 1
-        is_due = is_last or (info.pass_number + 1) % self.evaluate_every == 0
-        return info.ends_pass and is_due
+        return is_due(info, self.order, self.evaluate_every)
+
+    def forward_backward(self, state: TrainState, chunk: Chunk, batch: Batch) -> Tensor:
+        """Add the gradient of one chunk; returns its `count_crops`, zeros for a filler."""
+        torch.manual_seed(step_seed(self.seed, state.step, chunk.number))
+        batch = _mix(self.mixing, self.seed, state.step, batch)
+        images, targets = self.normalize(batch.crops[0]), self.method.targets(batch)
+        with gradients_of(state, chunk):
+            outputs, auxiliary_loss = state.prepared(images, targets)
+            loss = self.method.loss(outputs, targets)
+            if auxiliary_loss is not None:
+                loss = loss + auxiliary_loss
+            state.accelerator.backward(loss * chunk.weight)
+        return count_crops(loss, outputs, batch) * float(chunk.weight > 0)
+
+    def after_step(self, counted: Sequence[bool]) -> None:
+        """Let the method know."""
+        self.method.after_step(counted)
 
 
-def run(
-    config: LoopConfig, state: TrainState, recorder: Recorder, batches: Iterator[Batch]
-) -> None:
+def is_due(info: StepInfo, order: Order, every: int) -> bool:
+    """Whether a step ends a pass after which a model is evaluated: every so many, and the last."""
+    number = info.pass_number + 1
+    return info.ends_pass and (number == len(order.passes) or number % every == 0)
+
+
+def gradients_of(state: TrainState, chunk: Chunk) -> AbstractContextManager[Any]:
+    """Around a forward and backward pass; processes exchange gradients in the last of a step."""
+    return nullcontext() if chunk.last else state.accelerator.no_sync(state.prepared)
+
+
+def run(config: Loop, state: TrainState, recorder: Recorder, batches: Iterator[Any]) -> None:
     """Train from the state's step to the end.
 
     Args:
@@ -89,21 +142,21 @@ def run(
             lr = config.learning_rate(info)
             set_learning_rate(state.optimizer, lr)
             state.prepared.train()
-            counts, counted = torch.zeros(4, device=accelerator.device), []
+            counts, counted = [], []
             for part in range(order.accumulate_steps):
                 chunk = order.chunk(state.step, part)
                 batch = next(batches).to(accelerator.device)
-                counts += _forward_backward(config, state, chunk, batch)
+                counts.append(config.forward_backward(state, chunk, batch))
                 counted.append(chunk.weight > 0)
             if config.clip_grad is not None:
                 accelerator.clip_grad_norm_(state.prepared.parameters(), config.clip_grad)
             state.optimizer.step()
             state.optimizer.zero_grad()
             state.step += 1
-            config.method.after_step(counted)
+            config.after_step(counted)
             if state.ema is not None:
                 state.ema.update(state.module.student)
-            recorder.trained(info, lr, accelerator.reduce(counts))
+            recorder.trained(info, lr, accelerator.reduce(torch.stack(counts).sum(0)))
             if config.evaluate is not None and config.evaluates_after(info):
                 state.share_buffers()
                 recorder.evaluated(info, config.evaluate(state.result))
@@ -112,24 +165,6 @@ def run(
             if stopping:
                 accelerator.wait_for_everyone()
                 signals.leave()
-
-
-def _forward_backward(config: LoopConfig, state: TrainState, chunk: Chunk, batch: Batch) -> Tensor:
-    """Add the gradient of one chunk; returns its `count_crops`, zeros for a filler.
-
-    Processes exchange gradients in the last part of a step only.
-    """
-    accelerator, method = state.accelerator, config.method
-    torch.manual_seed(step_seed(config.seed, state.step, chunk.number))
-    batch = _mix(config.mixing, config.seed, state.step, batch)
-    images, targets = config.normalize(batch.crops[0]), method.targets(batch)
-    with nullcontext() if chunk.last else accelerator.no_sync(state.prepared):
-        outputs, auxiliary_loss = state.prepared(images, targets)
-        loss = method.loss(outputs, targets)
-        if auxiliary_loss is not None:
-            loss = loss + auxiliary_loss
-        accelerator.backward(loss * chunk.weight)
-    return count_crops(loss, outputs, batch) * float(chunk.weight > 0)
 
 
 def _mix(config: MixingConfig, seed: int, step: int, batch: Batch) -> Batch:

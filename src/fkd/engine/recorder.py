@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,6 +33,32 @@ def count_crops(loss: Tensor, outputs: Tensor | tuple[Tensor, ...], batch: Batch
     return torch.stack([loss.detach().float() * crops, hits, known, crops])
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What is counted in every step, and what a log line makes of it.
+
+    Attributes:
+        num_counts: how many numbers; the first is the loss, summed over what the last one counts.
+        describe: members of a log line from the numbers and the seconds since the line before.
+    """
+
+    num_counts: int
+    describe: Callable[[Sequence[float], float], Metrics]
+
+
+def _describe_crops(counts: Sequence[float], seconds: float) -> Metrics:
+    loss, hits, known, crops = counts
+    return {
+        "loss": loss / crops,
+        "train_top1": 100.0 * hits / known if known else None,
+        "crops_per_second": crops / seconds,
+    }
+
+
+CROPS = Measure(4, _describe_crops)
+"""What `count_crops` counts."""
+
+
 class Recorder:
     """Keeps the records of one run.
 
@@ -44,6 +72,7 @@ class Recorder:
         checkpoints: on the main process.
         progress: what the caller passed; on the main process.
         resumed: the checkpoint that the run resumes from, if it does.
+        measure: what is counted.
     """
 
     def __init__(
@@ -56,8 +85,10 @@ class Recorder:
         checkpoints: Checkpoints | None,
         progress: Progress | None,
         resumed: State | None,
+        measure: Measure = CROPS,
     ) -> None:
         self._state = state
+        self._measure = measure
         self._log_every = log_every
         self._checkpoint_seconds = checkpoint_seconds
         self._log = log
@@ -65,7 +96,7 @@ class Recorder:
         self._progress = progress
         self._began = self._saved = self._logged = time.monotonic()
         self._seconds_before = resumed["seconds"] if resumed else 0.0
-        counts = resumed["counts"] if resumed else torch.zeros(4)
+        counts = resumed["counts"] if resumed else torch.zeros(measure.num_counts)
         self._counts = counts.to(state.accelerator.device)
         self._metrics: Metrics = {}
 
@@ -75,7 +106,7 @@ class Recorder:
         return self._seconds_before + time.monotonic() - self._began
 
     def trained(self, info: StepInfo, lr: float, counts: Tensor) -> None:
-        """A step is done; `counts` is the sum of `count_crops` over all processes.
+        """A step is done; `counts` are those of the measure, summed over all processes.
 
         Raises:
             RunError: the loss is not finite.
@@ -117,16 +148,14 @@ class Recorder:
         self._saved = time.monotonic()
 
     def _write_training_line(self, info: StepInfo, lr: float) -> None:
-        loss, hits, known, crops = self._counts.tolist()
-        self._require_finite(loss)
+        counts = self._counts.tolist()
+        self._require_finite(counts[0])
         now = time.monotonic()
         self._metrics = {
             "step": self._state.step,
             "epoch": info.epoch_after,
             "lr": lr,
-            "loss": loss / crops,
-            "train_top1": 100.0 * hits / known if known else None,
-            "crops_per_second": crops / (now - self._logged),
+            **self._measure.describe(counts, now - self._logged),
             "seconds": self.seconds,
         }
         if self._log is not None:

@@ -5,8 +5,7 @@ RUN/env.json           seed, data, commit, versions and hardware of the first st
 RUN/metrics.jsonl      one line per log entry
 RUN/tensorboard/       the same for TensorBoard
 RUN/checkpoints/       the newest two; a run that is started again resumes from the newest
-RUN/classes.json       class names in the order of the outputs
-RUN/student.json       architecture and input of the student
+RUN/config.json        the student: architecture, input and class names, as timm writes them
 RUN/model.safetensors  the final weights; written last: its presence means "finished"
 """
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fkd.crops.replay import resize
 from fkd.data.ahead import look_ahead, single_threaded_pool
-from fkd.data.joining import map_classes
+from fkd.data.joining import class_ids_among
+from fkd.data.numbered import numbers_of
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError
 from fkd.models.preprocessing import Preprocessing
@@ -60,7 +61,7 @@ class LabeledImages:
         Raises:
             ConfigError: the images have no classes, or the model knows none of them.
         """
-        ids = map_classes(source.class_names, class_names)
+        ids = class_ids_among(source, class_names)
         if ids is None or source.class_names is None:
             raise ConfigError(f"{source.root} has no classes; give images in class folders")
         labels = np.array([source.label(i) for i in range(len(source))], np.int64)
@@ -71,6 +72,7 @@ class LabeledImages:
                 f"none of the classes of {source.root} ({_some(source.class_names)}) is known to "
                 f"the model ({_some(class_names)}); use a model that was trained on these "
                 "classes, or rename the folders if only their names differ"
+                + suggest_numbers(source)
             )
         return LabeledImages(source=source, chosen=chosen, labels=labels[chosen])
 
@@ -152,6 +154,14 @@ def _build_batch(
     crops = torch.stack([center_crop(image, preprocessing) for image in loaded])
     labels = torch.tensor([int(images.labels[index]) for index in part])
     return crops.contiguous(memory_format=torch.channels_last), labels
+
+
+def suggest_numbers(source: ImageSource) -> str:
+    """The rest of a message that classes are unknown, where numbers may be meant as class ids."""
+    is_numbered = getattr(source, "classes_are_numbers", False)
+    if is_numbered or numbers_of(source.class_names or [""]) is None:
+        return ""
+    return "; if their numbers are the ids of the model's classes, set images.classes by_number"
 
 
 def is_distributed() -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkd.crops.records import CropRecords
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, load, spread_images
 from fkd.errors import ConfigError, ImageError, TeacherError
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, TeacherInput, run_stages
@@ -63,10 +64,11 @@ def measure_accuracy(
     """
     if num_images == 0:
         return TeacherAccuracy(0, 0.0, "accuracy_images is 0")
-    if source.class_names is None:
+    names = class_names_among(source, teachers.class_names)
+    if names is None:
         return TeacherAccuracy(0, 0.0, "the images have no classes")
     try:
-        output_of = match_classes(source.class_names, teachers.class_names)
+        output_of = match_classes(names, teachers.class_names)
     except ConfigError as error:
         return TeacherAccuracy(0, 0.0, str(error))
     places = _sample(source, num_images)

@@ -2,11 +2,13 @@
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from fkd.crops.replay import sample_crops, whole_image
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, load, open_source
 from fkd.data.subset import spread
 from fkd.errors import ConfigError, ImageError
@@ -100,9 +102,10 @@ def build_setup(
     """
     source = spread(open_source(config.images), config.max_images)
     device = resolve_device(config.device, local_rank)
-    class_names = source.class_names if config.classes == "dataset" else None
-    if class_names is not None and any(t.output != "logits" for t in all_teachers(config)):
+    of_dataset = config.classes == "dataset" and source.class_names is not None
+    if of_dataset and any(t.output != "logits" for t in all_teachers(config)):
         raise ConfigError("classes: features are no classes; leave out --classes dataset")
+    class_names = partial(class_names_among, source) if of_dataset else None
     teachers = load_teachers(all_teachers(config), class_names=class_names, device=device)
     if config.min_accuracy is not None and not teachers.is_classifier:
         raise ConfigError(

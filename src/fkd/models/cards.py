@@ -1,15 +1,14 @@
 """Model folders: what lies beside the weights and says which network they are of and what it sees.
 
-    student.json              of fkd: "name", "num_classes", preprocessing, "kwargs": a `ModelCard`
-    classes.json              of fkd: class names in the order of the outputs; may be missing
-    config.json               of timm (`save_for_hf`): "architecture", "num_classes", "model_args",
-                              "pretrained_cfg" with "input_size", "mean", "std", "label_names", ...
+    config.json               of timm (`save_for_hf`) and of fkd (`fkd.models.timm_config`):
+                              "architecture", "num_classes", "label_names", "model_args",
+                              "pretrained_cfg" with "input_size", "mean", "std", ...
     config.json               of transformers: "model_type", "id2label"; beside it
     preprocessor_config.json  "image_mean", "image_std", "size", "crop_size", "resample", ...
 
-A folder is read in the first of these layouts that it has. Its values go before what timm knows of
-an architecture by name: weights that were trained with another normalization lose ten points of
-accuracy with that of the name, and nothing crashes.
+The values of a folder go before what timm knows of an architecture by name: weights that were
+trained with another normalization lose ten points of accuracy with that of the name, and nothing
+crashes.
 """
 
 import json
@@ -19,15 +18,15 @@ from typing import Any
 
 from fkd.checks import require_colors
 from fkd.errors import ConfigError
-from fkd.models.classes import imagenet_classes, read_class_names, refuse_duplicates
+from fkd.models.classes import imagenet_classes, refuse_duplicates
 from fkd.models.network_arguments import check_arguments
 from fkd.models.preprocessing import Preprocessing
 from fkd.userfiles import read_text
 
-CARD_FILE = "student.json"
-CLASSES_FILE = "classes.json"
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
+OWN = "fkd"
+"""The member of `config.json` that a run of fkd adds to timm's."""
 
 _TIMM_DEFAULTS: dict[str, Any] = {
     "input_size": [3, 224, 224],
@@ -44,7 +43,7 @@ _DEFAULT_LABELS = 2  # transformers writes no labels where there are its own two
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What `student.json` says.
+    """What a model folder says of its network.
 
     Attributes:
         name: the architecture, as `build_model` takes it; empty where a folder only has the name
@@ -53,6 +52,7 @@ class ModelCard:
         preprocessing: the input that the weights expect.
         kwargs: further arguments with which the network was built.
         license: of the weights, as timm's `config.json` may say it; None if unknown.
+        has_head: whether the folder is that of a run which left a head of embeddings.
     """
 
     name: str
@@ -60,28 +60,7 @@ class ModelCard:
     preprocessing: Preprocessing
     kwargs: dict[str, Any] = field(default_factory=dict)
     license: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The contents of `student.json`."""
-        own = {"name": self.name, "num_classes": self.num_classes, "kwargs": self.kwargs}
-        return {**own, **self.preprocessing.to_json()}
-
-    @classmethod
-    def from_json(cls, fields: Any) -> "ModelCard":
-        """From the contents of `student.json`; fields it does not know are left alone.
-
-        Raises:
-            ConfigError: a field is missing or impossible, or an argument is not allowed.
-        """
-        if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
-            raise ConfigError("the model card has no name")
-        num_classes, kwargs = fields.get("num_classes"), fields.get("kwargs", {})
-        return cls(
-            fields["name"],
-            _class_count(num_classes),
-            Preprocessing.from_json(fields),
-            check_arguments(kwargs),
-        )
+    has_head: bool = False
 
 
 def read_card(folder: Path) -> tuple[ModelCard | None, list[str] | None]:
@@ -90,14 +69,12 @@ def read_card(folder: Path) -> tuple[ModelCard | None, list[str] | None]:
     Raises:
         ConfigError: a file is damaged, or files contradict each other.
     """
-    if (folder / CARD_FILE).exists():
-        card = _parse(folder / CARD_FILE, ModelCard.from_json)
-        return card, _own_names(folder, card)
     if not (folder / CONFIG_FILE).exists():
-        return None, _own_names(folder, None)
-    card, names = _parse(folder / CONFIG_FILE, lambda fields: _from_config(fields, folder))
-    own = _own_names(folder, card)
-    return card, names if own is None else own
+        return None, None
+    parsed: tuple[ModelCard, list[str] | None] = _parse(
+        folder / CONFIG_FILE, lambda fields: _from_config(fields, folder)
+    )
+    return parsed
 
 
 def is_described(folder: Path) -> bool:
@@ -105,26 +82,11 @@ def is_described(folder: Path) -> bool:
 
     Any program may leave a config.json beside a file that was given by its own name.
     """
-    if (folder / CARD_FILE).exists():
-        return True
     if not (folder / CONFIG_FILE).exists():
         return False
     if (folder / PROCESSOR_FILE).exists():
         return True
     return '"architecture"' in read_text("checkpoint", folder / CONFIG_FILE)
-
-
-def _own_names(folder: Path, card: ModelCard | None) -> list[str] | None:
-    path = folder / CLASSES_FILE
-    if not path.exists():
-        return None
-    names = read_class_names(path)
-    if card is not None and len(names) != card.num_classes:
-        raise ConfigError(
-            f"checkpoint: {path} names {len(names)} classes, but the model has "
-            f"{card.num_classes}; restore the run folder"
-        )
-    return names
 
 
 def _parse(path: Path, parse: Any) -> Any:
@@ -176,6 +138,7 @@ def _of_timm(fields: dict[str, Any]) -> tuple[ModelCard, list[str] | None]:
         Preprocessing.from_json({**input_of, "input_size": side}),
         kwargs,
         _license(config.get("license")),
+        _has_head(fields.get(OWN)),
     )
     return card, _checked_names(names, num_classes)
 
@@ -225,6 +188,11 @@ def _of_processor(fields: Any) -> Preprocessing:
             "crop_pct": fields.get("crop_pct") or min(1.0, side / whole),
         }
     )
+
+
+def _has_head(own: Any) -> bool:
+    """Whether the run that wrote the folder says that it left a head."""
+    return isinstance(own, dict) and own.get("head") is True
 
 
 def _license(value: Any) -> str | None:

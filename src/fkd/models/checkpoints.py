@@ -4,7 +4,7 @@ A model folder is what a training run leaves behind, what timm or transformers s
 to use its network as a teacher:
 
     model.safetensors   the weights, in the names of timm or torchvision; or pytorch_model.bin
-    student.json, or config.json, and the names of the classes: see `fkd.models.cards`
+    config.json         the network, its input, the names of its classes: see `fkd.models.cards`
 
 Files are read by `fkd.models.weight_files` without running code from them.
 """

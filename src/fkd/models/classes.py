@@ -74,6 +74,26 @@ def match_classes(wanted: Sequence[str], head: Sequence[str]) -> list[int]:
     return outputs
 
 
+def match_known_classes(wanted: Iterable[str], head: Sequence[str]) -> list[int]:
+    """As `match_classes`, but -1 for a class that matches none or several, or the same as another.
+
+    Example:
+        >>> match_known_classes(["Egyptian_cat", "bicycle lane"], ["n02123045", "n02124075"])
+        [1, -1]
+    """
+    position = {name: i for i, name in enumerate(head)}
+    first_words, all_words = _words_of_outputs(head)
+    taken: set[int] = set()
+    outputs = []
+    for name in wanted:
+        exact = [position[name]] if name in position else None
+        found = exact or _by_words(name, first_words, all_words)
+        output = found[0] if len(found) == 1 and found[0] not in taken else -1
+        taken.add(output)
+        outputs.append(output)
+    return outputs
+
+
 def read_class_names(path: str | Path) -> list[str]:
     """Class names in the order of a head's outputs: a JSON list, or a text file with one per line.
 
@@ -135,12 +155,18 @@ def _refuse_unmatched(
             f"{len(missing)} of {len(wanted)} classes are unknown to the teacher, the first is "
             f"{missing[0]!r} (it knows {len(head)} such as {_examples(head)}); rename the classes, "
             "name the teacher's outputs in teacher.class_names, keep the teacher's own classes, or "
-            "first train a teacher on these (fkd train --method vanilla)"
+            f"first train a teacher on these (fkd train --method vanilla){_suggest_numbers(wanted)}"
         )
     for name, outputs in zip(wanted, candidates, strict=True):
         if len(outputs) > 1:
             options = " or ".join(head[i] for i in outputs)
             raise ConfigError(f"class {name!r} may mean {options}; rename it to the one you mean")
+
+
+def _suggest_numbers(wanted: Sequence[str]) -> str:
+    if not all(name.isdecimal() for name in wanted):
+        return ""
+    return "; if these numbers are the ids of its classes, set images.classes by_number"
 
 
 def _refuse_shared(wanted: Sequence[str], head: Sequence[str], outputs: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fkd.errors import ConfigError
 from fkd.models.architectures.embedders import Embedder, MlpHead, NoHead, PrototypeHead
-from fkd.models.cards import CARD_FILE
+from fkd.models.cards import is_described, read_card
 from fkd.models.features import PooledFeatures
 from fkd.models.state_dicts import unwrap
 from fkd.models.weight_files import read_weight_file
@@ -93,6 +93,13 @@ def attach_head(
     return Embedder(backbone, PrototypeHead(width, hidden, num_prototypes=num_outputs, **given))
 
 
+def network_of(student: Embedder) -> nn.Module:
+    """The network of a student that `attach_head` made, which is what a run folder holds."""
+    backbone = student.backbone
+    assert isinstance(backbone, Backbone)
+    return backbone.model
+
+
 def split_state(student: Embedder) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of a student's network, by the names of its library, and those of its head.
 
@@ -114,11 +121,11 @@ def load_head(student: Embedder, checkpoint: str) -> None:
     """
     folder = home_path(checkpoint)
     folder = folder if folder.is_dir() else folder.parent
-    file = folder / HEAD_FILE
     # Beside a file of others, a head of that name may be of any run.
-    is_run = (folder / CARD_FILE).is_file() and file.is_file()
-    if isinstance(student.head, NoHead) or not is_run:
+    card = read_card(folder)[0] if is_described(folder) else None
+    if isinstance(student.head, NoHead) or card is None or not card.has_head:
         return
+    file = folder / HEAD_FILE
     state = unwrap(read_weight_file(file), f"student.checkpoint: {file}")
     expected = student.head.state_dict()
     if {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in expected.items()}:

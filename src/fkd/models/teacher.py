@@ -1,6 +1,6 @@
 """Teachers by their configuration: what is loaded, and what of it is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -85,7 +85,7 @@ class TeacherConfig:
 def load_teachers(
     configs: Sequence[TeacherConfig],
     *,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Callable[[list[str]], list[str] | None] | None = None,
     device: torch.device | str = "cpu",
 ) -> TeacherEnsemble:
     """The teachers of a configuration, on their device.
@@ -93,7 +93,8 @@ def load_teachers(
     Args:
         configs: one or more.
         class_names: of the outputs, in this order, matched by name in every head: the
-            same names, WordNet ids or their lemmas. By default all classes of the first teacher.
+            same names, WordNet ids or their lemmas. Or what makes these of the classes of the first
+            teacher. By default all classes of the first teacher.
         device: where they run.
 
     Raises:
@@ -108,7 +109,10 @@ def load_teachers(
         >>> teachers.probabilities([crops]).shape
         torch.Size([2, 7])
     """
-    return TeacherEnsemble([_load_teacher(c) for c in configs], class_names).to(device)
+    teachers = [_load_teacher(config) for config in configs]
+    if callable(class_names):
+        class_names = class_names(teachers[0].class_names)
+    return TeacherEnsemble(teachers, class_names).to(device)
 
 
 def _load_teacher(config: TeacherConfig) -> Teacher:

@@ -40,7 +40,8 @@ from fkd.models.teacher import TeacherConfig
 from fkd.models.zoo import is_model_folder
 from fkd.userfiles import settle_paths
 
-_CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
+CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
+"""m where none is given, by where crops come from."""
 
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers", "resume_from"}
@@ -348,7 +349,7 @@ def crop_source_kind(config: TrainConfig) -> CropSourceKind:
 def crops_per_image(config: TrainConfig) -> int:
     """m; where it is not given, that of a store with enough crops."""
     needs_pairs = find_method(config.method).needs_pairs
-    default = 2 if needs_pairs else _CROPS_PER_IMAGE[crop_source_kind(config)]
+    default = 2 if needs_pairs else CROPS_PER_IMAGE[crop_source_kind(config)]
     return default if config.crops_per_image is None else config.crops_per_image
 
 

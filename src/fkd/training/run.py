@@ -1,6 +1,5 @@
 """One training run from its configuration to its final weights."""
 
-import os
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
@@ -10,24 +9,24 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from fkd.data.batches import Batch, load_batches
 from fkd.data.decoders import DecoderReport
-from fkd.engine.checkpoint import Checkpoints, State
+from fkd.engine.accelerators import start_accelerator
+from fkd.engine.checkpoint import Checkpoints
 from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
 from fkd.engine.loop import LoopConfig, run
 from fkd.engine.order import Order
 from fkd.engine.recorder import Recorder
+from fkd.engine.resume import resume
 from fkd.engine.run_folder import is_finished, open_run_folder
 from fkd.engine.schedule import Pass
 from fkd.engine.state import TrainState
-from fkd.errors import ConfigError, RunError
+from fkd.errors import RunError
 from fkd.evaluation.accuracy import measure_accuracy
 from fkd.evaluation.neighbors import measure_neighbors
 from fkd.methods import find_method
-from fkd.models.devices import resolve_device
 from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
@@ -101,7 +100,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
         >>> train(config).num_steps
         4
     """
-    accelerator = _start_accelerator(config)
+    accelerator = start_accelerator(config.device, config.amp)
     with explained_failures(accelerator.num_processes):
         data = open_data(config)
         return _run(fill_in(config, data), data, accelerator, progress or Progress())
@@ -126,7 +125,7 @@ def _run(
         setup.student,
         setup.card.preprocessing,
         f"student {setup.card.name}",
-        _build_order(config, setup, accelerator).fewest_crops,
+        build_order(config, setup, accelerator).fewest_crops,
     )
     state = TrainState.build(
         setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
@@ -152,8 +151,8 @@ def _train(
     """All steps that are left."""
     accelerator = state.accelerator
     main = accelerator.is_main_process
-    resumed = _resume(config, state, checkpoints, progress)
-    order = _build_order(config, setup, accelerator)
+    resumed = resume(state, checkpoints, progress.warn, resume_from=config.resume_from)
+    order = build_order(config, setup, accelerator)
     log = MetricsLog(Path(config.out), state.step) if main else None
     with ExitStack() as opened:
         if log is not None:
@@ -171,42 +170,14 @@ def _train(
         progress.begin(state.step, order.num_steps, description)
         for sentence in odd_settings(config, order):
             progress.warn(sentence)
-        batches = opened.enter_context(closing(_load_batches(config, setup, order, state)))
-        run(_loop_config(config, setup, order, accelerator.device), state, recorder, batches)
+        batches = opened.enter_context(closing(open_batches(config, setup, order, state)))
+        run(loop_config(config, setup, order, accelerator.device), state, recorder, batches)
 
 
-def _resume(
-    config: TrainConfig, state: TrainState, checkpoints: Checkpoints, progress: Progress
-) -> State | None:
-    """Put the state of the newest checkpoint in place; returns it, None where there is none.
-
-    Raises:
-        RunError: a checkpoint cannot be read or used, or processes read different ones.
-    """
-    resume_from = None if config.resume_from is None else Path(config.resume_from)
-    resumed = checkpoints.load_newest(progress.warn, resume_from=resume_from)
-    if resumed is not None:
-        try:
-            state.load_state(resumed)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise RunError(
-                f"the newest checkpoint in {checkpoints.folder} does not fit the student or this "
-                f"version of fkd: {' '.join(str(error).split())}; give another --out"
-            ) from error
-    # All have read before the main process writes the next one.
-    here = torch.tensor([state.step], device=state.accelerator.device)
-    steps = set(state.accelerator.gather(here).tolist())
-    if len(steps) > 1:
-        raise RunError(
-            f"the processes of this run find checkpoints of different steps in {config.out} "
-            f"({min(steps)} and {max(steps)}); give an --out that all of them share"
-        )
-    return resumed
-
-
-def _load_batches(
+def open_batches(
     config: TrainConfig, setup: TrainSetup, order: Order, state: TrainState
 ) -> Generator[Batch, None, None]:
+    """The batches of a run from the state's step on; to be closed."""
     return load_batches(
         setup.cutter,
         (chunk.requests for chunk in order.chunks(state.step)),
@@ -217,7 +188,8 @@ def _load_batches(
     )
 
 
-def _build_order(config: TrainConfig, setup: TrainSetup, accelerator: Accelerator) -> Order:
+def build_order(config: TrainConfig, setup: TrainSetup, accelerator: Accelerator) -> Order:
+    """Which images are in which step of a run."""
     return Order(
         images=setup.chosen,
         passes=all_passes(config),
@@ -229,9 +201,10 @@ def _build_order(config: TrainConfig, setup: TrainSetup, accelerator: Accelerato
     )
 
 
-def _loop_config(
+def loop_config(
     config: TrainConfig, setup: TrainSetup, order: Order, device: torch.device
 ) -> LoopConfig:
+    """What happens in a run, for `fkd.engine.loop`."""
     return LoopConfig(
         order=order,
         normalize=setup.card.preprocessing.normalize,
@@ -283,34 +256,6 @@ def describe_passes(passes: Sequence[Pass], crops_per_image: int) -> str:
         f"{described}; a run this short is all single-crop ending, turn that off by "
         f"--schedule.single_crop_ending false to use {crops_per_image}"
     )
-
-
-def _start_accelerator(config: TrainConfig) -> Accelerator:
-    """Device, precision and processes.
-
-    Raises:
-        ConfigError: the device is missing, or lacks the precision.
-    """
-    wanted = None if config.device is None else resolve_device(config.device)
-    if not torch.distributed.is_initialized():
-        # accelerate would otherwise keep the settings of an earlier run of this process.
-        AcceleratorState._reset_state(reset_partial_state=True)
-    # Without a GPU, accelerate must know: it would not connect several processes.
-    cpu = config.device == "cpu" or not torch.accelerator.is_available()
-    if wanted is not None and wanted.type != "cpu" and ":" in str(config.device):
-        torch.accelerator.set_device_index(wanted)
-    # Otherwise accelerate sets a number of threads, with a warning.
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    try:
-        accelerator = Accelerator(mixed_precision=config.amp, cpu=cpu)
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"amp {config.amp} cannot be used here: {error}") from error
-    if wanted is not None and accelerator.device.type != wanted.type:
-        raise ConfigError(
-            f"device: {config.device} is there, but training would run on "
-            f"{accelerator.device.type}; use that, or cpu"
-        )
-    return accelerator
 
 
 def _read_result(path: Path, *, leads: bool, already_finished: bool) -> TrainResult:

@@ -1,7 +1,8 @@
 """What a run is built from: images, labels, teacher, student; opened and checked first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ from fkd.data.canary import check_canaries, describe_missing_canaries
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
+from fkd.data.identity import identify_images
 from fkd.data.joining import (
+    class_ids_among,
     describe_differing_classes,
     join_store,
-    map_classes,
     true_classes,
 )
 from fkd.data.maps import MapCropSource
-from fkd.data.sources import ImageSource, open_source, remarks_of, spread_images
+from fkd.data.numbered import class_names_among
+from fkd.data.sources import ImageSource, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
@@ -32,7 +35,7 @@ from fkd.models.cards import ModelCard
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.teacher import load_teachers
 from fkd.randomness import Purpose, permutations, stream_key
-from fkd.store import LabelStore, keys_digest
+from fkd.store import LabelStore
 from fkd.training.config import TrainConfig, all_teachers, crop_source_kind, crops_per_image
 from fkd.training.defaults import fill_defaults
 from fkd.training.outputs import (
@@ -44,7 +47,6 @@ from fkd.training.outputs import (
 )
 from fkd.training.students import build_student
 
-_IDENTIFYING = 64  # images whose content is compared when a run is started again
 _SUBSET = b"max_images"  # names the random stream that chooses them
 
 
@@ -133,7 +135,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
     method = _build_method(config, card, outputs.width, teacher, bank)
     method.prepare_student(student)
     class_names = outputs.class_names
-    class_ids = map_classes(images.class_names, class_names)
+    class_ids = class_ids_among(images, class_names)
     if method.needs_classes:
         _require_classes(images, true_classes(images, class_ids), chosen)
     validation = _open_validation(config, outputs)
@@ -182,11 +184,12 @@ def _load_teacher(
 ) -> TeacherEnsemble | None:
     if not all_teachers(config):
         return None
-    classes: Sequence[str] | None = None
+    classes: Sequence[str] | Callable[[list[str]], list[str] | None] | None = None
     if store is not None:
         classes = store.class_names if store.is_of_classes else None
     elif config.classes == "dataset":
-        classes = require_class_names(images)
+        require_class_names(images)
+        classes = partial(class_names_among, images)
     return load_teachers(all_teachers(config), class_names=classes, device=device)
 
 
@@ -298,7 +301,7 @@ def _image_remarks(
     remarks += remarks_of(validation.source)
     if not outputs.are_embeddings:
         names = outputs.class_names
-        known = names if images.class_names is None else images.class_names
+        known = class_names_among(images, names) or names
         difference = describe_differing_classes(validation.source, known, names)
         remarks += [difference] if difference else []
     return list(dict.fromkeys(remarks))  # both may be the same images
@@ -322,22 +325,8 @@ def _identify(
 ) -> dict[str, Any]:
     """What the data are: paths may change, these must not."""
     return {
-        "images": _identify_images(images),
+        "images": identify_images(images),
         "store_root_hash": None if store is None else store.root_hash,
         "teachers": None if teacher is None else teacher.identity(),
-        "val": None if validation is None else _identify_images(validation.source),
-    }
-
-
-def _identify_images(source: ImageSource) -> dict[str, Any]:
-    """Their keys, and the content of some: reading all would take long at every start.
-
-    Images of a store are compared with it one by one when they are read.
-    """
-    keys = [source.key(i) for i in range(len(source))]
-    some = map(source.read, spread_images(source, _IDENTIFYING))
-    return {
-        "num_images": len(source),
-        "keys_sha256": keys_digest(keys),
-        "sampled_contents_sha256": keys_digest(some),
+        "val": None if validation is None else identify_images(validation.source),
     }

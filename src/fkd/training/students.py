@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from fkd.data.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from fkd.engine.durable import replace_file, replace_text
 from fkd.models.architectures.embedders import Embedder
-from fkd.models.cards import CARD_FILE, CLASSES_FILE, ModelCard
+from fkd.models.cards import CONFIG_FILE, ModelCard
 from fkd.models.checkpoints import MODEL_FILE
 from fkd.models.names import parse_model_name
 from fkd.models.preprocessing import has_fixed_input_size
-from fkd.models.students import HEAD_FILE, attach_head, load_head, split_state
+from fkd.models.students import HEAD_FILE, attach_head, load_head, network_of, split_state
+from fkd.models.timm_config import describe_network
 from fkd.models.trial import try_network
 from fkd.models.zoo import load_model
 from fkd.training.config import StudentConfig
@@ -59,7 +60,7 @@ def build_student(
     preprocessing = preprocessing.changed(mean=config.mean, std=config.std)
     has_fixed_size = has_fixed_input_size(parse_model_name(loaded.name))
     kwargs = {"img_size": preprocessing.input_size} if has_fixed_size else {}
-    card = ModelCard(loaded.name, loaded.num_classes, preprocessing, kwargs)
+    card = ModelCard(loaded.name, loaded.num_classes, preprocessing, kwargs, loaded.license)
     if not learns_embeddings:
         return loaded.model, card
     return _with_head(config, loaded.model, card, num_outputs), card
@@ -71,12 +72,12 @@ def save_student(path: Path, student: nn.Module, card: ModelCard, classes: Seque
     Of a student of embeddings the weights are those of its network, which loads like any other; the
     head, which only training needs, is a second file.
     """
-    state, head = student.state_dict(), dict[str, Tensor]()
+    network, state, head = student, student.state_dict(), dict[str, Tensor]()
     if isinstance(student, Embedder):
+        network = network_of(student)
         state, head = split_state(student)
-    if classes:
-        replace_text(path / CLASSES_FILE, json.dumps(list(classes), indent=1) + "\n")
-    replace_text(path / CARD_FILE, json.dumps(card.to_json(), indent=1) + "\n")
+    config = describe_network(network, card, classes, has_head=bool(head))
+    replace_text(path / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
     if head:
         _save_tensors(path / HEAD_FILE, head)
     _save_tensors(path / MODEL_FILE, state)

@@ -10,12 +10,9 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
@@ -23,11 +20,11 @@ from fkd.checks import require_whole
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import replay, resize
 from fkd.data.identity import load_labeled
-from fkd.data.joining import join_store
 from fkd.data.sources import ImageSource
-from fkd.errors import escape_controls
+from fkd.errors import ConfigError
 from fkd.store import LabelStore
 from fkd.store.canonical import printable
+from fkd.viewing.browser import Browser, Selection
 from fkd.viewing.embeddings import (
     EmbeddingSample,
     Neighbor,
@@ -36,8 +33,10 @@ from fkd.viewing.embeddings import (
     rows_of,
     sample_embeddings,
 )
-from fkd.viewing.samples import sample_labeled_rows, spread_crops
-from fkd.viewing.summary import TopClasses, summarize, top_classes
+from fkd.viewing.filters import FilterConfig, Sort
+from fkd.viewing.samples import spread_crops
+from fkd.viewing.summary import TopClasses, top_classes
+from fkd.viewing.templates import render
 
 # Eight colors that stay apart on light and dark images and for most color-blind readers.
 _COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
@@ -45,9 +44,7 @@ _COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 # What the template shows of the labels of these crops of an image, by its row.
 LabelOf = Callable[[int, np.ndarray], list[dict[str, Any]]]
 
-# How a page is known again; the template has it near its beginning.
-_GENERATOR = b'<meta name="generator" content="fkd view">'
-_HEAD_BYTES = 1024
+GENERATOR = "fkd view"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +52,15 @@ class PageConfig:
     """What a page shows.
 
     Attributes:
-        num_images: images on the page, drawn at random.
+        num_images: images on a page.
         crops_per_image: crops shown of each image, spread over the stored ones.
         num_classes: bars per crop.
         num_neighbors: of features, nearest crops of other images shown beside each crop.
         sampled_images: of features, random images among whose crops these are looked for.
         image_side: longer side of an image on the page, pixels.
         crop_side: side of a crop on the page, pixels.
-        seed: picks the images.
+        seed: of the random order of the images.
+        number: which page of the chosen images, from 1.
     """
 
     num_images: int = 12
@@ -73,6 +71,7 @@ class PageConfig:
     image_side: int = 480
     crop_side: int = 112
     seed: int = 0
+    number: int = 1
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -81,21 +80,63 @@ class PageConfig:
         require_whole(None, "seed", self.seed)
 
 
-def render_page(store: LabelStore, images: ImageSource, config: PageConfig | None = None) -> str:
-    """The page as HTML.
+def render_page(
+    store: LabelStore,
+    images: ImageSource,
+    config: PageConfig = PageConfig(),
+    filter: FilterConfig = FilterConfig(),  # noqa: B008 - never changed
+    sort: Sort = "random",
+    advance: Callable[[int], object] = lambda count: None,
+) -> str:
+    """A page as HTML.
+
+    Args:
+        store: finished.
+        images: those that were labeled.
+        config: how much the page shows, and which page it is.
+        filter: which images are shown.
+        sort: in which order.
+        advance: called while labels are read for filters, with the number of images done since.
 
     Raises:
         StoreMismatch: the images are not those of the store.
         CropMismatch: an image on the page is not the file that was labeled.
         ImageError: it cannot be read.
+        ConfigError: a filter is impossible, or no image passes it.
     """
-    config = config or PageConfig()
-    join_store(images, store)  # a position in the source is a row of the store
-    rows = sample_labeled_rows(store, config.num_images, config.seed)
-    template = files("fkd.viewing").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_spell_out
+    browser = Browser(store, images)
+    selection = browser.select(
+        filter,
+        sort,
+        seed=config.seed,
+        number=config.number,
+        size=config.num_images,
+        advance=advance,
     )
+    if not selection.total and filter != FilterConfig():
+        raise ConfigError("filter: no image of the store passes all conditions; set fewer of them")
+    return render_selection(browser, selection, config)
+
+
+def render_selection(
+    browser: Browser,
+    selection: Selection | None,
+    config: PageConfig,
+    form: dict[str, Any] | None = None,
+) -> str:
+    """The page of these images as HTML.
+
+    Args:
+        browser: of the store and the images.
+        selection: what is on the page; None for nothing but the form.
+        config: how much is shown of each image.
+        form: what a server needs for its filters and links; None for a file.
+
+    Raises:
+        CropMismatch, ImageError: see `render_page`.
+    """
+    store, images = browser.store, browser.images
+    rows = np.zeros(0, np.int64) if selection is None else selection.rows
     label_of: LabelOf = _bars_of(store, config)
     sample = None
     if not store.is_of_classes:
@@ -103,10 +144,16 @@ def render_page(store: LabelStore, images: ImageSource, config: PageConfig | Non
             store, config.sampled_images, config.crops_per_image, config.seed
         )
         label_of = _neighbors_of(store, images, sample, rows, config)
-    return environment.from_string(template).render(
+    cards = [_card(store, images, row, config, label_of) for row in rows.tolist()]
+    return render(
+        "page.html.j2",
+        script="page.js",
+        form_allowed=form is not None,
         title=store.path.name,
-        summary=summarize(store, num_samples=0),
-        cards=[_card(store, images, row, config, label_of) for row in rows.tolist()],
+        summary=browser.summary,
+        cards=[card | about for card, about in zip(cards, browser.describe(rows), strict=True)],
+        selection=selection,
+        form=form,
         config=config,
         neighbor_side=_neighbor_side(config),
         num_sampled=None if sample is None else len(sample.rows),
@@ -116,23 +163,6 @@ def render_page(store: LabelStore, images: ImageSource, config: PageConfig | Non
 def _neighbor_side(config: PageConfig) -> int:
     """Side of the crop of another image on the page, pixels."""
     return max(1, config.crop_side // 2)
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file was written from `render_page`, as far as its first bytes tell.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _GENERATOR in file.read(_HEAD_BYTES)
-
-
-def _spell_out(value: Any) -> Any:
-    """What the template shows, without characters that would turn around the text beside them."""
-    return escape_controls(value) if isinstance(value, str) else value
 
 
 def _bars_of(store: LabelStore, config: PageConfig) -> LabelOf:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Column, Table
 
-from fkd.analysis.figures import require_matplotlib, save_analysis
+from fkd.analysis.figures import prepare_folder, require_matplotlib, save_analysis
 from fkd.analysis.storage import StorageConfig, StorageRow, compare_storage, draw_storage
 from fkd.cli.console import format_size, make_console
 from fkd.cli.verbs import VERBS
@@ -39,6 +39,7 @@ def storage(
     require_matplotlib()
     opened = None if store is None else LabelStore.open(home_path(store))
     config = _settings(opened, num_images, num_classes, num_crops, kept, key_length)
+    prepare_folder(home_path(out))
     rows = compare_storage(config, opened)
     numbers = {"settings": asdict(config), "rows": [asdict(row) for row in rows]}
     files = save_analysis(home_path(out), "storage", draw_storage(rows), numbers)

@@ -18,6 +18,7 @@ from fkd.checks import require_whole
 from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.canary import make_canaries
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, refuse_same_folder
 from fkd.errors import ConfigError, CropMismatch, FormatError
 from fkd.labeling.config import MapDtype, require_one_of
@@ -166,7 +167,8 @@ def import_labels(
     """
     files = _ForeignFiles(config, open_source(config.images))
     _require_same_images(files)
-    ids = _known_ids(files.source.class_names or [], files.class_names)
+    names = class_names_among(files.source, files.class_names) or []
+    ids = _known_ids(names, files.class_names)
     num_known = num_right = num_inexact = 0
     with (
         StoreWriter.open(config.out, files.identity) as writer,

@@ -67,19 +67,24 @@ class SlicedAttention(nn.Module):
         num_tokens: N, tokens of an image.
     """
 
+    order: Tensor
+
     def __init__(self, dim: int, heads: int, num_tokens: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        fixed = torch.randperm(num_tokens, generator=torch.Generator().manual_seed(0), device="cpu")
-        self.register_buffer("order", fixed, persistent=False)
+        self.register_buffer("order", _fixed_order(num_tokens), persistent=False)
+
+    def init_non_persistent_buffers(self) -> None:
+        """Make the order anew, which no file holds; transformers asks, as timm's layers do."""
+        self.order = _fixed_order(len(self.order)).to(self.order.device)
 
     def forward(self, tokens: Tensor, groups: int, shuffles: bool) -> Tensor:
         """Tokens (B, N, dim) to tokens; `shuffles` says whether groups are random."""
         if not shuffles or groups == 1:
             return self.proj(self._attend(tokens, groups))  # type: ignore[no-any-return]
-        order: Any = self.order
+        order = self.order
         if self.training:
             order = torch.randperm(tokens.shape[1], device=tokens.device)
         shuffled = self._attend(tokens[:, order], groups)
@@ -91,6 +96,11 @@ class SlicedAttention(nn.Module):
         q, k, v = self.qkv(tokens).reshape(shape).permute(2, 0, 3, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).reshape(batch, num_tokens, dim)
+
+
+def _fixed_order(num_tokens: int) -> Tensor:
+    """A permutation of the tokens, always the same."""
+    return torch.randperm(num_tokens, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 class Residual(nn.Module):

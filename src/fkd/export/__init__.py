@@ -1,0 +1,1 @@
+"""A finished network as one file that runs without fkd, compared and timed."""
