@@ -175,9 +175,9 @@ def test_the_recipe_for_released_maps_imports_them(tmp_path, capsys):
         released = torch.from_numpy(np.stack([logits.transpose(2, 0, 1), ids.transpose(2, 0, 1)]))
         torch.save(released, tmp_path / "maps" / f"{name}.pt")
     recipe = RECIPES / "labels" / "effl2-maps-released.yaml"
-    folders = {"images.root": "images", "maps": "maps", "out": "store"}
+    folders = {"images.root": "images", "labels": "maps", "out": "store"}
     options = [w for name, leaf in folders.items() for w in (f"--{name}", str(tmp_path / leaf))]
-    main(["import-maps", "--config", str(recipe), *options])
+    main(["import-labels", "--config", str(recipe), *options])
     store = LabelStore.open(tmp_path / "store")
     assert (store.num_images, store.grid, store.codec.name) == (2, (15, 15), "top:5")
 

@@ -12,7 +12,7 @@ from fkd.data.sources import ImagesConfig
 from fkd.engine.schedule import ScheduleConfig
 from fkd.errors import ConfigError
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
-from fkd.labeling.import_maps import ImportMapsConfig
+from fkd.labeling.foreign.run import ImportConfig
 from fkd.models.teacher import TeacherConfig
 from fkd.store import convert_store
 from fkd.training.config import StudentConfig, TrainConfig
@@ -29,7 +29,7 @@ CONFIGS = [
     StudentConfig(name="resnet18"),
     LabelConfig(images=IMAGES, teacher=TEACHER, out="labels"),
     LabelMapsConfig(images=IMAGES, teacher=TEACHER, out="maps"),
-    ImportMapsConfig(images=IMAGES, maps="released", out="maps"),
+    ImportConfig(images=IMAGES, labels="released", format="relabel", out="maps"),
     DetectorConfig(),
     TransferConfig(images=IMAGES, checkpoint="student", out="run"),
     TrainConfig(images=IMAGES, student=StudentConfig(name="resnet18"), method="vanilla", out="run"),
@@ -40,7 +40,7 @@ PATHS = {
     StudentConfig: ["checkpoint"],
     LabelConfig: ["out"],
     LabelMapsConfig: ["out"],
-    ImportMapsConfig: ["maps", "out", "classes"],
+    ImportConfig: ["labels", "out", "classes"],
     TransferConfig: ["out", "checkpoint"],
     TrainConfig: ["out", "store"],
 }

@@ -12,7 +12,7 @@ from fkd.cli.arguments import options_of
 from fkd.cli.paths import INPUTS, OUTPUTS, input_of
 from fkd.cli.verbs import VERBS
 from fkd.data.sources import ImagesConfig, open_source
-from fkd.labeling.import_maps import ImportMapsConfig, import_maps
+from fkd.labeling.foreign.run import ImportConfig, import_labels
 from tests.viewing.folders import write_run
 
 NOT_PATHS = {"name", "model"}  # may be a folder, or the name of a model
@@ -43,10 +43,11 @@ def make_files(root: Path, make_images, make_store, classes=("ant", "bee", "cat"
         torch.save(torch.stack([torch.full((5, 2, 2), 3.0), ids]), file)
     names = root / "names.json"
     names.write_text(json.dumps([*classes, "dog", "elk"]))
-    import_maps(
-        ImportMapsConfig(
+    import_labels(
+        ImportConfig(
             images=ImagesConfig(root=str(images)),
-            maps=str(root / "maps"),
+            format="relabel",
+            labels=str(root / "maps"),
             out=str(root / "map-store"),
             classes=str(names),
         )
@@ -69,7 +70,8 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "plan": [images, *teacher, writes, *few],
         "label": [images, *teacher, writes, *few],
         "label-maps": [images, *teacher, writes, *few[1:]],
-        "import-maps": [images, f"--maps={files.maps}", writes],
+        "import-labels": ["--format=relabel", images, f"--labels={files.maps}", writes],
+        "merge": [str(files.store), images, writes],
         "train": [
             *(images, f"--store={store}", "--student.name=test_resnet", writes),
             *("--epochs=2", "--crops_per_image=2", "--batch_size=8", "--num_workers=1"),

@@ -78,13 +78,13 @@ def test_stores_runs_and_pages_may_lie_among_the_images(images, teacher, run, wh
     assert "images    15 in" in run("eval", out / "run", "--images.root", images)
 
 
-@pytest.mark.parametrize("verb", ["label", "label-maps", "import-maps", "train"])
+@pytest.mark.parametrize("verb", ["label", "label-maps", "import-labels", "train"])
 def test_the_folder_of_the_images_itself_is_refused_at_the_start(images, teacher, capsys, verb):
     before = sorted(images.rglob("*"))
     more = {
         "label": teacher,
         "label-maps": teacher,
-        "import-maps": ["--maps", images],
+        "import-labels": ["--format", "relabel", "--labels", images],
         "train": ["--method", "vanilla", *STUDENT],
     }[verb]
     said = fails(capsys, verb, "--images.root", images, "--out", images, *more)

@@ -259,7 +259,7 @@ def test_what_is_described_as_a_file_or_folder_is_a_path_option(verb, capsys):
 NOT_A_PATH = {
     ("train", "labels"),
     ("train", "maps"),
-    ("import-maps", "classes"),
+    ("import-labels", "classes"),
     ("export", "overwrite"),
     ("view", "overwrite"),
     ("report", "overwrite"),

@@ -155,8 +155,8 @@ class TestMissing:
             open_source(ImagesConfig(root=str(tmp_path)))
 
     def test_unknown_format(self):
-        with pytest.raises(ConfigError, match=r"unknown format 'tar'; choose from auto, folder"):
-            ImagesConfig(root="x", format="tar")
+        with pytest.raises(ConfigError, match=r"unknown format 'zip'; choose from auto, folder"):
+            ImagesConfig(root="x", format="zip")
 
 
 class TestReading:

@@ -1,4 +1,4 @@
-"""`fkd plan`, `fkd label`, `fkd label-maps`, `fkd import-maps`: label stores and their cost."""
+"""`fkd plan`, `fkd label`, `fkd label-maps`, `fkd import-labels`: label stores and their cost."""
 
 import time
 from contextlib import closing
@@ -19,8 +19,8 @@ from fkd.cli.console import (
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.estimate import CostEstimate
 from fkd.labeling.estimate import plan as make_plan
-from fkd.labeling.import_maps import ImportMapsConfig
-from fkd.labeling.import_maps import import_maps as read_maps
+from fkd.labeling.foreign.run import ImportConfig
+from fkd.labeling.foreign.run import import_labels as read_labels
 from fkd.labeling.run import LabelResult, Progress, RunStart
 from fkd.labeling.run import label as run_label
 from fkd.labeling.run import label_maps as make_maps
@@ -53,19 +53,31 @@ def label_maps(config: LabelMapsConfig) -> None:
     _print_result(result, config.out, console)
 
 
-def import_maps(config: ImportMapsConfig) -> None:
-    """Write a store of label maps from released ones (ReLabel), without a teacher.
+def import_labels(config: ImportConfig) -> None:
+    """Write a store of labels that others have made, without a teacher.
 
-    No code of these files is run. Safe to kill: the same command resumes.
+    fkd: a file for each image, as the official code writes them; ml-dr: Apple's reinforced data
+    sets of random crops; relabel: released label maps. No code of these files is run. Safe to
+    kill: the same command resumes. Prove the labels by `fkd verify STORE --images.root ...
+    --teacher.name ...`, which needs what you state of the teacher here.
     """
     console = make_console()
     with make_bar(console) as bar:
         task = bar.add_task("images", total=None)
-        done = read_maps(config, lambda num_images: bar.advance(task, num_images))
+        done = read_labels(config, lambda num_images: bar.advance(task, num_images))
     if done.num_known:
         share = done.num_right / done.num_known
-        console.print(f"classes   the map is right on {share:.1%} of {done.num_known:,} images")
-    _print_store(done.store, config.out, console)
+        console.print(
+            f"classes   the labels of {share:.1%} of {done.num_known:,} images have their folder's "
+            "class as the largest one"
+        )
+    if done.num_inexact:
+        print_warning(
+            console,
+            f"{done.num_inexact:,} images have a side above 2,048 pixels, for which boxes in half "
+            "floats may be a pixel off",
+        )
+    print_store(done.store, config.out, console)
 
 
 def plan(config: LabelConfig) -> None:
@@ -192,10 +204,23 @@ def _print_result(result: LabelResult, out: str, console: Console) -> None:
         console.print(f"checked   {result.spot_checks}")
     if result.accuracy is not None and result.accuracy.num:
         console.print(f"accuracy  {result.accuracy}")
-    _print_store(result.store, out, console)
+    if result.store.root_hash is None:
+        _print_part(result.store, out, console)
+        return
+    print_store(result.store, out, console)
 
 
-def _print_store(store: LabelStore, out: str, console: Console) -> None:
+def _print_part(store: LabelStore, out: str, console: Console) -> None:
+    """What a folder of some shards holds, and what to do with it."""
+    images = sum(len(rows) for rows in store.committed)
+    console.print(
+        f"part      {out}: {len(store.committed):,} shards with {images:,} of "
+        f"{store.num_images:,} images; label the others elsewhere, then fkd merge {out} ... "
+        "--images.root ... --out ..."
+    )
+
+
+def print_store(store: LabelStore, out: str, console: Console) -> None:
     """What a finished store holds, its bytes and its root hash."""
     if store.grid is None:
         content = f"images x {store.num_crops} crops"

@@ -17,6 +17,8 @@ INPUTS = {
     "config": "a YAML file of settings",
     "root": "a folder of images, or one Parquet file",
     "store": "the folder of a label store",
+    "labels": "the folder of the label files",
+    "parts": "the folder of some shards of a label store",
     "maps": "the folder of label maps",
     "checkpoint": "a file of weights, or a run folder",
     "teacher.head": "a file with a projection head",
@@ -29,7 +31,7 @@ INPUTS = {
 OUTPUTS = ("out",)
 """Files and folders that a verb writes; they need not exist."""
 
-_FOLDERS = frozenset({"store", "maps"})
+_FOLDERS = frozenset({"store", "labels", "maps", "parts"})
 _FILES = frozenset({"config", "class_names", "teacher.head", "annotations", "val_annotations"})
 _NAMES = frozenset({"name", "model"})
 _LIBRARIES = ("torchvision/", "timm/")  # before the name of a model
@@ -71,11 +73,11 @@ def require_inputs(
 
 
 def _is_settings(value: str, kind: str) -> bool:
-    """Whether a value is null, a group in YAML, or a file of settings (`train --maps`)."""
+    """Whether a value is null, a group in YAML, or a file of settings (`train --labels`)."""
     return (
         value == "null"
         or value.startswith(("{", "["))
-        or (kind == "maps" and value.endswith((".yaml", ".yml", ".json")))
+        or (kind in ("labels", "maps") and value.endswith((".yaml", ".yml", ".json")))
     )
 
 

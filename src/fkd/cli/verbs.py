@@ -34,7 +34,7 @@ _TEACHER = {"teacher.name": 'the teacher: a timm model, or "torchvision/NAME"'}
 _LABELS = {"num_crops": "crops stored per image", "codec": "how a label is compressed"}
 _STORE = {"store": "folder of the label store"}
 
-GROUPS = {"analyze": "figures of labels, models, storage and time, each with its numbers"}
+GROUPS = {"analyze": "figures of labels, models and time, with their numbers"}
 """First words of the verbs of two words, and what their verbs have in common."""
 
 VERBS: dict[str, Verb] = {
@@ -60,11 +60,25 @@ VERBS: dict[str, Verb] = {
         | {"out": "folder of the store of maps", "top_k": "classes kept of each cell"},
         shared=True,
     ),
-    "import-maps": Verb(
-        "fkd.cli.label:import_maps",
-        "write released ReLabel maps as a store of maps",
-        "fkd import-maps --images.root imagenet/train --maps relabel_maps --out maps",
-        _IMAGES | {"maps": "folder of the released maps", "out": "folder of the store of maps"},
+    "import-labels": Verb(
+        "fkd.cli.label:import_labels",
+        "write labels that others have made as a label store",
+        "fkd import-labels --format fkd --labels theirs --images.root imagenet/train --out ours",
+        _IMAGES
+        | {
+            "labels": "folder of the label files",
+            "format": "fkd, ml-dr or relabel, see above",
+            "out": "folder of the label store",
+            "classes": "names of the class ids: imagenet, or a file",
+            "teacher.name": "its network, which the files do not say; with input_size",
+        },
+    ),
+    "merge": Verb(
+        "fkd.cli.merge:merge",
+        "join shards that several machines have labeled into one store",
+        "fkd merge part1 part2 --images.root photos/train --out labels",
+        _IMAGES | {"out": "folder of the store"},
+        "PART...",
     ),
     "train": Verb(
         "fkd.cli.train:train",

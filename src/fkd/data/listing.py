@@ -51,6 +51,7 @@ class Folder:
         path: below the root, with slashes; empty for the root itself.
         images: names of the images directly in it.
         tables: names of the Parquet files directly in it.
+        archives: names of the tar archives directly in it; they are left out, too.
         folders: its sub-folders.
         left_out: other files directly in it that might be meant as images, by extension.
     """
@@ -58,6 +59,7 @@ class Folder:
     path: bytes
     images: list[bytes] = field(default_factory=list)
     tables: list[bytes] = field(default_factory=list)
+    archives: list[bytes] = field(default_factory=list)
     folders: list["Folder"] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -88,6 +90,10 @@ class Folder:
     def table_paths(self) -> Iterator[bytes]:
         """The same for Parquet files."""
         return (folder.join(name) for folder in self.walk() for name in folder.tables)
+
+    def archive_paths(self) -> Iterator[bytes]:
+        """The same for tar archives."""
+        return (folder.join(name) for folder in self.walk() for name in folder.archives)
 
     def describe_left_out(self) -> str | None:
         """One sentence on the files in it and below it that are left out, None for none."""
@@ -212,6 +218,8 @@ def _add_file(folder: Folder, name: bytes, extensions: tuple[bytes, ...]) -> Non
         folder.tables.append(name)
     elif not _CLASSIFIER.fullmatch(name):
         stem, extension = os.path.splitext(printable(lower))
+        if extension == ".tar":
+            folder.archives.append(name)
         if extension not in _NOTES and (extension or stem not in _NOTE_NAMES):
             folder.left_out[extension or NO_EXTENSION] += 1
 

@@ -33,7 +33,7 @@ _OF_A_SET = re.compile(
     r"(?P<stem>.*?)(?P<number>\d+)[-_. ]?of[-_. ]?(?P<total>\d+)(?!.*\d[-_. ]?of[-_. ]?\d)",
     re.IGNORECASE,
 )
-_NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)\.parquet")
+_NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)\.(?:parquet|tar)")
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,16 @@ class Footer:
         return printable(os.fsencode(self.path))
 
 
-def choose_files(root: str, tree: Folder | None, split: str) -> tuple[list[str], list[str]]:
+def choose_files(
+    root: str, tree: Folder | None, split: str, extension: str = ".parquet"
+) -> tuple[list[str], list[str]]:
     """Paths of the files to read, below the root, in the order of their keys; and remarks.
 
     Args:
         root: a folder, or one file.
         tree: what is below the folder; None for a file.
         split: which files, where their names tell.
+        extension: .parquet or .tar, what the files are.
 
     Raises:
         ConfigError: there are none, or none of the split; one of a numbered set is missing.
@@ -74,9 +77,12 @@ def choose_files(root: str, tree: Folder | None, split: str) -> tuple[list[str],
         part = _OF_A_SET.match(file)
         alone = part is not None and int(part["total"]) > 1
         return [file], [f"{root} is one file of {int(part['total'])}"] if part and alone else []
-    files = [os.fsdecode(path) for path in tree.table_paths()]
+    paths = tree.table_paths() if extension == ".parquet" else tree.archive_paths()
+    files = [os.fsdecode(path) for path in paths]
     if not files:
-        raise ConfigError(f"images.root: no .parquet file in {root}; give another file or folder")
+        raise ConfigError(
+            f"images.root: no {extension} file in {root}; give another file or folder"
+        )
     splits = {file: _SPLIT_IN_PATH.findall(file)[-1:] for file in files}
     is_divided = any(splits.values())
     chosen = [file for file in files if splits[file] == [split]] if is_divided else files
@@ -170,7 +176,9 @@ def _read_footer(file: str, path: str) -> Footer:
 
 def _refuse_mixed_splits(root: str, files: Sequence[str]) -> None:
     """Refuse files of which some are a split that is spelled otherwise: TestSet.parquet."""
-    kinds = {file: usual_split_in(file.removesuffix(".parquet")) for file in files}
+    kinds = {
+        file: usual_split_in(file.removesuffix(".parquet").removesuffix(".tar")) for file in files
+    }
     named = [file for file, kind in kinds.items() if kind is not None]
     if named and len(set(kinds.values())) > 1:
         other = next(file for file in files if kinds[file] != kinds[named[0]])

@@ -19,13 +19,14 @@ from fkd.data.folder import FolderLayout, FolderSource, scan_folder
 from fkd.data.listing import Folder, read_tree
 from fkd.data.numbered import Naming, NumberedSource, are_imagenet_ids
 from fkd.data.parquet import ParquetSource
-from fkd.data.parquet_files import holds_images
+from fkd.data.parquet_files import choose_files, holds_images
+from fkd.data.tars import TarSource
 from fkd.errors import ConfigError
 from fkd.userfiles import settle_paths
 
 _FEW_IMAGES = 16  # examples of what Parquet files hold
 
-SourceFormat = Literal["auto", "folder", "classes", "flat", "parquet", "cifar10", "cifar100"]
+SourceFormat = Literal["auto", "folder", "classes", "flat", "parquet", "tar", "cifar10", "cifar100"]
 
 
 @runtime_checkable
@@ -64,8 +65,9 @@ class ImagesConfig:
     """Where the images are and how they are laid out.
 
     Attributes:
-        root: a folder, or one Parquet file.
-        format: auto is Parquet where there are such files of images, else folder; folder takes
+        root: a folder, or one Parquet file or tar archive.
+        format: auto is Parquet where there are such files of images, tar where there are archives
+            and no images beside them, else folder; folder takes
             sub-folders as classes if they look like classes; classes takes them whatever they look
             like; flat has no classes; cifar10 and cifar100 are torchvision's.
         split: which part, where `root` holds several (train, validation, test).
@@ -169,11 +171,15 @@ def _open(config: ImagesConfig) -> ImageSource:
     """The images, with the classes as they are called where they lie."""
     if config.format in ("cifar10", "cifar100"):
         return ArraySource(_open_cifar(config))
-    if os.path.isfile(config.root) and _may_be_parquet(config):
+    if os.path.isfile(config.root) and _may_be(".parquet", config):
         return _open_parquet(config, None)
+    if os.path.isfile(config.root) and _may_be(".tar", config):
+        return TarSource(config.root, *choose_files(config.root, None, config.split, ".tar"))
     tree = read_tree(config.root)
     if config.format == "parquet" or (config.format == "auto" and _is_parquet(config, tree)):
         return _open_parquet(config, tree)
+    if config.format == "tar" or (config.format == "auto" and _is_of_archives(tree)):
+        return TarSource(config.root, *choose_files(config.root, tree, config.split, ".tar"))
     layouts: dict[str, FolderLayout] = {"classes": "classes", "flat": "flat"}
     layout = layouts.get(config.format, "folder")
     return scan_folder(config.root, split=config.split, layout=layout, tree=tree)
@@ -263,10 +269,17 @@ def _from_image_folder(dataset: Any) -> FolderSource:
     return FolderSource(root, keys, [label for _, label in dataset.samples], list(names))
 
 
-def _may_be_parquet(config: ImagesConfig) -> bool:
-    return config.format == "parquet" or (
-        config.format == "auto" and config.root.lower().endswith(".parquet")
+def _may_be(extension: str, config: ImagesConfig) -> bool:
+    """Whether a file may be a Parquet file, or a tar archive."""
+    return config.format == extension[1:] or (
+        config.format == "auto" and config.root.lower().endswith(extension)
     )
+
+
+def _is_of_archives(tree: Folder) -> bool:
+    """Whether a folder is one of tar archives: there is nothing else that may hold its images."""
+    others = tree.num_images or next(tree.table_paths(), None) is not None
+    return not others and next(tree.archive_paths(), None) is not None
 
 
 def _is_parquet(config: ImagesConfig, tree: Folder) -> bool:

@@ -1,5 +1,7 @@
 """The settings of labeling runs: random crops with a label each, or label maps of whole images."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -55,6 +57,8 @@ class LabelRunConfig:
             skips this.
         repair: label the shards again whose images were changed since; their old labels go to
             quarantine/, and all others are kept. Without it, such a run is refused.
+        shards: label only these, FIRST:END as in Python or PART/PARTS from 1, into a folder that
+            `fkd merge` joins with the others; for machines without a common folder.
     """
 
     images: ImagesConfig
@@ -70,10 +74,13 @@ class LabelRunConfig:
     max_unreadable: int = 0
     spot_checks: int = 64
     repair: bool = False
+    shards: str | None = None
 
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out: give the folder of the store, e.g. --out labels/mine")
+        if self.shards is not None:
+            parse_shards(self.shards)
         settle_paths(self, "out")
         refuse_same_folder(self.out, self.images)
         for name in ("max_images", "images_per_shard", "batch_size", "num_workers"):
@@ -329,3 +336,27 @@ def resolve_images_per_shard(
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)
+
+
+def parse_shards(text: str) -> Callable[[int], range]:
+    """Which of so many shards a setting means.
+
+    Example:
+        >>> [list(parse_shards(text)(10)) for text in ("2:5", "8:", ":2", "1/3", "3/3")]
+        [[2, 3, 4], [8, 9], [0, 1], [0, 1, 2], [6, 7, 8, 9]]
+
+    Raises:
+        ConfigError: it is neither FIRST:END nor PART/PARTS.
+    """
+    bounds = re.fullmatch(r"(\d*):(\d*)", text)
+    part = re.fullmatch(r"(\d+)/(\d+)", text)
+    if bounds:
+        first, end = (int(bound) if bound else None for bound in bounds.groups())
+        return lambda count: range(*slice(first, end).indices(count))
+    if part and 1 <= int(part[1]) <= int(part[2]):
+        number, parts = int(part[1]), int(part[2])
+        return lambda count: range(count * (number - 1) // parts, count * number // parts)
+    raise ConfigError(
+        f"shards: {text!r} is neither FIRST:END (0:10 is the first ten) nor PART/PARTS (1/4 is the "
+        "first quarter)"
+    )

@@ -122,6 +122,26 @@ def map_identity(
     }
 
 
+def crops_identity(
+    source: ImageSource,
+    class_names: Sequence[str],
+    codec: Codec,
+    value_dtype: str | None,
+    num_crops: int,
+    images_per_shard: int | None,
+) -> dict[str, Any]:
+    """The identity of a plain store of crops, without what is known of the teacher.
+
+    Raises:
+        ConfigError: more classes are kept than there are, or they have no such `value_dtype`.
+    """
+    return _shared_members(source, class_names, codec, "plain", value_dtype) | {
+        "num_crops": num_crops,
+        "extras": {},
+        "images_per_shard": resolve_images_per_shard(images_per_shard, len(source), num_crops),
+    }
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Libraries and hardware that made a store: not its identity, but a reason for last bits."""
     cpu = cpu_name()

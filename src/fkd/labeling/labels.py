@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -58,8 +59,7 @@ class TeacherLabeler:
     @property
     def autocast(self) -> Autocast | None:
         """Reduced precision of the forward pass, if any."""
-        autocast: Autocast | None = self.config.source["numerics"]["autocast"]
-        return autocast
+        return cast(Autocast | None, self.config.provenance.autocast)
 
     @property
     def labels_per_crop(self) -> int:

@@ -14,12 +14,13 @@ Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1; for maps Re-labeling ImageNet 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import Any
 
 from fkd.data.canary import make_canaries
-from fkd.data.sources import remarks_of
+from fkd.data.sources import ImageSource, remarks_of
 from fkd.errors import CropMismatch, FKDError, ImageError
 from fkd.labeling.accuracy_check import (
     TeacherAccuracy,
@@ -27,7 +28,7 @@ from fkd.labeling.accuracy_check import (
     measure_accuracy,
     require_accuracy,
 )
-from fkd.labeling.config import LabelConfig, LabelMapsConfig
+from fkd.labeling.config import LabelConfig, LabelMapsConfig, parse_shards
 from fkd.labeling.identity import describe_environment
 from fkd.labeling.image_checks import find_changed_shards
 from fkd.labeling.labels import LabeledBatch, assemble_shard
@@ -43,6 +44,7 @@ from fkd.store import (
     require_own_folder,
     set_shards_aside,
 )
+from fkd.store.merge import forget_environment, note_environment
 
 _SHOWN = 3  # unreadable images that an error message names
 
@@ -90,10 +92,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class LabelResult:
-    """A finished store.
+    """A finished store, or with `shards` a part of one.
 
     Attributes:
-        store: the store, open.
+        store: the store, open; `LabelStore.open(..., partial=True)` of a part.
         unreadable: what was wrong with the unreadable images that this run met.
         spot_checks: labels that were computed again; None when this was skipped, or done by the
             run that finished the store.
@@ -182,16 +184,29 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
         unreadable = _label_pending(setup, writer, world, listener)
         seconds = time.monotonic() - started
         spot_checks = None
+        is_whole = not writer.pending(0, 1)
         if works:
             listener.checking()
+        if works and is_whole:
             spot_checks = _check_labels(setup)
-            canaries = make_canaries(LabelStore.open(out, partial=True), setup.source)
-            in_manifest = [canary.in_manifest() for canary in canaries]
-            writer.finish(describe_environment(setup.device), in_manifest)
+            finish_store(writer, setup.source, describe_environment(setup.device))
+        elif works:
+            note_environment(out, describe_environment(setup.device))
         world.gather(None)  # the store is finished
-    return LabelResult(
-        LabelStore.open(out), unreadable, spot_checks, impact, accuracy, seconds, leads=world.leads
-    )
+    store = LabelStore.open(out, partial=not is_whole)
+    return LabelResult(store, unreadable, spot_checks, impact, accuracy, seconds, leads=world.leads)
+
+
+def finish_store(writer: StoreWriter, source: ImageSource, environment: Mapping[str, Any]) -> None:
+    """Add canaries and write the manifest of a store whose shards are all there.
+
+    Raises:
+        CropMismatch: an image was changed since it was labeled.
+        StoreError: a shard is damaged, or the manifest cannot be written.
+    """
+    canaries = make_canaries(LabelStore.open(writer.path, partial=True), source)
+    forget_environment(writer.path)
+    writer.finish(environment, [canary.in_manifest() for canary in canaries])
 
 
 def _require_labeled_images(setup: LabelSetup, world: World, listener: Progress) -> None:
@@ -241,7 +256,8 @@ def _label_pending(
     """
     waiting: list[tuple[int, list[bytes], LabeledCrops]] = []
     reasons: set[str] = set()
-    for number, batches in _labeled_shards(setup, writer.pending(), writer, listener):
+    numbers = _pending(setup, writer, world.rank, world.size)
+    for number, batches in _labeled_shards(setup, numbers, writer, listener):
         rows = [row for batch in batches for row in batch.starting]
         faults = {row.reason for row in rows if row.reason}
         reasons |= faults
@@ -258,6 +274,14 @@ def _label_pending(
         writer.commit(number, keys, crops)
     world.gather(None)
     return everywhere
+
+
+def _pending(setup: LabelSetup, writer: StoreWriter, rank: int, size: int) -> list[int]:
+    """Shards that a process of the run has to write: of all, or of those that were asked for."""
+    if setup.config.shards is None:
+        return writer.pending(rank, size)
+    wanted = parse_shards(setup.config.shards)(writer.num_shards)
+    return [number for number in wanted[rank::size] if not writer.is_committed(number)]
 
 
 def _labeled_shards(
@@ -320,7 +344,7 @@ def _describe_start(
         setup=setup,
         accuracy=accuracy,
         precision_impact=impact,
-        num_crops=crops(writer.pending()),
+        num_crops=crops(_pending(setup, writer, world.rank, world.size)),
         num_crops_done=total - crops(writer.pending(0, 1)),
         world_size=world.size,
     )

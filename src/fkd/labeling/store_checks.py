@@ -267,6 +267,8 @@ def load_teachers_of(
         members += load_teachers([config]).teachers
     then = [_outputs_of(teacher) for teacher in store.config.get("teachers", [])]
     now = [_outputs_of(member.identity()) for member in members]
+    if store.config.get("origin") == "imported":
+        now = [_stated(*pair) for pair in zip(then, now, strict=False)] + now[len(then) :]
     changes = list(differences(then, now, "teachers"))
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
@@ -284,6 +286,15 @@ def _outputs_of(identity: Any) -> Any:
     if not isinstance(identity, dict):
         return identity
     return {name: value for name, value in identity.items() if name not in _NO_OUTPUTS}
+
+
+def _stated(then: Any, now: Any) -> Any:
+    """Of a teacher, what its importer stated of it: the labels themselves say no more."""
+    if not isinstance(then, dict) or not isinstance(now, dict):
+        return now
+    if then.get("name") == "unknown":
+        return then
+    return {name: value for name, value in now.items() if name in then}
 
 
 def describe_decoder_change(store: LabelStore) -> str:

@@ -23,6 +23,9 @@ from fkd.store.provenance import parse_canaries, parse_libraries
 
 CONFIG, MANIFEST, LOCK = "config.json", "manifest.json", "lock"
 SHARDS, COMMITS, QUARANTINE = "shards", "commits", "quarantine"
+ENVIRONMENT = "environment.json"
+"""What made the shards of a folder that has only some of them; see `fkd.store.merge`."""
+
 # A larger file is refused before it is read.
 MAX_CONFIG_BYTES, MAX_COMMIT_BYTES, MAX_MANIFEST_BYTES = 1 << 26, 1 << 16, 1 << 28
 _MAX_SHARD_BYTES = 1 << 50

@@ -12,6 +12,7 @@ from fkd.store import files
 from fkd.store.manifest import (
     COMMITS,
     CONFIG,
+    ENVIRONMENT,
     LOCK,
     MANIFEST,
     QUARANTINE,
@@ -19,7 +20,7 @@ from fkd.store.manifest import (
     number_of,
 )
 
-_OURS = {LOCK, CONFIG, MANIFEST, SHARDS, COMMITS, QUARANTINE}
+_OURS = {LOCK, CONFIG, MANIFEST, SHARDS, COMMITS, QUARANTINE, ENVIRONMENT}
 _SUFFIXES = {SHARDS: ".safetensors", COMMITS: ".json"}
 _HARMLESS = {"thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin", "__macosx"}
 _DOCUMENTS = ("readme", "license", "licence", "notice", "citation", "copying", "changelog")

@@ -162,9 +162,13 @@ class StoreWriter:
             num_images=stop - first,
             first_key=keys[0],
         )
-        durable.publish(self.path, entry.file, shard.data)
-        durable.publish(self.path, commit_name(number), entry.commit(self.config.config_id))
-        self._committed.add(number)
+        self.adopt(entry, shard.data)
+
+    def adopt(self, entry: ShardEntry, data: bytes) -> None:
+        """Write a shard durably that is encoded already; errors as for `commit`."""
+        durable.publish(self.path, entry.file, data)
+        durable.publish(self.path, commit_name(entry.number), entry.commit(self.config.config_id))
+        self._committed.add(entry.number)
 
     def finish(
         self, environment: Mapping[str, Any] | None = None, canaries: Sequence[Any] = ()

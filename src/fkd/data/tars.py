@@ -1,0 +1,279 @@
+"""Images in tar archives, as WebDataset and others pack them: read where they lie, never unpacked.
+
+    train-000000.tar
+        n01440764_10026.jpg      an image
+        n01440764_10026.cls      its class: a number, or a name
+        n01440764_10026.json     or that under "cls", "label" or "class"
+    train-000001.tar
+        n01440764/10027.JPEG     or the folder that it lies in is its class
+    classnames.txt               names of numbered classes, one per line, if it is there
+
+The members of every archive are listed once, by their headers. An image is then read by one read at
+its place, in any order.
+"""
+
+import errno
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fkd.data.class_ids import require_class_ids
+from fkd.data.folder import MAX_FILE_BYTES
+from fkd.data.formats import image_extensions
+from fkd.errors import ConfigError, ImageError
+from fkd.store.canonical import printable
+from fkd.userfiles import os_reason, read_text
+
+NAMES_FILES = ("classnames.txt", "classes.txt")
+"""What the names of numbered classes may be called, beside the archives."""
+
+_LABELS = ("cls", "label", "class")  # members of a .json file, the first that is there
+_NOTE_BYTES = 1 << 20  # of a .cls or .json file
+_NUMBER = re.compile(r"-?[0-9]{1,15}")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file in an archive: its name there, where its bytes begin, and how many there are."""
+
+    name: bytes
+    offset: int
+    size: int
+
+
+@dataclass
+class _Archive:
+    """What an archive holds.
+
+    Attributes:
+        images: those of its members.
+        notes: members that may say the class of an image, by the name that they share with it.
+        left_out: other members.
+    """
+
+    images: list[_Member] = field(default_factory=list)
+    notes: dict[bytes, list[_Member]] = field(default_factory=dict)
+    left_out: int = 0
+
+
+class TarSource:
+    """Images in tar archives; the key of an image is "ARCHIVE/MEMBER".
+
+    Attributes:
+        root: the folder or archive, as given.
+        class_names: names in the order of the labels, or None without labels.
+        remarks: what the user may want to know of the archives, a sentence each.
+        labels_are_ids: whether the labels are numbers in the archives, too, and no names.
+    """
+
+    def __init__(self, root: str, files: Sequence[str], remarks: Sequence[str] = ()) -> None:
+        """Lists the members of the archives.
+
+        Args:
+            root: the folder, or one archive.
+            files: paths of the archives below the folder; of one archive its name.
+            remarks: on the choice of these.
+
+        Raises:
+            ConfigError: an archive is compressed or damaged, two members have one name, there are
+                no images, or a label is no class.
+        """
+        self.root = root
+        self.remarks = list(remarks)
+        folder = os.path.dirname(root) if os.path.isfile(root) else root
+        self._paths = [os.path.join(folder, file) for file in files]
+        archives = [_list_members(path) for path in self._paths]
+        self._entries = [
+            (os.fsencode(file) + b"/" + member.name, number, member)
+            for number, (file, archive) in enumerate(zip(files, archives, strict=True))
+            for member in archive.images
+        ]
+        self._entries.sort(key=lambda entry: entry[0])
+        self._require_sound(folder, sum(archive.left_out for archive in archives))
+        classes = [self._class_of(archives[n], n, member) for _, n, member in self._entries]
+        self.class_names, self._labels = _number_classes(classes, folder, root)
+        self.labels_are_ids = any(isinstance(value, int) for value in classes)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        classes = "no classes" if self.class_names is None else f"{len(self.class_names)} classes"
+        return f"TarSource({self.root!r}, {len(self)} images, {classes})"
+
+    def key(self, i: int) -> bytes:
+        """Archive below the root and member, such as b"train-000.tar/n01440764/10026.jpg"."""
+        return self._entries[i][0]
+
+    def label(self, i: int) -> int:
+        """The class of image `i`, -1 for none."""
+        return int(self._labels[i])
+
+    def name(self, i: int) -> str:
+        """Archive and member of image `i`, printable."""
+        _, number, member = self._entries[i]
+        return f"{printable(os.fsencode(self._paths[number]))}/{printable(member.name)}"
+
+    def read(self, i: int) -> bytes:
+        """The encoded image `i`.
+
+        Raises:
+            ImageError: the archive is gone, cannot be read or was cut, or the image is too large.
+            ConfigError: the process has too many open files, which says nothing about the image.
+        """
+        _, number, member = self._entries[i]
+        if member.size > MAX_FILE_BYTES:
+            raise ImageError(f"{self.name(i)} has {member.size} bytes, too many for an image")
+        try:
+            return _read_at(self._paths[number], member)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise ConfigError(
+                    f"too many open files while reading {self.name(i)}; raise `ulimit -n` or use "
+                    "fewer workers"
+                ) from error
+            raise ImageError(
+                f"{self.name(i)} cannot be read ({os_reason(error)}); restore the archive"
+            ) from error
+
+    def _require_sound(self, folder: str, left_out: int) -> None:
+        if not self._entries:
+            raise ConfigError(
+                f"images.root: there is no image in the {len(self._paths)} tar archives of {folder}"
+            )
+        for before, after in zip(self._entries, self._entries[1:], strict=False):
+            if before[0] == after[0]:
+                raise ConfigError(
+                    f"images.root: {printable(before[0])} is twice in its archive; pack it again"
+                )
+        if left_out:
+            self.remarks.append(f"{left_out:,} members of the archives are left out, as no images")
+
+    def _class_of(self, archive: _Archive, number: int, member: _Member) -> int | str | None:
+        """The class of an image: by its .cls or .json file, else by its folder."""
+        path = self._paths[number]
+        for note in archive.notes.get(_stem(member.name), []):
+            found = _read_class(path, note)
+            if found is not None:
+                return found
+        folder = member.name.rpartition(b"/")[0].rpartition(b"/")[2]
+        return printable(folder) if folder and folder != b"." else None
+
+
+def _read_at(path: str, member: _Member) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        data = os.pread(descriptor, member.size, member.offset)
+    finally:
+        os.close(descriptor)
+    if len(data) < member.size:
+        raise OSError(errno.EIO, "it ends before the image does")
+    return data
+
+
+def _list_members(path: str) -> _Archive:
+    """The members of an archive, by its headers."""
+    archive, extensions = _Archive(), image_extensions()
+    try:
+        for member in _headers(path):
+            leaf = member.name.rpartition(b"/")[2].lower()
+            if leaf.startswith(b"."):
+                continue
+            if leaf.endswith(extensions):
+                archive.images.append(member)
+            elif leaf.endswith((b".cls", b".json")):
+                archive.notes.setdefault(_stem(member.name), []).append(member)
+            else:
+                archive.left_out += 1
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"images.root: {printable(os.fsencode(path))} is no whole tar archive ({error}); "
+            "restore it, or unpack it if it is compressed"
+        ) from error
+    return archive
+
+
+def _headers(path: str) -> Iterator[_Member]:
+    """The plain files of an archive, without their contents."""
+    size = os.path.getsize(path)
+    opened: Any
+    with tarfile.open(path, "r:", errors="surrogateescape") as opened:
+        for info in opened:
+            opened.members = []  # tarfile would keep them all
+            if not info.isreg() or info.issparse():
+                continue
+            if info.offset_data + info.size > size:
+                raise OSError("it is cut short")
+            name = os.fsencode(os.path.normpath(info.name).lstrip("/"))
+            yield _Member(name, info.offset_data, info.size)
+
+
+def _stem(name: bytes) -> bytes:
+    """What an image and its notes have in common: the name up to its first dot."""
+    folder, slash, leaf = name.rpartition(b"/")
+    return folder + slash + leaf.partition(b".")[0]
+
+
+def _read_class(path: str, note: _Member) -> int | str | None:
+    """The class that a .cls or .json file says; None if it says none."""
+    name = f"{printable(os.fsencode(path))}/{printable(note.name)}"
+    if note.size > _NOTE_BYTES:
+        raise ConfigError(f"images.root: {name} has {note.size:,} bytes, too many for a class")
+    try:
+        text = _read_at(path, note).decode("utf-8")
+        value: Any = json.loads(text) if note.name.lower().endswith(b".json") else text.strip()
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"images.root: {name} cannot be read ({error}); pack it again") from error
+    if isinstance(value, dict):
+        value = next((value[key] for key in _LABELS if value.get(key) is not None), None)
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return int(value)
+    if isinstance(value, str) and value:
+        return value
+    if value is None or isinstance(value, list) or value == "":
+        return None
+    if type(value) is not int:
+        raise ConfigError(f"images.root: the class in {name} is neither a number nor a name")
+    return value
+
+
+def _number_classes(
+    classes: Sequence[int | str | None], folder: str, root: str
+) -> tuple[list[str] | None, np.ndarray]:
+    """Names of all classes, and the label of each image, int32; None where there are none."""
+    numbers = {value for value in classes if isinstance(value, int)}
+    texts = {value for value in classes if isinstance(value, str)}
+    if not numbers and not texts:
+        return None, np.full(len(classes), -1, np.int32)
+    if numbers and texts:
+        some = ", ".join(sorted(texts)[:_SHOWN])
+        raise ConfigError(
+            f"images.root: some images of {root} have a number as class, others a name ({some}); "
+            "pack them alike"
+        )
+    if texts:
+        names = sorted(texts, key=os.fsencode)
+        ids = {name: i for i, name in enumerate(names)}
+        labels = [ids[value] if isinstance(value, str) else -1 for value in classes]
+        return names, np.array(labels, np.int32)
+    named = _class_names_beside(folder)
+    low, high = min(numbers), max(numbers)
+    require_class_ids(low, high, num_images=len(classes), names=named, where=f"images.root: {root}")
+    labels = [value if isinstance(value, int) else -1 for value in classes]
+    return named or [str(i) for i in range(high + 1)], np.array(labels, np.int32)
+
+
+def _class_names_beside(folder: str) -> list[str] | None:
+    """Names of numbered classes, if a file beside the archives has them."""
+    for name in NAMES_FILES:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return [line.strip() for line in read_text("images.root", path).splitlines() if line]
+    return None

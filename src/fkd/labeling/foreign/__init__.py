@@ -1,0 +1,1 @@
+"""Labels that other programs have written, as label stores: one module for each kind of files."""
