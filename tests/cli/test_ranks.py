@@ -36,7 +36,8 @@ def test_verbs_that_share_no_work_run_once(verb, as_rank, capsys):
 
 
 def test_verbs_that_share_work_are_those_that_a_rank_divides():
-    assert {verb for verb in VERBS if VERBS[verb].shared} == {"label", "label-maps", "train"}
+    shared = {verb for verb in VERBS if VERBS[verb].shared}
+    assert shared == {"label", "label-maps", "train", "transfer"}
 
 
 def test_the_main_process_works_alone(as_rank, monkeypatch):

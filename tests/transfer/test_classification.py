@@ -72,8 +72,8 @@ def test_accuracy_is_told_before_and_after(config, capsys):
     assert written["before"] == {"top1": before[0], "top5": before[1]}
     assert written["after"] == {"top1": after.val_top1, "top5": after.val_top5}
     assert before[1] == after.val_top5 == 100.0  # of three classes
-    card = json.loads((Path(config.out) / "student.json").read_text())
-    assert (card["num_classes"], card["mean"]) == (3, [0.3] * 3)
+    card = json.loads((Path(config.out) / "config.json").read_text())
+    assert (card["num_classes"], card["pretrained_cfg"]["mean"]) == (3, [0.3] * 3)
     assert fine_tune(config).before == before
     options = [f"--out={config.out}", f"--images={config.images.root}", "--num_workers=0"]
     options += [f"--val={config.images.root}", f"--checkpoint={config.checkpoint}", "--epochs=2"]
