@@ -10,43 +10,33 @@ Read are what `torch.save` writes, today and before torch 1.6, and plain pickles
 """
 
 import io
-import math
 import pickle
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fkd.errors import FKDError, FormatError, reason_of
-
-MAX_BYTES = 1 << 26
-"""Of a file, and of what is packed in it: 500 crops with labels of 21,841 classes take 44 MB."""
+from fkd.labeling.foreign.values import (
+    CALLED,
+    MAX_BYTES,
+    STORAGES,
+    ArrayParts,
+    Name,
+    NumberKind,
+    Refused,
+    Storage,
+    TensorParts,
+    is_shape,
+    numbers_of,
+)
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _ZLIB = (b"x\x01", b"x\x9c", b"x\xda")
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins what torch wrote before 1.6
 _LEGACY_PROTOCOL = 1001
 _COPIES = 4  # bytes made of text, relative to the size of the file
-_MAX_DIMENSIONS = 8
-
-_DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
-_STORAGES = {
-    "torch.FloatStorage": "<f4",
-    "torch.DoubleStorage": "<f8",
-    "torch.HalfStorage": "<f2",
-    "torch.LongStorage": "<i8",
-    "torch.IntStorage": "<i4",
-    "torch.ShortStorage": "<i2",
-    "torch.CharStorage": "<i1",
-    "torch.ByteStorage": "<u1",
-    "torch.BoolStorage": "|b1",
-}
-
-
-class Refused(Exception):
-    """What is wrong with a file, as part of a sentence."""
 
 
 def read_foreign(data: bytes, path: str) -> Any:
@@ -72,7 +62,7 @@ def read_foreign(data: bytes, path: str) -> Any:
         raise FormatError(f"{path} is no label file: it is damaged ({reason})") from error
 
 
-def _read(data: bytes) -> tuple[Any, Callable[["_Storage"], bytes]]:
+def _read(data: bytes) -> tuple[Any, Callable[["Storage"], bytes]]:
     """The value of a file, and where the numbers of its tensors are found."""
     if data.startswith(_ZIP):
         return _read_archive(data)
@@ -89,7 +79,7 @@ def _read(data: bytes) -> tuple[Any, Callable[["_Storage"], bytes]]:
     return value, _no_storage
 
 
-def _read_archive(data: bytes) -> tuple[Any, Callable[["_Storage"], bytes]]:
+def _read_archive(data: bytes) -> tuple[Any, Callable[["Storage"], bytes]]:
     """What torch >= 1.6 writes: an archive of a pickle and one member for each storage."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
@@ -109,7 +99,7 @@ def _read_archive(data: bytes) -> tuple[Any, Callable[["_Storage"], bytes]]:
     return value, lambda storage: contents[f"{roots[0]}data/{storage.key}"]
 
 
-def _read_legacy(stream: io.BytesIO, num_bytes: int) -> tuple[Any, Callable[["_Storage"], bytes]]:
+def _read_legacy(stream: io.BytesIO, num_bytes: int) -> tuple[Any, Callable[["Storage"], bytes]]:
     """What torch before 1.6 writes: pickles one after the other, then the storages."""
     if _Reader(stream, num_bytes).load() != _LEGACY_PROTOCOL:
         raise Refused("its version of torch's format is unknown")
@@ -131,79 +121,8 @@ def _read_legacy(stream: io.BytesIO, num_bytes: int) -> tuple[Any, Callable[["_S
     return value, lambda storage: contents[storage.key]
 
 
-def _no_storage(storage: "_Storage") -> bytes:
+def _no_storage(storage: "Storage") -> bytes:
     raise Refused("it has a tensor without numbers")
-
-
-@dataclass(frozen=True)
-class _Storage:
-    """Numbers of tensors: where they are, what they are, and how many."""
-
-    key: str
-    dtype: np.dtype[Any]
-    numel: int
-
-    @property
-    def num_bytes(self) -> int:
-        return self.numel * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor whose numbers are not read yet."""
-
-    storage: _Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-class _DType:
-    """Stands for a dtype while its byte order is still to come."""
-
-    def __init__(self, name: Any, *_: Any) -> None:
-        if name not in _DTYPES:
-            raise Refused(f"it has numbers of kind {name!r:.40}")
-        self.name = name
-        self.order = "<"
-
-    def build(self, state: Any) -> None:
-        """The state that numpy pickles of a dtype: version, byte order, nothing else."""
-        if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "="):
-            raise Refused("a kind of numbers in it is impossible")
-        if any(part is not None for part in state[2:5]):
-            raise Refused("it has numbers with fields")
-        self.order = ">" if state[1] == ">" else "<"
-
-
-class _Array:
-    """Stands for an array while its content is still to come."""
-
-    def __init__(self, *_: Any) -> None:
-        self.value: np.ndarray | None = None
-
-    def build(self, state: Any) -> None:
-        """The state that numpy pickles of an array: version, shape, dtype, order, bytes."""
-        if not isinstance(state, tuple) or len(state) != 5:
-            raise Refused("an array in it is impossible")
-        _, shape, dtype, is_fortran, data = state
-        if not _is_shape(shape) or not isinstance(dtype, _DType) or not isinstance(data, bytes):
-            raise Refused("an array in it is impossible")
-        kind = np.dtype(dtype.order + dtype.name)
-        if math.prod(shape) * kind.itemsize != len(data):
-            raise Refused("an array in it is not as long as it says")
-        flat = np.frombuffer(data, kind)
-        self.value = flat.reshape(shape, order="F" if is_fortran else "C")
-
-
-class _Name:
-    """A name of the table, which a pickle may call and do nothing else with."""
-
-    __slots__ = ("function", "name")
-
-    def __init__(self, name: str, function: Callable[..., Any] | None) -> None:
-        self.name = name
-        self.function = function
 
 
 class _Reader(pickle._Unpickler):
@@ -213,30 +132,30 @@ class _Reader(pickle._Unpickler):
 
     def __init__(self, stream: io.BytesIO, num_bytes: int) -> None:
         super().__init__(stream)
-        self.storages: list[_Storage] = []
+        self.storages: list[Storage] = []
         self._left = _COPIES * num_bytes + 1024
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of a name."""
         full = f"{module}.{name}"
-        if full in _STORAGES or full == "numpy.ndarray":
-            return _Name(full, None)
+        if full in STORAGES or full == "numpy.ndarray":
+            return Name(full, None)
         if full == "_codecs.encode":
-            return _Name(full, self._encode)
-        if full not in _CALLED:
+            return Name(full, self._encode)
+        if full not in CALLED:
             raise Refused(f"it needs {full!r:.80}, which no label file does")
-        return _Name(full, _CALLED[full])
+        return Name(full, CALLED[full])
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Storage:
         """The storage of a tensor."""
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
             raise Refused("it refers to something outside")
         kind, key, numel = pid[1], pid[2], pid[4]
-        if not isinstance(kind, _Name) or kind.name not in _STORAGES or not isinstance(key, str):
+        if not isinstance(kind, Name) or kind.name not in STORAGES or not isinstance(key, str):
             raise Refused("it has numbers of an unknown kind")
-        if not _is_shape((numel,)):
+        if not is_shape((numel,)):
             raise Refused("the size of a tensor in it is no number")
-        self.storages.append(_Storage(key, np.dtype(_STORAGES[kind.name]), numel))
+        self.storages.append(Storage(key, np.dtype(STORAGES[kind.name]), numel))
         return self.storages[-1]
 
     def _encode(self, text: Any, encoding: Any = None) -> bytes:
@@ -252,7 +171,7 @@ class _Reader(pickle._Unpickler):
         stack: list[Any] = self.stack  # type: ignore[attr-defined]
         arguments = stack.pop()
         function = stack[-1]
-        if not isinstance(function, _Name) or function.function is None:
+        if not isinstance(function, Name) or function.function is None:
             raise Refused("it calls something that is no function")
         if not isinstance(arguments, tuple):
             raise Refused(f"it calls {function.name} without arguments")
@@ -261,7 +180,7 @@ class _Reader(pickle._Unpickler):
     def _build(self) -> None:
         stack: list[Any] = self.stack  # type: ignore[attr-defined]
         state = stack.pop()
-        if not isinstance(stack[-1], _Array | _DType):
+        if not isinstance(stack[-1], ArrayParts | NumberKind):
             raise Refused("it changes something that is no array")
         stack[-1].build(state)
 
@@ -316,71 +235,23 @@ _Reader.dispatch = {
 }
 
 
-def _make_array(kind: Any, *_: Any) -> _Array:
-    if not isinstance(kind, _Name) or kind.name != "numpy.ndarray":
-        raise Refused("it has an array of another class than numpy's")
-    return _Array()
-
-
-def _make_dict(*arguments: Any) -> dict[Any, Any]:
-    if arguments:
-        raise Refused("it makes a dict out of something")
-    return {}
-
-
-def _make_no_bytes(*arguments: Any) -> bytes:
-    if arguments:
-        raise Refused("it makes bytes out of something")
-    return b""
-
-
-def _make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise Refused("a tensor in it has no numbers")
-    if not _is_shape((offset,)) or not _is_shape(size) or not _is_shape(stride):
-        raise Refused("the shape of a tensor in it is impossible")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if math.prod(size) > storage.numel or (math.prod(size) and last >= storage.numel):
-        raise Refused("a tensor in it is larger than its numbers")
-    return _Tensor(storage, offset, size, stride)
-
-
-_CALLED: dict[str, Callable[..., Any]] = {
-    "numpy.core.multiarray._reconstruct": _make_array,
-    "numpy._core.multiarray._reconstruct": _make_array,
-    "numpy.dtype": _DType,
-    "torch._utils._rebuild_tensor_v2": _make_tensor,
-    "collections.OrderedDict": _make_dict,
-    "__builtin__.bytes": _make_no_bytes,  # how protocol 2 spells b""
-}
-
-
-def _is_shape(value: Any) -> bool:
-    """Whether a value is a tuple of a few whole numbers, none negative."""
-    return (
-        isinstance(value, tuple)
-        and len(value) <= _MAX_DIMENSIONS
-        and all(type(n) is int and 0 <= n <= MAX_BYTES for n in value)
-    )
-
-
-def _resolve(value: Any, read: Callable[[_Storage], bytes]) -> Any:
+def _resolve(value: Any, read: Callable[[Storage], bytes]) -> Any:
     """The value with arrays in the place of what stands for them; every part is visited once."""
     done: dict[int, Any] = {}
 
     def visit(part: Any) -> Any:
-        if isinstance(part, _Array):
+        if isinstance(part, ArrayParts):
             if part.value is None:
                 raise Refused("an array in it has no content")
             return part.value
-        if isinstance(part, _Tensor):
-            return _numbers(part, read(part.storage))
+        if isinstance(part, TensorParts):
+            return numbers_of(part, read(part.storage))
         if isinstance(part, list | tuple | dict):
             if id(part) not in done:
                 done[id(part)] = None  # of a list inside itself
                 done[id(part)] = _visit_members(part, visit)
             return done[id(part)]
-        if isinstance(part, _Name | _DType | _Storage):
+        if isinstance(part, Name | NumberKind | Storage):
             raise Refused("it holds something else than values")
         return part
 
@@ -391,15 +262,3 @@ def _visit_members(part: Any, visit: Callable[[Any], Any]) -> Any:
     if isinstance(part, dict):
         return {key: visit(member) for key, member in part.items()}
     return type(part)(visit(member) for member in part)
-
-
-def _numbers(tensor: _Tensor, data: bytes) -> np.ndarray:
-    storage = tensor.storage
-    if len(data) != storage.num_bytes:
-        raise Refused("a tensor in it has fewer numbers than it says")
-    flat = np.frombuffer(data, storage.dtype)
-    strides = tuple(step * storage.dtype.itemsize for step in tensor.stride)
-    view = np.lib.stride_tricks.as_strided(
-        flat[tensor.offset :], tensor.size, strides, writeable=False
-    )
-    return np.array(view)
