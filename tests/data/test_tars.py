@@ -151,6 +151,10 @@ REFUSED = {
     "broken json": lambda path: pack(path, {"x.png": pixels(0), "x.json": b"{"}),
     "a large class": lambda path: pack(path, {"x.png": pixels(0), "x.cls": b"123456789"}),
     "a negative class": lambda path: pack(path, {"x.png": pixels(0), "x.cls": b"-7"}),
+    "an image and its mask": lambda path: pack(
+        path, {"x.jpg": pixels(0), "x.mask.png": pixels(1), "x.cls": b"1"}
+    ),
+    "a pipe": lambda path: os.mkfifo(path),
     "a note too long": lambda path: pack(path, {"x.png": pixels(0), "x.cls": b" " * (1 << 21)}),
 }
 

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,28 @@ def test_two_folders_become_the_store_of_one_run(halves, whole, images, tmp_path
 
 
 def test_parts_may_overlap_and_come_in_any_order(halves, whole, images, tmp_path, files_of):
-    merge([halves[1], whole, halves[0]], str(tmp_path / "out"), images)
+    """A part may be a finished store, whose manifest says what made it."""
+    for number, parts in enumerate(permutations([*halves, whole])):
+        result = merge(parts, str(tmp_path / f"out{number}"), images)
+        assert files_of(tmp_path / f"out{number}") == files_of(whole)
+        assert result.remarks == []
+
+
+def test_a_part_whose_run_was_stopped_is_told_of(halves, whole, images, tmp_path, files_of):
+    part = Path(shutil.copytree(halves[0], tmp_path / "part"))
+    (part / ENVIRONMENT).unlink()
+    result = merge([str(part), halves[1]], str(tmp_path / "out"), images)
     assert files_of(tmp_path / "out") == files_of(whole)
+    assert [str(part) in remark for remark in result.remarks] == [True]
+
+
+def test_a_part_may_be_resumed_with_other_libraries(halves, make_config, tmp_path):
+    """The last run counts, as for a whole store."""
+    part = Path(shutil.copytree(halves[0], tmp_path / "part"))
+    noted = (part / ENVIRONMENT).read_bytes()
+    (part / ENVIRONMENT).write_bytes(noted.replace(b'"python":"', b'"python":"other '))
+    label(make_config(str(part), shards="1/2"))
+    assert (part / ENVIRONMENT).read_bytes() == noted
 
 
 def test_one_folder_filled_part_by_part_ends_as_one_run(make_config, whole, tmp_path, files_of):

@@ -12,7 +12,8 @@ def merge(parts: list[str], *, images: ImagesConfig, out: str) -> None:
     """Join the shards that `fkd label --shards` has written on several machines.
 
     Parts may overlap. The store has the bytes and the root hash of one that a single machine has
-    labeled. Safe to kill: the same command resumes.
+    labeled. Safe to kill: the same command resumes. Labels are not computed again here, as `fkd
+    label` does at its end: `fkd verify --teacher.name` does so.
 
     Args:
         parts: folders with shards, together all of them.

@@ -111,7 +111,7 @@ class NumberedSource:
         root: where the images are.
         class_names: "0", "1", ... up to the largest number, also those without an image; the names
             that the source has, where its labels are numbers by themselves.
-        remarks: those of the source, and one on the numbers where nobody has asked.
+        remarks: those of the source, and without a request one on the numbers.
 
     Args:
         whole: the source, which has classes.

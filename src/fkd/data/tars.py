@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,8 @@ class TarSource:
         ]
         self._entries.sort(key=lambda entry: entry[0])
         self._require_sound(folder, sum(archive.left_out for archive in archives))
+        for path, archive in zip(self._paths, archives, strict=True):
+            _refuse_samples_of_several(path, archive)
         classes = [self._class_of(archives[n], n, member) for _, n, member in self._entries]
         self.class_names, self._labels = _number_classes(classes, folder, root)
         self.labels_are_ids = any(isinstance(value, int) for value in classes)
@@ -202,7 +205,7 @@ def _list_members(path: str) -> _Archive:
 
 def _headers(path: str) -> Iterator[_Member]:
     """The plain files of an archive, without their contents."""
-    size = os.path.getsize(path)
+    size = _size_of_file(path)
     opened: Any
     with tarfile.open(path, "r:", errors="surrogateescape") as opened:
         for info in opened:
@@ -213,6 +216,36 @@ def _headers(path: str) -> Iterator[_Member]:
                 raise OSError("it is cut short")
             name = os.fsencode(os.path.normpath(info.name).lstrip("/"))
             yield _Member(name, info.offset_data, info.size)
+
+
+def _size_of_file(path: str) -> int:
+    """Bytes of a regular file; a pipe would be waited for.
+
+    Raises:
+        OSError: it is something else, or cannot be looked up.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is no regular file")
+    return status.st_size
+
+
+def _refuse_samples_of_several(path: str, archive: _Archive) -> None:
+    """Refuse images that share a note, as an image and its mask do: one of them has no class.
+
+    Raises:
+        ConfigError: names the first two.
+    """
+    owner: dict[bytes, bytes] = {}
+    for member in archive.images:
+        stem = _stem(member.name)
+        if stem in archive.notes and stem in owner:
+            raise ConfigError(
+                f"images.root: {printable(owner[stem])} and {printable(member.name)} in "
+                f"{printable(os.fsencode(path))} are parts of one sample, and only one can be its "
+                "image; pack the images without the other parts"
+            )
+        owner[stem] = member.name
 
 
 def _stem(name: bytes) -> bytes:

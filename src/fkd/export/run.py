@@ -166,7 +166,7 @@ def _accept_target(config: ExportConfig, is_ours: Callable[[Path], bool]) -> Pat
     """The file to write.
 
     Raises:
-        ConfigError: it cannot be written, or is somebody's.
+        ConfigError: it cannot be written, or is there and no export of fkd.
     """
     target = home_path(config.out)
     if target.is_dir():

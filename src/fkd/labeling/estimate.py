@@ -7,7 +7,7 @@ from itertools import chain, repeat
 
 from fkd.data.canary import count_canaries
 from fkd.data.sources import remarks_of
-from fkd.errors import ImageError
+from fkd.errors import ConfigError, ImageError
 from fkd.labeling.config import LabelConfig
 from fkd.labeling.identity import describe_environment
 from fkd.labeling.setup import LabelSetup, build_setup
@@ -59,6 +59,8 @@ def plan(config: LabelConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEs
         ConfigError, TeacherError: as `label` does.
         ImageError: no image can be read.
     """
+    if config.shards is not None:
+        raise ConfigError("shards: `fkd plan` is about all of a store; leave them out")
     with exact_numerics() as passes:
         setup = build_setup(config, passes)
         speed = _measure_speed(setup, sample_seconds)

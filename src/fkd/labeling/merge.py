@@ -7,7 +7,6 @@ anywhere     fkd merge part1 part2 --images.root ... --out labels
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fkd.data.sources import ImagesConfig, ImageSource, open_source
 from fkd.data.subset import MEMBER, spread
@@ -54,7 +53,7 @@ def merge(
     read = [read_part(part) for part in parts]
     require_whole_set(read)
     source = _require_images(read[0], images)
-    environments = [part.environment for part in read]
+    noted = [part for part in read if part.environment]
     with StoreWriter.open(out, read[0].config.source) as writer:
         pending = set(writer.pending())
         sizes = {e.number: e.num_bytes for part in read for e in part.entries}
@@ -67,8 +66,8 @@ def merge(
             progress(done, total)
 
         copy_shards(read, writer, copied)
-        finish_store(writer, source, environments[0])
-    return MergeResult(LabelStore.open(out), _describe_environments(read))
+        finish_store(writer, source, noted[0].environment if noted else {})
+    return MergeResult(LabelStore.open(out), _describe_environments(read, noted))
 
 
 def _require_images(part: Part, images: ImagesConfig) -> ImageSource:
@@ -82,15 +81,24 @@ def _require_images(part: Part, images: ImagesConfig) -> ImageSource:
     return source
 
 
-def _describe_environments(parts: Sequence[Part]) -> list[str]:
+def _describe_environments(parts: Sequence[Part], noted: Sequence[Part]) -> list[str]:
     """That parts were made by different hardware or libraries: the store notes those of the first.
 
     Last bits of labels may differ then, as they would if one machine had resumed another's run.
+
+    Args:
+        parts: all of them.
+        noted: those that say what made them.
     """
-    first: dict[str, Any] = parts[0].environment
-    return [
-        f"{part.path} was labeled by other libraries or hardware than {parts[0].path}, whose the "
+    unknown = [
+        f"{part.path} does not say which libraries and hardware labeled it: its run was stopped; "
+        "the command that made it notes them"
+        for part in parts
+        if not part.environment
+    ]
+    return unknown + [
+        f"{part.path} was labeled by other libraries or hardware than {noted[0].path}, whose the "
         "store notes; last bits of its labels may differ from those of a single machine"
-        for part in parts[1:]
-        if part.environment != first
+        for part in noted[1:]
+        if part.environment != noted[0].environment
     ]

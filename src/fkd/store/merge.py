@@ -15,7 +15,14 @@ from fkd.errors import ConfigError, DamagedStore, MissingLabel, StoreMismatch
 from fkd.store import canonical, durable, files
 from fkd.store.canonical import sha256
 from fkd.store.config import StoreConfig
-from fkd.store.manifest import ENVIRONMENT, ShardEntry, read_commits, read_config
+from fkd.store.manifest import (
+    ENVIRONMENT,
+    MANIFEST,
+    ShardEntry,
+    read_commits,
+    read_config,
+    read_finished,
+)
 from fkd.store.shard import Shard
 from fkd.store.writer import StoreWriter
 
@@ -41,12 +48,12 @@ class Part:
 
 
 def note_environment(path: str | os.PathLike[str], environment: Mapping[str, Any]) -> None:
-    """Note in a folder with some of the shards what made them.
+    """Note in a folder with some of the shards what made them; the newest note counts.
 
     Raises:
-        DamagedStore: another environment is noted there already.
         StoreError: it cannot be written.
     """
+    forget_environment(path)
     durable.publish(files.absolute(path), ENVIRONMENT, canonical.encode(dict(environment)))
 
 
@@ -65,13 +72,24 @@ def read_part(path: str | os.PathLike[str]) -> Part:
     """
     folder = files.absolute(path)
     config = read_config(folder)
-    environment: Any = {}
-    if files.exists(folder, ENVIRONMENT):
-        data = files.read(folder, ENVIRONMENT, _MAX_ENVIRONMENT_BYTES)
-        environment = canonical.decode(data, str(folder / ENVIRONMENT))
+    return Part(folder, config, read_commits(folder, config), _read_environment(folder))
+
+
+def _read_environment(folder: Path) -> dict[str, Any]:
+    """What made the shards: by the manifest of a finished store, else by the note, if there is one.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    if files.exists(folder, MANIFEST):
+        return read_finished(folder)[0].environment
+    if not files.exists(folder, ENVIRONMENT):
+        return {}
+    data = files.read(folder, ENVIRONMENT, _MAX_ENVIRONMENT_BYTES)
+    environment = canonical.decode(data, str(folder / ENVIRONMENT))
     if not isinstance(environment, dict):
         raise DamagedStore(f"{folder / ENVIRONMENT} is no JSON object; get it again")
-    return Part(folder, config, read_commits(folder, config), environment)
+    return environment
 
 
 def require_whole_set(parts: Sequence[Part]) -> None:

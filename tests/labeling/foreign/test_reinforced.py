@@ -1,13 +1,17 @@
 """Label sets of ml-dr: crops and flips alone are imported, everything else is refused."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
 
-from fkd.data.sources import ImagesConfig
-from fkd.errors import FormatError, MissingLabel
+from fkd.data.sources import ImagesConfig, open_source
+from fkd.errors import ConfigError, FormatError, MissingLabel
+from fkd.labeling.foreign.files import positions_in_folder
 from fkd.labeling.foreign.reinforced import read_reinforced
 from fkd.labeling.foreign.run import ImportConfig, import_labels
 from fkd.labels.codec_names import parse_codec
@@ -26,8 +30,8 @@ def saved(content, **options) -> bytes:
     return buffer.getvalue()
 
 
-def read(content, position=3, codec=None):
-    return read_reinforced(saved(content, pickle_protocol=4), "x", position, 5, codec)
+def read(content, codec=None):
+    return read_reinforced(saved(content, pickle_protocol=4), "x/3.pth.tar", 5, codec)
 
 
 def test_samples_are_read_number_by_number():
@@ -60,7 +64,7 @@ def test_other_augmentations_are_refused(params):
 
 REFUSED = {
     "a number": (3, "no number of an image"),
-    "another image": ((4, [sample()]), "has the labels of image 4, not 3"),
+    "another image": ((4, [sample()]), "has the labels of image 4; it was renamed"),
     "no samples": ((3, []), "no samples"),
     "no prob": ((3, [{"params": [BOX, True]}]), "no params and prob"),
     "no pair": ((3, [sample(prob=[0.1])]), "no pair of probabilities"),
@@ -76,7 +80,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED)
 def test_impossible_files_are_refused(content, reason):
-    with pytest.raises(FormatError, match=f"x: .*{reason}"):
+    with pytest.raises(FormatError, match=rf"x/3\.pth\.tar: .*{reason}"):
         read(content)
 
 
@@ -112,3 +116,36 @@ def test_a_set_becomes_a_store(tmp_path, image_folder, image_source):
     (tmp_path / "labels" / "9.pth.tar").unlink()
     with pytest.raises(MissingLabel, match=r"1 of 15 images have no labels.*9\.pth\.tar"):
         import_labels(config)
+
+
+@pytest.fixture
+def tricky_folder(tmp_path):
+    """Classes, folders and files of which one name begins with another."""
+    pixels = Image.new("RGB", (8, 8))
+    names = ["cat/1.jpg", "cat/b/2.png", "cat/b-c/3.png", "cat-like/4.jpg", "cat.x/5.jpg"]
+    for name in [*names, "Dog/6.JPG", "dog/7.webp", "cat/10.png", "cat/b.png", "\u00e9/8.bmp"]:
+        (tmp_path / "tricky" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels.save(tmp_path / "tricky" / name)
+    return tmp_path / "tricky"
+
+
+def test_positions_are_those_of_torchvision(tricky_folder):
+    source = open_source(ImagesConfig(root=str(tricky_folder), format="classes"))
+    paths = [os.path.relpath(path, tricky_folder) for path, _ in ImageFolder(tricky_folder).samples]
+    positions = positions_in_folder(source)
+    assert positions != list(range(len(source)))  # or this would show nothing
+    assert [paths[n] for n in positions] == [os.fsdecode(source.key(i)) for i in range(10)]
+
+
+@pytest.mark.parametrize("name", ["cat/x.gif", "cat/x.avif"])
+def test_images_that_torchvision_leaves_out_are_refused(name, tricky_folder):
+    Image.new("RGB", (8, 8)).save(tricky_folder / name)
+    source = open_source(ImagesConfig(root=str(tricky_folder), format="classes"))
+    with pytest.raises(ConfigError, match=rf"which would not have .*{name}"):
+        positions_in_folder(source)
+
+
+def test_images_in_no_class_folder_are_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(ConfigError, match=r"which would not have .*x\.png"):
+        positions_in_folder(open_source(ImagesConfig(root=str(tmp_path))))

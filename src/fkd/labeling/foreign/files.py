@@ -47,14 +47,44 @@ def find_by_stem(
 
 
 def find_by_position(source: ImageSource, root: str, suffix: str) -> list[str]:
-    """The file of each image, N.SUFFIX for the N-th one.
+    """The file of each image, N.SUFFIX for the N-th one of torchvision's ImageFolder.
 
     Raises:
-        ConfigError: the root is no folder.
+        ConfigError: the root is no folder, or the images are not those of an ImageFolder.
         MissingLabel: a file is not there.
     """
     _require_folder(root)
-    return _require_all([os.path.join(root, f"{i}{suffix}") for i in range(len(source))])
+    positions = positions_in_folder(source)
+    return _require_all([os.path.join(root, f"{position}{suffix}") for position in positions])
+
+
+def positions_in_folder(source: ImageSource) -> list[int]:
+    """The position of each image in torchvision's ImageFolder of the same folder.
+
+    It goes by class, then by folder, then by name; our keys are whole paths, which is another order
+    where the name of one class begins with that of another ("cat", "cat-like").
+
+    Raises:
+        ConfigError: an image lies in no class folder, or ImageFolder would leave it out.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    places: list[tuple[str, str, str]] = []
+    for i in range(len(source)):
+        path = os.fsdecode(source.key(i))
+        folder, _, name = path.rpartition("/")
+        if not folder or not name.lower().endswith(IMG_EXTENSIONS):
+            raise ConfigError(
+                f"labels: those of ml-dr are numbered as torchvision's ImageFolder numbers images, "
+                f"which would not have {source.name(i)}; give the folder of classes that they were "
+                "made of, with the same files"
+            )
+        places.append((folder.partition("/")[0], folder, name))
+    order = sorted(range(len(places)), key=places.__getitem__)
+    positions = [0] * len(order)
+    for position, i in enumerate(order):
+        positions[i] = position
+    return positions
 
 
 def any_exists(folder: str, names: Sequence[str]) -> bool:

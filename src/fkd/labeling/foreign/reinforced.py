@@ -12,6 +12,7 @@ whole pipeline.
 Source: Reinforce Data, Multiply Impact (Faghri et al., ICCV 2023) and apple/ml-dr.
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,12 @@ from fkd.labels.codecs import Codec, MarginalSmoothing
 SUFFIX = ".pth.tar"
 
 
-def read_reinforced(
-    data: bytes, path: str, position: int, num_classes: int, codec: Codec | None
-) -> ForeignCrops:
-    """The labels of the image at a position.
+def read_reinforced(data: bytes, path: str, num_classes: int, codec: Codec | None) -> ForeignCrops:
+    """The labels of one image.
 
     Args:
-        data: the file.
-        path: of the file, for messages.
-        position: of the image; the file has it too.
+        data: the file, called by the position of its image, which it has inside, too.
+        path: of the file.
         num_classes: C.
         codec: by default ms:K, what ml-dr trains with.
 
@@ -50,8 +48,8 @@ def read_reinforced(
     if not isinstance(content, tuple | list) or len(content) != 2:
         raise FormatError(f"{path}: it holds no number of an image and samples")
     number, samples = content
-    if number != position:
-        raise FormatError(f"{path}: it has the labels of image {number!r:.20}, not {position}")
+    if os.path.basename(path) != f"{number}{SUFFIX}":
+        raise FormatError(f"{path}: it has the labels of image {number!r:.20}; it was renamed")
     if not isinstance(samples, list) or not samples:
         raise FormatError(f"{path}: it has no samples")
     read = [_read_sample(sample, path) for sample in samples]

@@ -274,7 +274,7 @@ class _ForeignFiles:
             dtype: MapDtype = "f32" if config.value_dtype == "f32" else "f16"
             return maps.read_map(data, path, num_classes, dtype)
         if config.format == "ml-dr":
-            return reinforced.read_reinforced(data, path, i, num_classes, config.codec)
+            return reinforced.read_reinforced(data, path, num_classes, config.codec)
         return official.read_official(data, path, num_classes, config.codec)
 
 
