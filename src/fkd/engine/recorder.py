@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -169,3 +171,45 @@ class Recorder:
                 f"the loss is {loss} at step {self._state.step}; lower optimizer.lr, set "
                 "clip_grad, or use amp no, with another --out if this one has checkpoints"
             )
+
+
+@contextmanager
+def recording(
+    folder: Path,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    *,
+    resumed: State | None,
+    log_every: int,
+    checkpoint_seconds: float,
+    measure: Measure = CROPS,
+) -> Iterator[Recorder]:
+    """The records of a run in its folder, which the main process writes.
+
+    Args:
+        folder: of the run.
+        state: at the step where it begins or resumes.
+        checkpoints: of the run.
+        progress: told of every step.
+        resumed: the checkpoint that the run resumes from, if it does.
+        log_every: steps between two log lines.
+        checkpoint_seconds: between two checkpoints.
+        measure: what is counted.
+
+    Raises:
+        RunError: the files cannot be written.
+    """
+    main = state.accelerator.is_main_process
+    with ExitStack() as opened:
+        log = opened.enter_context(closing(MetricsLog(folder, state.step))) if main else None
+        yield Recorder(
+            state,
+            log_every=log_every,
+            checkpoint_seconds=checkpoint_seconds,
+            log=log,
+            checkpoints=checkpoints if main else None,
+            progress=progress,
+            resumed=resumed,
+            measure=measure,
+        )

@@ -5,6 +5,7 @@ The backbone is in eval mode throughout. Its features of all images are computed
 protocols of papers train the classifier on random crops instead (`fkd.evaluation.protocols`).
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
@@ -176,13 +177,9 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
     told = progress or ProbeProgress()
     device = resolve_device(config.device)
     train, val = _open(config)
-    remarks = [*remarks_of(train.source), *remarks_of(val.source)]
-    for remark in dict.fromkeys(remarks):  # both may be the same images
-        told.remark(remark)
     requests = _requests(config, train.source, val.source)
     machine = Machine(device=device, batch_size=config.batch_size, num_workers=config.num_workers)
-    if requests[0].identity == requests[1].identity:
-        told.warn("val has the same images as images, so accuracy is that of images trained on")
+    _tell_of_images(requests, told)
     features = [
         _features(config, request, images, machine, what, told)
         for request, images, what in zip(
@@ -204,6 +201,15 @@ def probe(config: ProbeConfig, progress: ProbeProgress | None = None) -> ProbeRe
         epochs=config.protocol.num_epochs,
         linear=_linear(config, requests[0], train, features, machine, told),
     )
+
+
+def _tell_of_images(requests: Sequence[FeatureRequest], told: ProbeProgress) -> None:
+    """What the user may want to know of the training and the validation images."""
+    remarks = [remark for request in requests for remark in remarks_of(request.source)]
+    for remark in dict.fromkeys(remarks):  # both may be the same images
+        told.remark(remark)
+    if requests[0].identity == requests[1].identity:
+        told.warn("val has the same images as images, so accuracy is that of images trained on")
 
 
 @dataclass(frozen=True, kw_only=True)

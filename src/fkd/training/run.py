@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,10 @@ from fkd.data.batches import Batch, load_batches
 from fkd.data.decoders import DecoderReport
 from fkd.engine.accelerators import start_accelerator
 from fkd.engine.checkpoint import Checkpoints
-from fkd.engine.logging import METRICS, Metrics, MetricsLog, Progress, read_metrics
+from fkd.engine.logging import METRICS, Metrics, Progress, read_metrics
 from fkd.engine.loop import LoopConfig, run
 from fkd.engine.order import Order
-from fkd.engine.recorder import Recorder
+from fkd.engine.recorder import recording
 from fkd.engine.resume import resume
 from fkd.engine.run_folder import is_finished, open_run_folder
 from fkd.engine.schedule import Pass
@@ -150,28 +150,23 @@ def _train(
 ) -> None:
     """All steps that are left."""
     accelerator = state.accelerator
-    main = accelerator.is_main_process
     resumed = resume(state, checkpoints, progress.warn, resume_from=config.resume_from)
     order = build_order(config, setup, accelerator)
-    log = MetricsLog(Path(config.out), state.step) if main else None
-    with ExitStack() as opened:
-        if log is not None:
-            opened.enter_context(closing(log))
-        recorder = Recorder(
-            state,
-            log_every=config.log_every,
-            checkpoint_seconds=config.checkpoint_seconds,
-            log=log,
-            checkpoints=checkpoints if main else None,
-            progress=progress,
-            resumed=resumed,
-        )
+    with recording(
+        Path(config.out),
+        state,
+        checkpoints,
+        progress,
+        resumed=resumed,
+        log_every=config.log_every,
+        checkpoint_seconds=config.checkpoint_seconds,
+    ) as recorder:
         description = f"{describe_run(config, order, setup.decoder)}; {setup.inputs}"
         progress.begin(state.step, order.num_steps, description)
         for sentence in odd_settings(config, order):
             progress.warn(sentence)
-        batches = opened.enter_context(closing(open_batches(config, setup, order, state)))
-        run(loop_config(config, setup, order, accelerator.device), state, recorder, batches)
+        with closing(open_batches(config, setup, order, state)) as batches:
+            run(loop_config(config, setup, order, accelerator.device), state, recorder, batches)
 
 
 def open_batches(

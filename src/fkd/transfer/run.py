@@ -1,7 +1,7 @@
 """Trains a detector, from its configuration to its final weights and their average precision."""
 
 import json
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from fkd.data.batches import load_batches
 from fkd.engine.accelerators import start_accelerator
 from fkd.engine.checkpoint import Checkpoints
 from fkd.engine.durable import reading, replace_file, replace_text
-from fkd.engine.logging import METRICS, MetricsLog, Progress, read_metrics
+from fkd.engine.logging import METRICS, Progress, read_metrics
 from fkd.engine.loop import run
 from fkd.engine.order import Order
-from fkd.engine.recorder import Recorder
+from fkd.engine.recorder import recording
 from fkd.engine.resume import resume
 from fkd.engine.run_folder import FINAL_WEIGHTS, is_finished, open_run_folder
 from fkd.engine.state import TrainState
@@ -111,23 +111,18 @@ def _train(
 ) -> None:
     """All steps that are left, and the final files."""
     accelerator, path = state.accelerator, Path(config.out)
-    main = accelerator.is_main_process
     resumed = resume(state, checkpoints, progress.warn, resume_from=config.resume_from)
     loop = DetectionLoop(config, setup, accelerator)
-    log = MetricsLog(path, state.step) if main else None
-    with ExitStack() as opened:
-        if log is not None:
-            opened.enter_context(closing(log))
-        recorder = Recorder(
-            state,
-            log_every=config.log_every,
-            checkpoint_seconds=config.checkpoint_seconds,
-            log=log,
-            checkpoints=checkpoints if main else None,
-            progress=progress,
-            resumed=resumed,
-            measure=IMAGES,
-        )
+    with recording(
+        path,
+        state,
+        checkpoints,
+        progress,
+        resumed=resumed,
+        log_every=config.log_every,
+        checkpoint_seconds=config.checkpoint_seconds,
+        measure=IMAGES,
+    ) as recorder:
         progress.begin(state.step, loop.order.num_steps, describe_run(config, setup, loop.order))
         batches = load_batches(
             loop.cutter,
@@ -137,8 +132,9 @@ def _train(
             workers=kind_of_workers(config),
             bursts=not on_gpu(config),
         )
-        run(loop, state, recorder, opened.enter_context(closing(batches)))
-    if main:
+        with closing(batches):
+            run(loop, state, recorder, batches)
+    if accelerator.is_main_process:
         _save(path, setup, state.module.student)
 
 

@@ -73,9 +73,7 @@ def coverage(
     require_whole(1, "num_images", num_images)
     refuse_same_folder(out, images, val)
     console = make_console()
-    opened = None if store is None else LabelStore.open(home_path(store))
-    if opened is not None and opened.grid is not None:
-        raise ConfigError(f"store: {store} holds label maps, and no crops that a run would use")
+    opened = None if store is None else _open_crops(store)
     config = CoverageConfig(
         num_crops=_num_crops(opened, num_crops),
         epochs=epochs,
@@ -96,6 +94,18 @@ def coverage(
         parts = open_parts(images, val, opened, console)
         settings = DuplicateConfig(near=images is not None, num_workers=num_workers)
         run_duplicates(parts, settings, opened, console, out=folder)
+
+
+def _open_crops(store: str) -> LabelStore:
+    """The store.
+
+    Raises:
+        ConfigError: it holds label maps.
+    """
+    opened = LabelStore.open(home_path(store))
+    if opened.grid is not None:
+        raise ConfigError(f"store: {store} holds label maps, and no crops that a run would use")
+    return opened
 
 
 def _run(config: CoverageConfig, keys: list[bytes], out: Path, console: Console) -> None:
