@@ -79,22 +79,11 @@ def test_maps_become_a_store(config, image_source):
                 assert entry.label.values[2 * y + x].tolist() == expected[0, :, y, x].tolist()
 
 
-def test_an_import_goes_on_to_the_same_bytes(config, tmp_path, files_of):
+def test_an_import_goes_on_to_the_same_bytes(config, tmp_path, files_of, stop_after):
     import_labels(config)
     again = replace(config, out=str(tmp_path / "again"))
 
-    class Stop(Exception):
-        pass
-
-    left = [9]
-
-    def stop(num_images):
-        left[0] -= 1
-        if not left[0]:
-            raise Stop
-
-    with pytest.raises(Stop):
-        import_labels(again, stop)
+    stop_after(9, lambda progress: import_labels(again, progress))
     counted = []
     import_labels(again, counted.append)
     assert len(counted) == 7
@@ -103,22 +92,11 @@ def test_an_import_goes_on_to_the_same_bytes(config, tmp_path, files_of):
         import_labels(replace(config, value_dtype="f16"))
 
 
-def test_an_image_that_was_replaced_between_two_starts_is_named(config, tmp_path):
+def test_an_image_that_was_replaced_between_two_starts_is_named(config, tmp_path, stop_after):
     root = Path(shutil.copytree(config.images.root, tmp_path / "photos"))
     again = replace(config, images=ImagesConfig(root=str(root)), out=str(tmp_path / "again"))
 
-    class Stop(Exception):
-        pass
-
-    left = [9]
-
-    def stop(num_images):
-        left[0] -= 1
-        if not left[0]:
-            raise Stop
-
-    with pytest.raises(Stop):
-        import_labels(again, stop)
+    stop_after(9, lambda progress: import_labels(again, progress))
     first = sorted(root.rglob("*.png"))[0]
     original = first.read_bytes()
     Image.new("RGB", (30, 30)).save(first)

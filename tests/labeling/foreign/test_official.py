@@ -163,23 +163,12 @@ def test_the_root_may_lie_higher(below, write_set):
     assert import_labels(write_set("hard", below=below)).store.num_images == 15
 
 
-def test_an_import_resumes_to_the_same_bytes(write_set, tmp_path, files_of):
+def test_an_import_resumes_to_the_same_bytes(write_set, tmp_path, files_of, stop_after):
     config = write_set("ms:3")
     import_labels(config)
 
-    class Stop(Exception):
-        pass
-
-    left = [9]
-
-    def stop(num_images):
-        left[0] -= 1
-        if not left[0]:
-            raise Stop
-
     again = replace(config, out=str(tmp_path / "again"))
-    with pytest.raises(Stop):
-        import_labels(again, stop)
+    stop_after(9, lambda progress: import_labels(again, progress))
     import_labels(again)
     assert files_of(again.out) == files_of(config.out)
 
