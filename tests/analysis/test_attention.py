@@ -149,6 +149,16 @@ def test_the_map_of_the_true_class(config, models):
     assert [shown.target for shown in model.shown] == names
 
 
+def test_the_map_of_a_true_class_that_is_a_number(config, models, make_images, tmp_path):
+    root = make_images(tmp_path / "numbered", ("0", "1", "2"))
+    images = ImagesConfig(root=str(root), classes="by_number")
+    changed = replace(config, images=images, models=[models["relu"]], target="truth")
+    report = compare_attention(changed)
+    (model,) = report.models
+    names = [NAMES["relu"][report.source.label(i)] for i in report.shown]
+    assert [shown.target for shown in model.shown] == names
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -23,6 +23,7 @@ from fkd.analysis.attention_config import (
 )
 from fkd.analysis.grad_cam import GradCam, Layer, enlarge_maps, normalize_maps, require_captum
 from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, load, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import center_crop
@@ -297,15 +298,16 @@ def _target_of(seen: _Seen, positions: Sequence[int]) -> Callable[[Sequence[int]
         output = _output_of(seen, wanted)
         return lambda part, logits: torch.full_like(logits[:, 0], output, dtype=torch.long)
     outputs: dict[int, int] = {}
+    names = class_names_among(source, seen.class_names)
     for i in positions:
         label = source.label(i)
-        if label < 0 or source.class_names is None:
+        if label < 0 or names is None:
             raise ConfigError(
                 f"target truth: {source.name(i)} has no class; use --target predicted, or give "
                 "images in class folders"
             )
         if label not in outputs:
-            outputs[label] = _output_of(seen, source.class_names[label])
+            outputs[label] = _output_of(seen, names[label])
     return lambda part, logits: torch.tensor(
         [outputs[source.label(i)] for i in part], device=logits.device
     )

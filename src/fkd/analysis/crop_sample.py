@@ -14,6 +14,7 @@ from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops
 from fkd.crops.sampling import CropConfig
 from fkd.data.identity import require_labeled_file
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError, ImageError
 from fkd.models.classes import match_known_classes
@@ -45,9 +46,10 @@ class CropSample:
 
     def truth(self, class_names: Sequence[str]) -> Tensor:
         """The position of the true class of each image among these, int64 (n,), -1 if unknown."""
-        if self.source is None or self.source.class_names is None:
+        names = None if self.source is None else class_names_among(self.source, class_names)
+        if self.source is None or names is None:
             return torch.full((len(self.keys),), -1)
-        ids = match_known_classes(self.source.class_names, class_names)
+        ids = match_known_classes(names, class_names)
         labels = [self.source.label(i) for i in self.positions]
         return torch.tensor([-1 if label < 0 else ids[label] for label in labels])
 

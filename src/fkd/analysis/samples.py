@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkd.checks import require_whole
-from fkd.data.joining import map_classes, true_classes
+from fkd.data.joining import class_ids_among, true_classes
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
 from fkd.randomness import Purpose, permutations, stream_keys, uniforms
@@ -106,7 +106,7 @@ def draw_sample(
     """
     num_crops = num_crops or store.num_crops
     own = true_classes(images, None) if images.class_names is not None else None
-    ids = map_classes(images.class_names, store.class_names)
+    ids = class_ids_among(images, store.class_names)
     if own is None or images.class_names is None or ids is None or not (own[usable] >= 0).any():
         if config.classes is not None:
             raise ConfigError(f"sample.classes: {images.root} has no classes; leave it out")

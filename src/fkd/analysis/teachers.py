@@ -26,6 +26,7 @@ from fkd.checks import require_whole
 from fkd.crops.replay import replay
 from fkd.crops.sampling import CropConfig
 from fkd.data.ahead import look_ahead, single_threaded_pool
+from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, remarks_of
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import center_crop
@@ -210,14 +211,16 @@ def _find_classes(
     heads = {f"models.{name}": model.class_names for name, model in models.items()}
     heads |= {f"stores.{name}": list(store.class_names) for name, store in stores.items()}
     if config.classes == "dataset":
-        if source is None or source.class_names is None:
+        first = next(iter(heads.values()))
+        names = None if source is None else class_names_among(source, first)
+        if names is None:
             raise ConfigError("classes: the images have none; use --classes common")
         for name, head in heads.items():
             try:
-                match_classes(source.class_names, head)
+                match_classes(names, head)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from error
-        return list(source.class_names)
+        return names
     common = next(iter(heads.values()))
     for head in heads.values():
         common = [
