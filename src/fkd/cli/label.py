@@ -17,7 +17,7 @@ from fkd.cli.console import (
     print_warning,
 )
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
-from fkd.labeling.estimate import CostEstimate
+from fkd.labeling.estimate import CostEstimate, PlanConfig
 from fkd.labeling.estimate import plan as make_plan
 from fkd.labeling.foreign.run import ImportConfig
 from fkd.labeling.foreign.run import import_labels as read_labels
@@ -80,8 +80,12 @@ def import_labels(config: ImportConfig) -> None:
     print_store(done.store, config.out, console)
 
 
-def plan(config: LabelConfig) -> None:
-    """Print what labeling will cost - bytes, teacher crops, hours - and write nothing."""
+def plan(config: PlanConfig) -> None:
+    """Print what labeling will cost - bytes, teacher crops, hours - and write nothing.
+
+    Also for more images than are at hand (--for_images), other machines (--crops_per_second) and
+    several devices (--num_devices).
+    """
     cost, console = make_plan(config), make_console()
     for remark in cost.remarks:
         print_remark(console, remark)
@@ -242,7 +246,7 @@ def _describe_epochs(num_crops: int) -> str:
     return f"{single}; epochs = {2 * num_crops}: every crop twice; fewer leave crops unused"
 
 
-def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> None:
+def _print_plan(cost: CostEstimate, config: PlanConfig, console: Console) -> None:
     per_crop = cost.num_bytes / cost.num_crops
     about = "about " if config.form == "compact" else ""
     console.print(
@@ -254,7 +258,14 @@ def _print_plan(cost: CostEstimate, config: LabelConfig, console: Console) -> No
         f"bytes     {about}{cost.num_bytes:,} ({format_size(cost.num_bytes)}, "
         f"{per_crop:.1f} per crop) in {cost.num_shards:,} shards"
     )
+    devices = "one process" if cost.num_devices == 1 else f"{cost.num_devices:,} processes"
+    origin = "as given" if config.crops_per_second else "measured here on these images"
     console.print(
-        f"teacher   {format_duration(cost.teacher_seconds)} for one process at "
-        f"{cost.crops_per_second:.0f} crops/s, measured here on these images"
+        f"teacher   {format_duration(cost.seconds)} for {devices} at "
+        f"{cost.crops_per_second:,.0f} crops/s{' each' if cost.num_devices > 1 else ''}, {origin}"
+    )
+    console.print(
+        f"threads   {config.num_workers} decode and cut {cost.cut_per_second:,.0f} crops/s here "
+        f"without the teacher; {cost.crops_per_second:,.0f} crops/s need "
+        f"{cost.threads_needed(config.num_workers):,} (--num_workers)"
     )
