@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard events, and callbacks of a progress bar.
+"""Metrics of a run: metrics.jsonl, TensorBoard events, trackers, and a progress bar's callbacks.
 
 Every line of metrics.jsonl has "step" (optimizer steps done) and "epoch"; training lines add "lr",
 "loss" and "train_top1", evaluation lines "val_top1" and "val_top5", of a student of embeddings
@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from fkd.engine.durable import reading, replace_text, writing
+from fkd.engine.trackers import TENSORBOARD, Trackers
 from fkd.errors import RunError
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+METRICS = "metrics.jsonl"
 Metrics = Mapping[str, float | int | None]
 
 
@@ -45,28 +47,30 @@ class MetricsLog:
     Args:
         folder: the run folder.
         step: lines of later steps are dropped: they will be written again.
+        tensorboard: whether there are events for TensorBoard.
+        trackers: services that are told, too.
 
     Raises:
         RunError: the files cannot be written.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-        _say_errors_once()
+    def __init__(
+        self, folder: Path, step: int, *, tensorboard: bool = True, trackers: Trackers | None = None
+    ) -> None:
         self._path, self._events = folder / METRICS, folder / TENSORBOARD
+        self._trackers, self._board = trackers, None
         replace_text(self._path, "".join(line + "\n" for line in _lines_up_to(self._path, step)))
         with writing(self._path):
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - see close()
         try:
             with writing(self._events):
-                self._board = SummaryWriter(str(self._events), purge_step=step + 1)
+                self._board = _open_board(self._events, step + 1) if tensorboard else None
         except RunError:
             self._file.close()
             raise
 
     def write(self, metrics: Metrics) -> None:
-        """Add one line and the same numbers to TensorBoard.
+        """Add one line, and give the same numbers to TensorBoard and the trackers.
 
         Raises:
             RunError: the disk is full or refuses; so do `sync` and `close`.
@@ -76,8 +80,10 @@ class MetricsLog:
             self._file.flush()
         with writing(self._events):
             for name, value in metrics.items():
-                if name != "step" and value is not None:
+                if self._board is not None and name != "step" and value is not None:
                     self._board.add_scalar(name, value, int(metrics["step"] or 0))
+        if self._trackers is not None:
+            self._trackers.write(metrics)
 
     def sync(self) -> None:
         """Make the lines so far durable."""
@@ -90,8 +96,19 @@ class MetricsLog:
             with writing(self._path):
                 self._file.close()
         finally:
+            if self._trackers is not None:
+                self._trackers.close()
             with writing(self._events):
-                self._board.close()
+                if self._board is not None:
+                    self._board.close()
+
+
+def _open_board(folder: Path, purge_step: int) -> Any:
+    """Writes events for TensorBoard; those from a step on are dropped."""
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+    _say_errors_once()
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 class _ThreadHook:

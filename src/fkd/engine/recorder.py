@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from fkd.engine.checkpoint import Checkpoints, State
 from fkd.engine.logging import Metrics, MetricsLog, Progress
 from fkd.engine.order import StepInfo
 from fkd.engine.state import TrainState
+from fkd.engine.trackers import TENSORBOARD, Trackers, parse_trackers
 from fkd.errors import RunError
 
 
@@ -180,6 +181,8 @@ def recording(
     checkpoints: Checkpoints,
     progress: Progress,
     *,
+    settings: Mapping[str, Any],
+    trackers: str,
     resumed: State | None,
     log_every: int,
     checkpoint_seconds: float,
@@ -192,6 +195,8 @@ def recording(
         state: at the step where it begins or resumes.
         checkpoints: of the run.
         progress: told of every step.
+        settings: of the run, nested; trackers show them.
+        trackers: which, as `parse_trackers` takes them.
         resumed: the checkpoint that the run resumes from, if it does.
         log_every: steps between two log lines.
         checkpoint_seconds: between two checkpoints.
@@ -199,10 +204,13 @@ def recording(
 
     Raises:
         RunError: the files cannot be written.
+        ConfigError: a tracker cannot start.
     """
     main = state.accelerator.is_main_process
     with ExitStack() as opened:
-        log = opened.enter_context(closing(MetricsLog(folder, state.step))) if main else None
+        log = _open_log(folder, state.step, settings, trackers, progress) if main else None
+        if log is not None:
+            opened.enter_context(closing(log))
         yield Recorder(
             state,
             log_every=log_every,
@@ -213,3 +221,13 @@ def recording(
             resumed=resumed,
             measure=measure,
         )
+
+
+def _open_log(
+    folder: Path, step: int, settings: Mapping[str, Any], trackers: str, progress: Progress
+) -> MetricsLog:
+    """The log of the main process, with its trackers."""
+    names = parse_trackers(trackers)
+    others = [name for name in names if name != TENSORBOARD]
+    services = Trackers(others, folder, settings, progress.warn) if others else None
+    return MetricsLog(folder, step, tensorboard=TENSORBOARD in names, trackers=services)

@@ -4,6 +4,7 @@ RUN/config.yaml        the settings, as `--config` reads them
 RUN/env.json           seed, data, commit, versions and hardware of the first start
 RUN/metrics.jsonl      one line per log entry
 RUN/tensorboard/       the same for TensorBoard
+RUN/trackers.json      what services of `trackers` call the run
 RUN/checkpoints/       the newest two; a run that is started again resumes from the newest
 RUN/config.json        the student: architecture, input and class names, as timm writes them
 RUN/model.safetensors  the final weights; written last: its presence means "finished"
@@ -24,7 +25,8 @@ import yaml
 
 from fkd.engine.checkpoint import Checkpoints
 from fkd.engine.durable import list_folder, reading, replace_text, writing
-from fkd.engine.logging import METRICS, TENSORBOARD
+from fkd.engine.logging import METRICS
+from fkd.engine.trackers import IDS, TENSORBOARD
 from fkd.errors import RunError
 from fkd.userfiles import os_reason
 
@@ -141,6 +143,7 @@ def _prepare(path: Path, settings: Settings, environment: Settings, free: frozen
         with writing(path):
             shutil.rmtree(path / TENSORBOARD, ignore_errors=True)
             (path / METRICS).unlink(missing_ok=True)
+            (path / IDS).unlink(missing_ok=True)
     else:
         _refuse_foreign(path, names)
     replace_text(path / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")

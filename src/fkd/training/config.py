@@ -23,6 +23,7 @@ from fkd.data.mixing import MixingConfig
 from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.engine.optim import OptimizerConfig
 from fkd.engine.schedule import Pass, ScheduleConfig, plan_passes
+from fkd.engine.trackers import parse_trackers
 from fkd.errors import ConfigError
 from fkd.methods import (
     METHODS,
@@ -45,7 +46,7 @@ CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
 
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers", "resume_from"}
-    | {"val_every", "log_every", "checkpoint_seconds"}
+    | {"val_every", "log_every", "checkpoint_seconds", "trackers"}
     | {f"{images}.{name}" for images in ("images", "val") for name in ("root", "download")}
 )
 """Settings that may differ when a run is continued: they do not change its result, or (paths) what
@@ -172,6 +173,8 @@ class TrainConfig:
             is better where storage is slow.
         log_every: optimizer steps between two lines of metrics.jsonl; a pass ends with one anyway.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
+        trackers: where metrics go besides metrics.jsonl, e.g. tensorboard,wandb,mlflow: names of
+            accelerate's trackers, or none.
         resume_from: a checkpoint of this run (out/checkpoints/step-NUMBER.pt) to resume from where
             newer ones cannot be read; without it they end the run.
 
@@ -233,6 +236,7 @@ class TrainConfig:
     workers: Literal["auto", "threads", "processes"] = "auto"
     log_every: int = 20
     checkpoint_seconds: float = 60.0
+    trackers: str = "tensorboard"
     resume_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -333,6 +337,7 @@ class TrainConfig:
         require_whole(0, "num_workers", self.num_workers)
         require_whole(None, "seed", self.seed)
         require_at_least(0, "checkpoint_seconds", self.checkpoint_seconds)
+        parse_trackers(self.trackers)
         require_in("(0, 1)", "ema_decay", self.ema_decay)
         require_positive("clip_grad", self.clip_grad)
         require_in("[0, 1)", "label_smoothing", self.label_smoothing)

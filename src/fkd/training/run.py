@@ -23,6 +23,7 @@ from fkd.engine.resume import resume
 from fkd.engine.run_folder import is_finished, open_run_folder
 from fkd.engine.schedule import Pass
 from fkd.engine.state import TrainState
+from fkd.engine.trackers import require_trackers
 from fkd.errors import RunError
 from fkd.evaluation.accuracy import measure_accuracy
 from fkd.evaluation.neighbors import measure_neighbors
@@ -100,6 +101,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
         >>> train(config).num_steps
         4
     """
+    require_trackers(config.trackers)
     accelerator = start_accelerator(config.device, config.amp)
     with explained_failures(accelerator.num_processes):
         data = open_data(config)
@@ -157,6 +159,8 @@ def _train(
         state,
         checkpoints,
         progress,
+        settings=asdict(config),
+        trackers=config.trackers,
         resumed=resumed,
         log_every=config.log_every,
         checkpoint_seconds=config.checkpoint_seconds,

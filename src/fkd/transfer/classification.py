@@ -85,6 +85,7 @@ def training_config(config: TransferConfig) -> TrainConfig:
         workers=config.workers,
         log_every=config.log_every,
         checkpoint_seconds=config.checkpoint_seconds,
+        trackers=config.trackers,
         resume_from=config.resume_from,
     )
 

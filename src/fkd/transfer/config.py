@@ -14,6 +14,7 @@ from fkd.checks import (
 )
 from fkd.data.sources import ImagesConfig, refuse_same_folder
 from fkd.engine.optim import OptimizerConfig
+from fkd.engine.trackers import parse_trackers
 from fkd.errors import ConfigError
 from fkd.userfiles import settle_paths
 
@@ -22,7 +23,8 @@ PresetName = Literal["1x", "tv-ref"]
 
 FREE_FIELDS = frozenset(
     {"out", "device", "num_workers", "workers", "resume_from", "checkpoint", "annotations"}
-    | {"val_annotations", "val_every", "log_every", "checkpoint_seconds", "images.root", "val.root"}
+    | {"val_annotations", "val_every", "log_every", "checkpoint_seconds", "trackers"}
+    | {"images.root", "val.root"}
 )
 """Settings that may differ when a run is continued: they do not change its result, or (paths) what
 they point to is compared by its content."""
@@ -140,6 +142,8 @@ class TransferConfig:
         workers: threads, processes, or auto: threads up to 4.
         log_every: optimizer steps between two lines of metrics.jsonl.
         checkpoint_seconds: time between two checkpoints; every pass ends with one anyway.
+        trackers: where metrics go besides metrics.jsonl, e.g. tensorboard,wandb,mlflow: names of
+            accelerate's trackers, or none.
         resume_from: a checkpoint of this run to resume from where newer ones cannot be read.
     """
 
@@ -172,6 +176,7 @@ class TransferConfig:
     workers: Literal["auto", "threads", "processes"] = "auto"
     log_every: int = 20
     checkpoint_seconds: float = 300.0
+    trackers: str = "tensorboard"
     resume_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -218,6 +223,7 @@ class TransferConfig:
         require_whole(None, "seed", self.seed)
         require_in("[0, 1]", "flip", self.flip)
         require_at_least(0, "checkpoint_seconds", self.checkpoint_seconds)
+        parse_trackers(self.trackers)
         require_positive("clip_grad", self.clip_grad)
         for milestone in self.milestones or ():
             require_whole(1, "milestones", milestone)

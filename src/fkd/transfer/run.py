@@ -20,6 +20,7 @@ from fkd.engine.recorder import recording
 from fkd.engine.resume import resume
 from fkd.engine.run_folder import FINAL_WEIGHTS, is_finished, open_run_folder
 from fkd.engine.state import TrainState
+from fkd.engine.trackers import require_trackers
 from fkd.errors import RunError
 from fkd.models.checkpoints import DETECTOR_FILE
 from fkd.models.names import parse_model_name
@@ -74,6 +75,7 @@ def train_detector(config: TransferConfig, progress: Progress | None = None) -> 
         FKDError: something the user can repair.
         KeyboardInterrupt: SIGINT came (SystemExit: SIGTERM); a checkpoint was written first.
     """
+    require_trackers(config.trackers)
     accelerator = start_accelerator(config.device, config.amp)
     with explained_failures(accelerator.num_processes):
         if config.backbone is not None:  # before a large file is read
@@ -118,6 +120,8 @@ def _train(
         state,
         checkpoints,
         progress,
+        settings=asdict(config),
+        trackers=config.trackers,
         resumed=resumed,
         log_every=config.log_every,
         checkpoint_seconds=config.checkpoint_seconds,

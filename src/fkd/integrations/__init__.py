@@ -1,0 +1,1 @@
+"""What makes training loops of others shorter, or saves them from a silent mistake."""
