@@ -5,6 +5,7 @@
 # make docs    the documentation site, in site-output/html; warnings are errors
 # make docs-links  asks the network whether the addresses in it are there
 # make drill   the tests of reliability at a share of their goals: SCALE=0.1 by default; hours at 1
+# make release VERSION=1.2.3  checks, builds and tags a release
 # make check   formatting, lint, types, import arrows, then the tests
 # make lock    resolve the dependencies anew into requirements.lock
 
@@ -17,7 +18,7 @@ UV := $(BIN)/uv
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test test-gpu drill docs docs-links lint check lock clean
+.PHONY: help setup demo bench test test-gpu drill docs docs-links release lint check lock clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +52,9 @@ docs: $(READY)
 
 docs-links: $(READY)
 	$(BIN)/python docs/_site/build.py site-output linkcheck
+
+release: $(READY)
+	.ci/release $(VERSION)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Builds the documentation site: the pages of docs/ as they are, the commands, and the public names.
+"""Builds the documentation site: the pages of docs/ as they are, commands and public names.
 
     python docs/_site/build.py OUT [html|linkcheck]
 
@@ -100,7 +100,8 @@ def write_commands(folder: Path) -> None:
     rows = "".join(f"| [`{v}`]({n}.md) | {VERBS[v].summary} |\n" for v, n in names.items())
     tree = "\n".join(names.values())
     (folder / "index.md").write_text(
-        f"# Commands\n\n| `fkd ...` | |\n|---|---|\n{rows}\n```{{toctree}}\n:hidden:\n\n{tree}\n```\n",
+        f"# Commands\n\n| `fkd ...` | |\n|---|---|\n{rows}\n"
+        f"```{{toctree}}\n:hidden:\n\n{tree}\n```\n",
         encoding="utf-8",
     )
 
