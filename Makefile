@@ -2,7 +2,10 @@
 # make bench   how fast all of it is, against its peers; one table, four minutes on two quiet cores
 # make test    the tests
 # make test-gpu  the tests that need a CUDA device
+# make docs    the documentation site, in site-output/html; warnings are errors
+# make docs-links  asks the network whether the addresses in it are there
 # make drill   the tests of reliability at a share of their goals: SCALE=0.1 by default; hours at 1
+# make release VERSION=1.2.3  checks, builds and tags a release
 # make check   formatting, lint, types, import arrows, then the tests
 # make lock    resolve the dependencies anew into requirements.lock
 
@@ -15,7 +18,7 @@ UV := $(BIN)/uv
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test test-gpu drill lint check lock clean
+.PHONY: help setup demo bench test test-gpu drill docs docs-links release lint check lock clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +47,15 @@ test-gpu: $(READY)
 drill: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m drill --scale $(SCALE)
 
+docs: $(READY)
+	$(BIN)/python docs/_site/build.py site-output
+
+docs-links: $(READY)
+	$(BIN)/python docs/_site/build.py site-output linkcheck
+
+release: $(READY)
+	.ci/release $(VERSION)
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,4 +69,4 @@ lock:
 		--no-header pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output site-output

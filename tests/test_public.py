@@ -4,7 +4,7 @@ import importlib.resources
 import re
 import subprocess
 import sys
-from pathlib import Path
+from importlib.metadata import version
 
 import pytest
 
@@ -60,10 +60,8 @@ def test_every_public_name_exists_and_is_documented(name):
 
 
 def test_the_version_is_that_of_the_package():
-    assert re.fullmatch(r"\d+\.\d+\.\d+", fkd.__version__)
-    project = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
-    assert 'dynamic = ["version"]' in project
-    assert 'path = "src/fkd/__init__.py"' in project
+    assert fkd.__version__ == version("fkd")
+    assert re.match(r"\d+\.\d+", fkd.__version__)
 
 
 def test_type_checkers_may_read_the_package():

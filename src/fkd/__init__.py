@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from fkd.training.config import TrainConfig
     from fkd.training.run import train
 
-__version__ = "0.1.0"
-
 _MODULES = {
     "fkd.crops.augment": "AugmentConfig",
     "fkd.crops.replay": "replay sample_crops",
@@ -87,7 +85,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module."""
+    """Import a public name from its module; the version is that of the installed package."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("fkd")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'fkd' has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)

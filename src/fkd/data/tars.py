@@ -171,11 +171,9 @@ class TarSource:
 
 
 def _read_at(path: str, member: _Member) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    try:
-        data = os.pread(descriptor, member.size, member.offset)
-    finally:
-        os.close(descriptor)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(member.offset)
+        data = file.read(member.size)
     if len(data) < member.size:
         raise OSError(errno.EIO, "it ends before the image does")
     return data

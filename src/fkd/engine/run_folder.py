@@ -11,7 +11,6 @@ RUN/model.safetensors  the final weights; written last: its presence means "fini
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +28,11 @@ from fkd.engine.logging import METRICS
 from fkd.engine.trackers import IDS, TENSORBOARD
 from fkd.errors import RunError
 from fkd.userfiles import os_reason
+
+try:
+    import fcntl
+except ImportError:  # Windows, where models are evaluated and stores read
+    fcntl = None  # type: ignore[assignment]
 
 FINAL_WEIGHTS = "model.safetensors"
 CHECKPOINTS = "checkpoints"
@@ -108,6 +112,8 @@ def _take_lock(path: Path) -> int:
     A POSIX record lock: unlike that of `flock` it is not inherited by the loader's processes, which
     outlive a killed run by seconds and would shut its successor out.
     """
+    if fcntl is None:
+        raise RunError("training locks its folder, which Windows cannot; train under WSL")
     try:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
