@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from fkd.checks import require_one_of
+from fkd.crops.sampling import content_key
 from fkd.data.arrays import ArraySource, refuse_transforms
 from fkd.data.decode import Decoder, decode_image
 from fkd.data.folder import FolderLayout, FolderSource, scan_folder
@@ -128,6 +129,11 @@ class LoadedImage:
     def size(self) -> tuple[int, int]:
         """Height and width, pixels."""
         return self.image.shape[1], self.image.shape[2]
+
+    @property
+    def content_key(self) -> bytes:
+        """What identifies the image where crops of labels are drawn; see the function."""
+        return content_key(self.crc32, self.num_bytes)
 
 
 def load(source: ImageSource, i: int, decoder: Decoder = "pillow") -> LoadedImage:
