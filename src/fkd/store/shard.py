@@ -381,9 +381,9 @@ def _unpack(
     records = [variable[i][1] for i in labeled.tolist()]
     arrays = unpack_records(config, records, crops[labeled])
     if config.crops is not None:
-        names = ("image.crc32", "image.bytes", "image.size")
-        files = [facts[name][labeled] for name in names]
-        box, flip = draw_geometry(config.crops, *files, crops[labeled])
+        crc32, num_bytes = facts["image.crc32"][labeled], facts["image.bytes"][labeled]
+        size = facts["image.size"][labeled]
+        box, flip = draw_geometry(config.crops, crc32, num_bytes, size, crops[labeled])
         arrays |= {"crop.box": box, "crop.flip": flip}
     if len(labeled) == len(crops):
         return arrays
