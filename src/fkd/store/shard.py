@@ -381,8 +381,7 @@ def _unpack(
     records = [variable[i][1] for i in labeled.tolist()]
     arrays = unpack_records(config, records, crops[labeled])
     if config.crops is not None:
-        crc32, num_bytes = facts["image.crc32"][labeled], facts["image.bytes"][labeled]
-        size = facts["image.size"][labeled]
+        crc32, num_bytes, size = (facts[f"image.{n}"][labeled] for n in ("crc32", "bytes", "size"))
         box, flip = draw_geometry(config.crops, crc32, num_bytes, size, crops[labeled])
         arrays |= {"crop.box": box, "crop.flip": flip}
     if len(labeled) == len(crops):
