@@ -155,6 +155,12 @@ def _find_columns(features: Any) -> tuple[str, str | None]:
             "dataset.remove_columns"
         )
     image = "image" if "image" in images or not images else images[0]
+    mode = getattr(features.get(image), "mode", None)
+    if mode not in (None, "RGB"):
+        raise ConfigError(
+            f"column {image!r} of the data set reads images as {mode}, and labels are of RGB; "
+            "cast it with dataset.cast_column to datasets.Image()"
+        )
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     for name in _LABELS:
         if name in features:

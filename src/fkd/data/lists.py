@@ -189,20 +189,30 @@ def _keys(file: str, folder: str, rows: Sequence[Listed]) -> list[bytes]:
                 f"{_shown(row.path)}; an image is labeled once, remove one of them"
             )
         lines[key] = row.line
-    missing = [
-        i
-        for i, key in enumerate(keys)
-        if not os.path.isfile(os.path.join(folder, os.fsdecode(key)))
-    ]
-    if missing:
-        first, more = rows[missing[0]], len(missing) - 1
-        others = f", and {more:,} more are not" if more else ""
-        raise ConfigError(
-            f"images.root: {_shown(first.path)} in line {first.line} of {file} is no file "
-            f"{'' if os.path.isabs(first.path) else f'below {folder}'}{others}; correct the list, "
-            "whose paths begin at its folder"
-        )
+    _require_files(file, folder, keys, rows)
     return keys
+
+
+def _require_files(file: str, folder: str, keys: Sequence[bytes], rows: Sequence[Listed]) -> None:
+    """Refuse paths of which there is no file.
+
+    Raises:
+        ConfigError: names the first, and says how many there are.
+    """
+    root = os.fsencode(folder)
+    missing = [i for i, key in enumerate(keys) if not os.path.isfile(os.path.join(root, key))]
+    if not missing:
+        return
+    first, more = rows[missing[0]], len(missing) - 1
+    place = "" if os.path.isabs(first.path) else f" below {folder}"
+    others = f", and {more:,} more are not" if more else ""
+    advice = "correct the list, whose paths begin at its folder"
+    if first.line == 1 and not file.lower().endswith(".txt"):
+        advice += ", or if this is a header, images.image_column names the column of the paths"
+    raise ConfigError(
+        f"images.root: {_shown(first.path)} in line {first.line} of {file} is no file{place}"
+        f"{others}; {advice}"
+    )
 
 
 def _checked(file: str, row: Listed) -> str:
