@@ -74,9 +74,9 @@ class ImagesConfig:
         root: a folder, or one Parquet file, tar archive, or text or CSV file of paths.
         format: auto is Parquet where there are such files of images, tar where there are archives
             and no images beside them, arrow where `datasets` saved a data set, list where the root
-            is a .txt, .csv or .tsv file of paths and classes, else folder; folder takes
-            sub-folders as classes if they look like classes; classes takes them whatever they look
-            like; flat has no classes; cifar10 and cifar100 are torchvision's.
+            is a .txt, .csv or .tsv of paths and classes, else folder; folder takes sub-folders as
+            classes if they look like classes; classes takes them whatever they look like; flat has
+            no classes; cifar10 and cifar100 are torchvision's.
         split: which part, where `root` holds several (train, validation, test).
         image_column: column of the encoded images (Parquet, arrow), or of their paths (list).
         label_column: column of the labels (Parquet, arrow, list); null for images without labels.
@@ -103,7 +103,9 @@ class ImagesConfig:
     def __post_init__(self) -> None:
         settle_paths(self, "root")
         if self.root is None:
-            raise ConfigError("images.root is None; give a folder of images, or one Parquet file")
+            raise ConfigError(
+                "images.root is None; give a folder of images, or one file that holds or lists them"
+            )
         if not isinstance(self.split, str):
             raise ConfigError(f"images.split is a name such as val, got {self.split!r}")
         if self.format not in get_args(SourceFormat):
