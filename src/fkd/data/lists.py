@@ -51,6 +51,7 @@ class ListSource(FolderSource):
     absolute.
 
     Attributes:
+        root: the list.
         labels_are_ids: whether the classes are numbers in the list.
 
     Args:
@@ -73,13 +74,16 @@ class ListSource(FolderSource):
         keys = _keys(file, folder, rows)
         classes = [_class(row.label) for row in rows]
         class_names, labels = number_classes(classes, folder, file)
-        super().__init__(folder, keys, labels, class_names)
-        self._file = file
+        super().__init__(file, keys, labels, class_names)
+        self._folder = os.fsencode(folder)
         self.labels_are_ids = any(isinstance(value, int) for value in classes)
 
     def __repr__(self) -> str:
         classes = "no classes" if self.class_names is None else f"{len(self.class_names)} classes"
-        return f"ListSource({self._file!r}, {len(self)} images, {classes})"
+        return f"ListSource({self.root!r}, {len(self)} images, {classes})"
+
+    def _path(self, i: int) -> bytes:
+        return os.path.join(self._folder, self._keys[i])
 
 
 def read_list(file: str, image_column: str, label_column: str | None) -> Iterator[Listed]:
