@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import ImageDataset
+from timm.data.readers.reader_hfds import ReaderHfds
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.data.readers.reader_image_tar import ReaderImageTar
 from torch.utils.data import ChainDataset, ConcatDataset, IterableDataset, Subset, random_split
@@ -16,7 +17,7 @@ from torchvision import datasets as tv
 
 from fkd.data.sources import ImagesConfig, as_source, open_source
 from fkd.errors import ConfigError
-from tests.data.kinds import pack
+from tests.data.kinds import as_dataset, files_below, pack
 
 
 def image(path: pathlib.Path, seed: int = 0) -> pathlib.Path:
@@ -161,15 +162,25 @@ def clevr(root):
     return tv.CLEVRClassification(str(root))
 
 
+def faces(root):
+    folder = root / "lfw-py"
+    for i, name in enumerate(("Ann_A", "Bob_B", "Bob_B")):
+        image(folder / "lfw_funneled" / name / f"{name}_{max(1, i):04d}.jpg", i)
+    write(folder / "peopleDevTrain.txt", "2", "Ann_A\t1", "Bob_B\t2")
+    write(folder / "lfw-names.txt", "Ann_A\t1", "Bob_B\t2")
+    write(folder / "lfw-funneled.tgz")
+    return tv.LFWPeople(str(root), split="train")
+
+
 MAKERS = (flowers, pets, food, cars, dtd, aircraft, sun, country, eurosat, imagenette)
-MAKERS += (caltech101, caltech256, inaturalist, sentiment, signs, clevr)
+MAKERS += (caltech101, caltech256, inaturalist, sentiment, signs, clevr, faces)
 
 
 @pytest.fixture
 def no_digests(monkeypatch):
     """Small files stand for those that torchvision would download; their digests differ."""
     for name in ("check_integrity", "_check_integrity"):
-        for module in (tv.flowers102, tv.utils):
+        for module in (tv.flowers102, tv.lfw, tv.utils):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, lambda path, md5=None: os.path.isfile(path))
 
@@ -191,6 +202,8 @@ def test_paths_are_keys_and_files_are_read_undecoded(make, tmp_path, no_digests)
         assert truth.pop(np.asarray(Image.open(file)).tobytes()) == source.label(i)
     assert not truth
     names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)
+    if make is faces:
+        names = list(dataset.class_to_idx)
     if names is not None:
         assert source.class_names == [str(name) for name in names]
 
@@ -281,6 +294,23 @@ def test_archives_of_timm_have_the_keys_of_archives(kind, image_folder, tmp_path
         assert ours.class_names == source.class_names
     assert [source.read(i) for i in range(4)] == [data for _, data in files]
     assert [source.class_names[source.label(i)] for i in range(4)] == ["ant", "ant", "cat", "cat"]
+
+
+@pytest.mark.parametrize("remap", [False, True])
+def test_timm_reads_data_sets_of_hugging_face(remap, image_folder):
+    """As `create_dataset("hfds/...")` makes them, which would look for the data set on the hub."""
+    dataset = as_dataset(files_below(image_folder)).rename_column("label", "kind")
+    dataset = dataset.add_column("label", [0] * len(dataset))
+    reader = ReaderHfds.__new__(ReaderHfds)
+    reader.dataset, reader.image_key, reader.label_key = dataset, "image", "kind"
+    reader.remap_class = remap
+    if remap:
+        with pytest.raises(ConfigError, match="ReaderHfds"):
+            as_source(ImageDataset("", reader=reader))
+        return
+    source = as_source(Subset(ImageDataset("", reader=reader), [7, 12]))
+    assert [source.key(i) for i in range(2)] == [b"00000007", b"00000012"]
+    assert [source.class_names[source.label(i)] for i in range(2)] == ["bee", "cat"]
 
 
 def folder_with(folder, **attributes):

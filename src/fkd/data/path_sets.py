@@ -7,7 +7,7 @@ the folder fit the data set and the other way around.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -95,10 +95,8 @@ def files_of(dataset: Any) -> Files | None:
     root = os.fspath(getattr(dataset, "split_folder", dataset.root))
     if labels is None:
         labels = _find_labels(dataset, len(paths))
-    names = None
-    if any(label >= 0 for label in labels):
-        names = next((v for n in _NAMES if (v := getattr(dataset, n, None)) is not None), None)
-    return Files(root, paths, labels, None if names is None else [str(name) for name in names])
+    has_classes = any(label >= 0 for label in labels)
+    return Files(root, paths, labels, _class_names(dataset) if has_classes else None)
 
 
 def _reads_as_torchvision(dataset: Any) -> bool:
@@ -147,6 +145,22 @@ def _find_labels(dataset: Any, count: int) -> list[int]:
         if labels is not None and len(labels) == count and all(map(_is_label, labels)):
             return [_as_label(label) for label in labels]
     return [-1] * count
+
+
+def _class_names(dataset: Any) -> list[str] | None:
+    """The names of the classes, in the order of their ids; None where the data set has none."""
+    for name in _NAMES:
+        names = getattr(dataset, name, None)
+        if names is not None:
+            return [str(each) for each in names]
+    ids = getattr(dataset, "class_to_idx", None)
+    return None if ids is None else names_by_id(ids)
+
+
+def names_by_id(ids: Mapping[str, int]) -> list[str]:
+    """Names in the order of their ids; an id without a name is called by its number."""
+    names = {int(number): str(name) for name, number in ids.items()}
+    return [names.get(number, str(number)) for number in range(max(names, default=-1) + 1)]
 
 
 def _refuse_own_loader(dataset: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fkd.data.arrays import refuse_transforms
 from fkd.data.hf_datasets import dataset_kind, from_dataset
-from fkd.data.path_sets import Files, require_unique
+from fkd.data.path_sets import Files, names_by_id, require_unique
 from fkd.data.tars import Member, read_member
 from fkd.errors import ConfigError
 from fkd.store.canonical import printable
@@ -48,8 +48,10 @@ def from_timm(dataset: Any, positions: Sequence[int] | None) -> Any:
     if samples is not None and len(samples) and hasattr(samples[0][0], "offset_data"):
         return _members(reader, positions)
     kind = dataset_kind(getattr(reader, "dataset", None))
-    if kind is not None and not getattr(reader, "remap_class", False):
-        return from_dataset(reader.dataset, kind, positions)
+    if kind is not None and not reader.remap_class:
+        columns = [reader.image_key, reader.label_key]
+        chosen = reader.dataset.select_columns([c for c in columns if c in reader.dataset.features])
+        return from_dataset(chosen, kind, positions)
     raise ConfigError(
         f"timm's reader {type(reader).__name__} keeps no list of files; give the folder, the "
         "archives or the Hugging Face data set that it reads"
@@ -81,10 +83,7 @@ def _members(reader: Any, positions: Sequence[int] | None) -> "MemberSource":
 
 
 def _class_names(reader: Any) -> list[str]:
-    """The names of the classes, in the order of their ids; those without a name are numbers."""
-    ids = getattr(reader, "class_to_idx", None) or reader.class_name_to_idx
-    names = {int(i): str(name) for name, i in ids.items()}
-    return [names.get(i, str(i)) for i in range(max(names) + 1)]
+    return names_by_id(getattr(reader, "class_to_idx", None) or reader.class_name_to_idx)
 
 
 class MemberSource:
