@@ -1,6 +1,6 @@
 """Benchmarks: fkd and its peers, measured in turns in one process on this machine.
 
-    python -m benchmarks                          all rows but growth, four minutes on quiet cores
+    python -m benchmarks                          all rows but growth and places, four minutes
     python -m benchmarks --rows read,loader       some of them
     python -m benchmarks --rows growth            how cost grows with crops, images, m and workers
     python -m benchmarks.compare OLD_SRC NEW_SRC  two checkouts side by side

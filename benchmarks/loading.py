@@ -35,6 +35,7 @@ from fkd.data.batches import Batch, CropCutter, load_batches
 from fkd.data.crop_sources import CropRequest, StoredCropSource
 from fkd.data.decoders import choose_decoder
 from fkd.data.joining import join_store
+from fkd.data.sources import ImageSource
 from fkd.store import LabeledCrops, LabelStore
 
 _M = 4
@@ -148,9 +149,10 @@ def our_stream(
     num_workers: int,
     store: LabelStore | None = None,
     batch_size: int | None = None,
+    source: ImageSource | None = None,
 ) -> Stream[Batch]:
     """The loader of `fkd train` on the photographs, by default `scale.batch_size` crops a batch."""
-    source, store = inputs.source, store or inputs.photograph_labels
+    source, store = source or inputs.source, store or inputs.photograph_labels
     join = join_store(source, store)
     batches = load_batches(
         CropCutter(

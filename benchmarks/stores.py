@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from fkd.crops.records import CropRecords
-from fkd.crops.sampling import CropConfig, sample_boxes
+from fkd.crops.sampling import CropConfig, content_streams, sample_boxes
 from fkd.data.sources import ImageSource, load
 from fkd.labeling.config import resolve_images_per_shard
 from fkd.labels.encoded import Encoded
-from fkd.randomness import stream_keys
 from fkd.store import LABELED, ImageFacts, LabeledCrops, LabelStore, StoreWriter, keys_digest
+from fkd.store.geometry import crops_member
 
 K, NUM_CLASSES = 5, 1000
 _CANDIDATES = 40  # classes that all labels of one image name together, measured with Lite0
@@ -79,7 +79,7 @@ def write_store(
                 assert labels.ids is not None
                 label = labels[np.arange(first, stop) % len(labels.ids)]
             shard_facts = facts.map(lambda array, a=first, b=stop: array[a:b])  # type: ignore[misc]
-            records = _records(shard_keys, shard_facts.size, num_crops)
+            records = _records(shard_facts, num_crops)
             writer.commit(number, shard_keys, LabeledCrops(shard_facts, records, label))
         writer.finish()
     return LabelStore.open(path)
@@ -89,7 +89,6 @@ def store_config(
     keys: Sequence[bytes], num_crops: int, class_names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The identity of a store with these keys."""
-    crops = CropConfig()
     return {
         "format_version": 1,
         "form": "plain",
@@ -106,13 +105,7 @@ def store_config(
         "images_per_shard": resolve_images_per_shard(None, len(keys), num_crops),
         "keys_sha256": keys_digest(keys),
         "teachers": [{"name": "generated"}],
-        "crops": {
-            "generator": "philox4x32-10",
-            "scale": list(crops.scale),
-            "ratio": list(crops.ratio),
-            "flip_prob": crops.flip_prob,
-            "seed": crops.seed,
-        },
+        "crops": crops_member(CropConfig()),
     }
 
 
@@ -129,7 +122,8 @@ def generated_labels(num_images: int, num_crops: int, seed: int) -> Encoded:
     return Encoded(classes + order, kept.astype(np.float32))
 
 
-def _records(keys: Sequence[bytes], sizes: np.ndarray, num_crops: int) -> CropRecords:
+def _records(facts: ImageFacts, num_crops: int) -> CropRecords:
     config = CropConfig()
-    numbers = np.broadcast_to(np.arange(num_crops), (len(keys), num_crops))
-    return CropRecords(*sample_boxes(config, stream_keys(config.seed, keys), sizes, numbers))
+    numbers = np.broadcast_to(np.arange(num_crops), (len(facts.crc32), num_crops))
+    streams = content_streams(config.seed, facts.crc32, facts.num_bytes)
+    return CropRecords(*sample_boxes(config, streams, facts.size, numbers))

@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "read": ("benchmarks.reading:measure_reading", "reading labels"),
     "bytes": ("benchmarks.reading:measure_bytes", "bytes per crop"),
     "loader": ("benchmarks.loading:measure_loader", "loading crops"),
+    "places": ("benchmarks.places:measure_places", "loading from archives and tables"),
     "loss": ("benchmarks.loss:measure_loss", "the loss, forward and backward"),
     "step": ("benchmarks.training:measure_step", "training steps with data from disk"),
     "epoch": ("benchmarks.training:measure_epoch", "epochs against plain training and online KD"),
@@ -28,7 +29,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
 }
 """What `rows` takes: the function that measures it, and what that is."""
 
-_BY_DEFAULT = [name for name in BENCHMARKS if name != "growth"]
+_BY_DEFAULT = [name for name in BENCHMARKS if name not in ("growth", "places")]
 _MIN_REPEATS = 5
 
 
@@ -37,8 +38,8 @@ class BenchConfig:
     """Measure fkd against its peers, side by side on this machine.
 
     Attributes:
-        rows: what is measured, separated by commas: read, bytes, loader, loss, step, epoch,
-            labeling, startup, growth; by default all but growth.
+        rows: what is measured, separated by commas: read, bytes, loader, places, loss, step,
+            epoch, labeling, startup, growth; by default all but growth and places.
         images: your own images for the loaders and the teacher; by default installed photographs.
         scale: quick (four minutes on two quiet cores), or full for longer runs of everything.
         repeats: of every comparison, at least 5; by default 5 to 9 (full: 11 to 21).

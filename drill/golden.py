@@ -8,7 +8,7 @@ from PIL import Image
 
 from fkd.crops.augment import AugmentConfig
 from fkd.crops.replay import sample_crops
-from fkd.crops.sampling import GENERATOR, CropConfig
+from fkd.crops.sampling import CropConfig
 from fkd.data.canary import cpu_name, make_canaries
 from fkd.data.decode import DECODER
 from fkd.data.folder import FolderSource
@@ -17,10 +17,11 @@ from fkd.labels.codec_names import parse_codec
 from fkd.labels.projection import Projection
 from fkd.store import ImageFacts, LabeledCrops, LabelStore, StoreWriter, form_members, keys_digest
 from fkd.store.config import StoreConfig
-from fkd.store.geometry import grid_boxes
+from fkd.store.geometry import crops_member, grid_boxes
 from fkd.store.provenance import projection_members
 
 NUM_CROPS, NUM_CLASSES = 4, 6
+CROPS = CropConfig(ratio=(0.75, 1.25))
 AUGMENT = AugmentConfig(color_jitter=(0.4, 0.4, 0.4, 0.1), rand_augment_ops=1, erase_prob=0.5)
 # name: form, whether boxes are stored, codec, value type, augmentation
 KINDS = {
@@ -89,8 +90,7 @@ def _config(kind: str, images: FolderSource) -> dict:
         return config | {"grid": [2, 2]}
     columns = augment.columns.items()
     config["extras"] = {n: {"dtype": np.dtype(d).str[1:], "shape": [*s]} for n, (d, s) in columns}
-    ranges = {"scale": [0.08, 1.0], "ratio": [0.75, 1.25], "flip_prob": 0.5, "seed": 0}
-    config["crops"] = {"generator": GENERATOR} | ranges
+    config["crops"] = crops_member(CROPS)
     return config | ({"geometry": "stored"} if form == "compact" and stored else {})
 
 
@@ -99,11 +99,9 @@ def _content(
 ) -> LabeledCrops:
     loaded = [load(images, row) for row in rows]
     sizes = np.array([image.size for image in loaded], np.int64)
-    crops = CropConfig(ratio=(0.75, 1.25))
     numbers = np.arange(NUM_CROPS)
     records = [
-        sample_crops(crops, images.key(row), image.size, numbers, augment)
-        for row, image in zip(rows, loaded, strict=True)
+        sample_crops(CROPS, image.content_key, image.size, numbers, augment) for image in loaded
     ]
     stacked = type(records[0]).stack(records)
     if config.grid is not None:

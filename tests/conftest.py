@@ -79,7 +79,6 @@ def write_store(
 
 def _content(source, rows, config, unreadable) -> tuple[list[bytes], LabeledCrops]:
     loaded = [load(source, i) for i in rows]
-    sizes = [tuple(image.image.shape[1:]) for image in loaded]
     crops = CropConfig()
     numbers = np.arange(config["num_crops"])
     codec = parse_codec(config["codec"])
@@ -87,10 +86,7 @@ def _content(source, rows, config, unreadable) -> tuple[list[bytes], LabeledCrop
     encoded = codec.encode(labels)
     shape = (len(rows), config["num_crops"], -1)
     records = CropRecords.stack(
-        [
-            sample_crops(crops, source.key(i), size, numbers)
-            for i, size in zip(rows, sizes, strict=True)
-        ]
+        [sample_crops(crops, image.content_key, image.size, numbers) for image in loaded]
     )
     images = _facts(loaded, [i in unreadable for i in rows])
     label = encoded.map(lambda array: array.reshape(shape))

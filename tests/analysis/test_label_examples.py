@@ -265,7 +265,7 @@ def test_the_figure_names_criterion_values_and_classes(
 def test_a_long_name_of_a_class_ends_before_the_crop(make_config, make_store, image_source):
     examples, _ = find_examples(open_examples(make_config()))
     named = replace(examples[0], truth="American Staffordshire terrier")
-    figure = draw_examples([named], ("ant", "bee", "cat"), 3)
+    figure = draw_examples([named], ("ant", "bee", "cat", "dog"), 3)
     (name,) = [text for text in figure.texts if text.get_text().startswith("class ")]
     (crop,) = [text for text in figure.texts if text.get_text().startswith("crop")]
     assert name.get_window_extent().x1 < crop.get_window_extent().x0

@@ -155,8 +155,8 @@ def test_drawn_crops_are_those_that_label_would_draw(image_source):
     assert len(sample.keys) == 4
     for i, key, records in zip(sample.positions, sample.keys, sample.records, strict=True):
         assert image_source.key(i) == key
-        size = load(image_source, i).size
-        expected = sample_crops(crops, key, size, np.arange(3))
+        loaded = load(image_source, i)
+        expected = sample_crops(crops, loaded.content_key, loaded.size, np.arange(3))
         assert np.array_equal(records.box, expected.box)
     again = draw_sample(image_source, [], num_images=4, num_crops=3, crops=crops, seed=1)
     other = draw_sample(image_source, [], num_images=4, num_crops=3, crops=crops, seed=2)

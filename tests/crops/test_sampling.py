@@ -1,4 +1,5 @@
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
 from fkd.crops.replay import sample_crops
-from fkd.crops.sampling import CropConfig, draw_crops, place_crops, sample_boxes
+from fkd.crops.sampling import (
+    CropConfig,
+    content_key,
+    content_streams,
+    draw_crops,
+    place_crops,
+    sample_boxes,
+)
 from fkd.errors import ConfigError
 from fkd.randomness import Purpose, stream_key, stream_keys, uniforms
 
@@ -88,6 +96,22 @@ def test_golden_crops():
         [10, 123, 347, 374],
     ]
     assert records.flip.tolist() == [True, True, True, False]
+
+
+def test_golden_crops_of_labels():
+    """They identify an image by checksum and length of its file."""
+    content = content_key(0xDEADBEEF, 110_000)
+    assert content == struct.pack("<IQ", 0xDEADBEEF, 110_000)
+    records = sample_crops(CropConfig(), content, (375, 500), np.arange(4))
+    assert records.box.tolist() == [
+        [197, 175, 147, 190],
+        [102, 104, 173, 167],
+        [13, 178, 244, 298],
+        [7, 114, 289, 318],
+    ]
+    assert records.flip.tolist() == [False, False, False, True]
+    streams = content_streams(0, np.array([0xDEADBEEF], np.uint32), np.array([110_000]))
+    assert streams.tolist() == [stream_key(0, content)]
 
 
 def test_a_crop_does_not_depend_on_its_neighbors():

@@ -94,8 +94,8 @@ MUTANTS = [
     Mutant(
         "verify does not compare whole shards",
         "store/verify.py",
-        "sha256(shard.file_bytes) != entry.sha256",
-        "False",
+        "sha256(shard.file_bytes) == entry.sha256",
+        "True",
         "store/test_guards.py store/test_damage.py",
     ),
     Mutant(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from fkd.crops.augment import AugmentConfig
 from fkd.crops.replay import sample_crops
-from fkd.data.sources import ImagesConfig
+from fkd.data.sources import ImagesConfig, load
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labeling.config import LabelMapsConfig
 from fkd.labeling.run import Progress, label
@@ -165,7 +165,7 @@ def test_records_of_the_preset_are_stored_and_the_same_after_a_stop(
     for row, size in enumerate(store.images(np.arange(len(store))).size.tolist()):
         drawn = sample_crops(
             config.crops,
-            image_source.key(row),
+            load(image_source, row).content_key,
             tuple(size),
             np.arange(5),
             AugmentConfig(preset="s2bnn"),

@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fkd.crops.replay import InputSpec
+from fkd.crops.replay import InputSpec, replay, sample_crops
 from fkd.crops.sampling import CropConfig
 from fkd.data.batches import Batch, CropCutter
-from fkd.data.crop_sources import FreshCropSource, StoredCropSource
+from fkd.data.crop_sources import StoredCropSource
 from fkd.data.mixing import Mix
-from fkd.data.sources import ImagesConfig
+from fkd.data.sources import ImagesConfig, load
 from fkd.errors import ConfigError
 from fkd.labeling.config import LabelConfig
 from fkd.labeling.run import label
@@ -58,11 +58,12 @@ def test_fkd_sees_the_crops_and_targets_of_online_kd(
             fkd.loss(logits, known), kd.loss(logits, answer), atol=1e-4, rtol=0
         )
         used.append(stored.crops[0])
-    fresh = CropCutter(image_source, FreshCropSource(image_source, CropConfig()), kd.formats)
-    drawn = [fresh.cut([3, 14, 0, 8], epoch, 1).crops[0] for epoch in range(EPOCHS)]
-    for image in range(4):
+    for image, row in enumerate([3, 14, 0, 8]):  # every stored crop once
+        loaded, numbers = load(image_source, row), np.arange(EPOCHS)
+        records = sample_crops(CropConfig(), loaded.content_key, loaded.size, numbers)
+        drawn = replay(loaded.image, records, STUDENT.size, STUDENT.interpolation)
         ours = {crops[image].numpy().tobytes() for crops in used}
-        assert ours == {crops[image].numpy().tobytes() for crops in drawn}
+        assert ours == {crop.numpy().tobytes() for crop in drawn}
 
 
 def batch_of(labels, targets=None) -> Batch:

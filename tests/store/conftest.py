@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import struct
 import time
 import warnings
 from collections.abc import Callable
@@ -34,6 +35,7 @@ DRAWN = {
     "ratio": [0.75, 4 / 3],
     "flip_prob": 0.5,
     "generator": "philox4x32-10",
+    "drawn_from": "content",
 }
 
 
@@ -100,25 +102,28 @@ class LabelJob:
         image = np.arange(first, stop)
         mixed = image[:, None] * 131 + np.arange(self.parsed.num_crops) * 17
         size = np.stack([60 + image % 50, self.widest - image % 40], 1).astype(np.uint32)
+        facts = ImageFacts(
+            crc32=(image * 2654435761 % 2**32).astype(np.uint32),
+            num_bytes=(image + 1000).astype(np.uint64),
+            size=size,
+            status=(self.unreadable & (image % 11 == 3)).astype(np.uint8),
+        )
         return LabeledCrops(
-            ImageFacts(
-                crc32=(image * 2654435761 % 2**32).astype(np.uint32),
-                num_bytes=(image + 1000).astype(np.uint64),
-                size=size,
-                status=(self.unreadable & (image % 11 == 3)).astype(np.uint8),
-            ),
-            self._records(mixed, self.keys[first:stop], size),
+            facts,
+            self._records(mixed, facts),
             Encoded(self._ids(mixed), self._values(mixed)),
         )
 
-    def _records(self, mixed: np.ndarray, keys: list[bytes], size: np.ndarray) -> CropRecords:
+    def _records(self, mixed: np.ndarray, facts: ImageFacts) -> CropRecords:
         box = np.stack([mixed % 20, mixed % 30, 1 + mixed % 40, 1 + mixed % 90], -1)
         flip = mixed % 2 == 1
         if self.parsed.grid is not None:
-            box, flip = grid_boxes(self.parsed.grid, size), np.zeros_like(flip)
+            box, flip = grid_boxes(self.parsed.grid, facts.size), np.zeros_like(flip)
         if (crops := self.parsed.crops) is not None:
             numbers = np.broadcast_to(np.arange(self.parsed.num_crops), mixed.shape)
-            box, flip = sample_boxes(crops, stream_keys(crops.seed, keys), size, numbers)
+            files = zip(facts.crc32.tolist(), facts.num_bytes.tolist(), strict=True)
+            keys = [struct.pack("<IQ", *file) for file in files]
+            box, flip = sample_boxes(crops, stream_keys(crops.seed, keys), facts.size, numbers)
         extra = {}
         for e in self.parsed.extras:
             steps = np.arange(np.prod(e.shape, dtype=int)).reshape(e.shape)

@@ -68,7 +68,9 @@ def test_boxes_that_nobody_can_draw_again_are_stored(lab, tmp_path):
     lab.Job().run(tmp_path / "a")  # no generator named
     drawn = lab.Job(form="recomputed").config["crops"]
     lab.Job(crops=drawn).run(tmp_path / "b")  # other boxes than the config draws
-    for name in ("a", "b"):
+    from_keys = {name: value for name, value in drawn.items() if name != "drawn_from"}
+    lab.Job(crops=from_keys).run(tmp_path / "c")  # as they were drawn at first
+    for name in ("a", "b", "c"):
         done = convert_store(tmp_path / name, tmp_path / f"{name} compact")
         assert done.after.config["geometry"] == "stored"
         assert verify_store(done.after.path) == []

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fkd.crops.records import CropRecords
-from fkd.crops.sampling import CropConfig, sample_boxes
+from fkd.crops.sampling import CropConfig, content_streams, sample_boxes
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.encoded import Encoded
-from fkd.randomness import stream_keys
 from fkd.store import (
     ImageFacts,
     LabeledCrops,
@@ -24,6 +23,7 @@ from fkd.store import (
     verify_store,
 )
 from fkd.store.config import EXTRA_DTYPES, has_value_dtype
+from fkd.store.geometry import crops_member
 from fkd.store.packing import decode_roots, encode_roots
 from fkd.store.values import read_values, stored_values
 
@@ -48,11 +48,10 @@ codecs = st.sampled_from(
     ]
 )
 
-DRAWN = {"scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "flip_prob": 0.5, "seed": 0}
 FORMS = [
     ("plain", {}),
     ("compact", {"geometry": "stored"}),
-    ("compact", {"geometry": "recomputed", "crops": DRAWN | {"generator": "philox4x32-10"}}),
+    ("compact", {"geometry": "recomputed", "crops": crops_member(CropConfig())}),
 ]
 
 
@@ -88,11 +87,13 @@ def contents(draw, config, keys):
     logits = config["codec"] == "logits"
     values = st.floats(-50 if logits else 0, 50 if logits else 1, width=32)
     size = draw(arrays(np.uint32, (n, 2), elements=st.integers(1, 80_000)))
+    crc32 = draw(arrays(np.uint32, n))
+    length = draw(arrays(np.uint64, n, elements=st.integers(0, 2**40)))
     box = np.stack([np.zeros((n, m, 2), np.int64), np.broadcast_to(size[:, None], (n, m, 2))], 2)
     box, flip = box.reshape(n, m, 4), draw(arrays(bool, (n, m)))
     if config.get("geometry") == "recomputed":
         numbers = np.broadcast_to(np.arange(m), (n, m))
-        box, flip = sample_boxes(CropConfig(), stream_keys(0, keys), size, numbers)
+        box, flip = sample_boxes(CropConfig(), content_streams(0, crc32, length), size, numbers)
     value = draw(arrays(np.float32, (n, m, v), elements=values)) if v else None
     if compact and k and v:
         value = np.minimum(-np.sort(-value, axis=2) + np.float32(2**-9), np.float32(1))
@@ -104,8 +105,8 @@ def contents(draw, config, keys):
     first = draw(arrays(np.int64, (n, m, 1), elements=st.integers(0, c - 1)))
     ids = (first + np.arange(k)) % c if k else None
     images = ImageFacts(
-        crc32=draw(arrays(np.uint32, n)),
-        num_bytes=draw(arrays(np.uint64, n, elements=st.integers(0, 2**40))),
+        crc32=crc32,
+        num_bytes=length,
         size=size,
         status=np.zeros(n, np.uint8),
     )

@@ -63,11 +63,9 @@ def _content(source, rows, num_crops, zero) -> LabeledCrops:
         size=np.array([image.image.shape[1:] for image in loaded], np.uint32),
         status=np.zeros(len(rows), np.uint8),
     )
-    sizes = facts.size.tolist()
     numbers = np.arange(num_crops)
     records = [
-        sample_crops(CropConfig(), source.key(i), tuple(size), numbers)
-        for i, size in zip(rows, sizes, strict=True)
+        sample_crops(CropConfig(), image.content_key, image.size, numbers) for image in loaded
     ]
     values = np.stack([_embedding(source, i, num_crops) for i in rows])
     for row in zero:

@@ -146,4 +146,5 @@ def _records(
             require_labeled_file(read.images, 0, load(source, i), source.name(i))
         return read.records[0]
     assert source is not None  # there is a store or there are images
-    return sample_crops(crops, key, load(source, i).size, numbers)
+    loaded = load(source, i)
+    return sample_crops(crops, loaded.content_key, loaded.size, numbers)

@@ -14,7 +14,7 @@ import torch
 
 from fkd.crops.records import CropRecords
 from fkd.crops.replay import sample_crops
-from fkd.crops.sampling import CropConfig
+from fkd.crops.sampling import CropConfig, content_key
 from fkd.data.sources import ImageSource, load, spread_images
 from fkd.data.subset import SubsetSource
 from fkd.errors import ConfigError, ImageError
@@ -78,8 +78,10 @@ def write_random_labels(
     numbers, crops = np.arange(num_crops), CropConfig()
 
     def records(row: int) -> CropRecords:
-        height, width = sample.facts.size[row].tolist()
-        return sample_crops(crops, sample.source.key(row), (height, width), numbers)
+        facts = sample.facts
+        height, width = facts.size[row].tolist()
+        content = content_key(int(facts.crc32[row]), int(facts.num_bytes[row]))
+        return sample_crops(crops, content, (height, width), numbers)
 
     def content(rows: Sequence[int]) -> tuple[CropRecords, Encoded]:
         return CropRecords.stack([records(row) for row in rows]), _of_each(label, len(rows))

@@ -17,12 +17,13 @@ import torch
 
 from fkd.analysis.figures import COLORS, figure_style, new_figure
 from fkd.checks import require_whole
-from fkd.crops.sampling import GENERATOR, CropConfig
+from fkd.crops.sampling import CropConfig
 from fkd.errors import ConfigError
 from fkd.labeling.config import resolve_images_per_shard
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 from fkd.store import LabelStore, form_members, predict_num_bytes
+from fkd.store.geometry import crops_member
 from fkd.viewing.summary import store_bytes
 
 FORMULA_BYTES = 4
@@ -208,7 +209,6 @@ def _predict(config: StorageConfig, codec: Codec, form: str) -> int | None:
         members = form_members(form, codec, config.num_classes)
     except ConfigError:
         return None  # such labels have no compact form
-    crops = CropConfig()
     identity = members | {
         "num_images": config.num_images,
         "num_crops": config.num_crops,
@@ -219,13 +219,7 @@ def _predict(config: StorageConfig, codec: Codec, form: str) -> int | None:
         "images_per_shard": resolve_images_per_shard(None, config.num_images, config.num_crops),
         "keys_sha256": "0" * 64,
         "teachers": [{"name": "teacher", "weights_sha256": "0" * 64, "temperature": 1.0}],
-        "crops": {
-            "generator": GENERATOR,
-            "scale": list(crops.scale),
-            "ratio": list(crops.ratio),
-            "flip_prob": crops.flip_prob,
-            "seed": 0,
-        },
+        "crops": crops_member(CropConfig()),
     }
     return predict_num_bytes(identity, config.key_length)
 

@@ -15,7 +15,7 @@ from fkd.userfiles import home_path, os_reason, read_text
 # The last part of an option's name, and what it wants.
 INPUTS = {
     "config": "a YAML file of settings",
-    "root": "a folder of images, or one Parquet file",
+    "root": "a folder of images, or one file that holds or lists them",
     "store": "the folder of a label store",
     "labels": "the folder of the label files",
     "parts": "the folder of some shards of a label store",

@@ -48,7 +48,8 @@ def sample_crops(
 
     Args:
         config: how crops are drawn.
-        key: the image's key; together with `config.seed` it picks the random stream.
+        key: identifies the image, together with `config.seed` it picks the random stream: its key,
+            or for crops of labels `fkd.crops.sampling.content_key` of its file.
         size: height and width of the decoded image, pixels.
         numbers: crop numbers, from 0; a store holds 0 .. M-1, fresh crops have no upper limit.
         augment: further augmentations to draw parameters for.

@@ -1,8 +1,10 @@
-"""Where the crops of an image lie: random boxes and flips, pure functions of (seed, key, number).
+"""Where the crops of an image lie: random boxes and flips, pure functions of (seed, image, number).
 
 Boxes as torchvision's RandomResizedCrop draws them and flips as RandomHorizontalFlip does, from our
-own generator. The crops of an image can be drawn again from its key and size, so a compact label
-store need not keep them. Needs numpy only.
+own generator. Fresh crops identify an image by its key. The crops of labels identify it by its
+content (`content_key`), so the same files give the same labels wherever they lie and whatever they
+are called; a compact label store, which knows checksum, length and size of each file, need not keep
+them. Needs numpy only.
 
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.1; torchvision.transforms.RandomResizedCrop.
 """
@@ -14,10 +16,13 @@ from numpy.typing import ArrayLike
 
 from fkd.checks import require_in, require_whole
 from fkd.errors import ConfigError
-from fkd.randomness import Purpose, uniform_blocks
+from fkd.randomness import Purpose, stream_keys, uniform_blocks
 
 GENERATOR = "philox4x32-10"
 """What a store calls this way of drawing; another one needs another name."""
+
+DRAWN_FROM = "content"
+"""What a store calls the way that its crops identify an image: `content_key`."""
 
 # Ten tries (torchvision gives up after ten) of an area and a ratio, then top, left, flip: of these
 # 23 draws, in blocks of four, nearly every crop needs the first two tries and the last block alone.
@@ -79,6 +84,26 @@ class CropDraws:
         return CropDraws(self.streams[image], self.numbers[image], self.first[image])
 
 
+def content_key(crc32: int, num_bytes: int) -> bytes:
+    """What identifies an image where crops of labels are drawn, in the place of its key.
+
+    The CRC-32 (4 bytes) and the length (8 bytes) of the encoded file, little-endian; a label store
+    keeps both of each image. Files with the same bytes get the same crops.
+
+    Example:
+        >>> from zlib import crc32
+        >>> content_key(crc32(b"encoded"), len(b"encoded")).hex()
+        '816140d60700000000000000'
+    """
+    return (crc32 % 2**32).to_bytes(4, "little") + (num_bytes % 2**64).to_bytes(8, "little")
+
+
+def content_streams(seed: int, crc32: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
+    """The streams of labeled images, uint64 (B,), from checksum and length of their files (B,)."""
+    files = zip(crc32.tolist(), num_bytes.tolist(), strict=True)
+    return stream_keys(seed, [content_key(*file) for file in files])
+
+
 def draw_crops(streams: ArrayLike, numbers: ArrayLike) -> CropDraws:
     """Draw for the crops `numbers` of the images with these streams (see `stream_key`).
 
@@ -132,7 +157,7 @@ def sample_boxes(
 
     Args:
         config: how crops are drawn; its seed is already part of the streams.
-        streams: uint64 (B,), see `fkd.randomness.stream_keys`.
+        streams: uint64 (B,), see `content_streams` and `fkd.randomness.stream_keys`.
         sizes: (B, 2), height and width of the decoded images.
         numbers: (B, m), crop numbers.
     """

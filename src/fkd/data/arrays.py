@@ -30,8 +30,12 @@ class ArraySource:
 
     labels_are_ids = True  # whatever the classes are called
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, positions: Sequence[int] | None = None) -> None:
         """Wrap a data set without transforms.
+
+        Args:
+            dataset: the data set.
+            positions: of the images to take, ascending; None for all.
 
         Raises:
             ConfigError: it has a transform, or its labels are no class ids.
@@ -39,27 +43,28 @@ class ArraySource:
         refuse_transforms(dataset)
         self.root = str(getattr(dataset, "root", type(dataset).__name__))
         self._dataset = dataset
+        self._positions = range(len(dataset)) if positions is None else positions
         self._labels = _find_labels(dataset)
         self.class_names = _find_class_names(dataset, self._labels)
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._positions)
 
     def __repr__(self) -> str:
         return f"ArraySource({type(self._dataset).__name__}, {len(self)} images)"
 
     def key(self, i: int) -> bytes:
-        """The position with at least eight digits."""
-        digits = max(8, len(str(len(self) - 1)))
-        return b"%0*d" % (digits, i)
+        """The position in the data set with at least eight digits."""
+        digits = max(8, len(str(len(self._dataset) - 1)))
+        return b"%0*d" % (digits, self._positions[i])
 
     def label(self, i: int) -> int:
         """The class of image `i`, -1 for none."""
-        return -1 if self._labels is None else int(self._labels[i])
+        return -1 if self._labels is None else int(self._labels[self._positions[i]])
 
     def name(self, i: int) -> str:
         """Data set and position."""
-        return f"image {i} of {type(self._dataset).__name__}"
+        return f"image {self._positions[i]} of {type(self._dataset).__name__}"
 
     def read(self, i: int) -> bytes:
         """Image `i` as a PPM file.
@@ -68,7 +73,7 @@ class ArraySource:
             ImageError: the image has no obvious meaning as RGB.
             ConfigError: the item does not begin with an image.
         """
-        item = self._dataset[i]
+        item = self._dataset[self._positions[i]]
         image = item[0] if isinstance(item, tuple | list) else item
         if isinstance(image, np.ndarray) and image.dtype == np.uint8:
             image = Image.fromarray(image)
@@ -92,7 +97,7 @@ def refuse_transforms(dataset: Any) -> None:
     Raises:
         ConfigError: the data set has one.
     """
-    for attribute in ("transform", "target_transform"):
+    for attribute in ("transform", "target_transform", "transforms"):
         if getattr(dataset, attribute, None) is not None:
             raise ConfigError(
                 f"the data set {type(dataset).__name__} has a {attribute}, which would not be "

@@ -13,16 +13,9 @@ from typing import Any
 import numpy as np
 
 from fkd.data.listing import Folder, read_tree
-from fkd.data.parquet_classes import holds_numbers, read_classes
-from fkd.data.parquet_files import (
-    DAMAGE,
-    choose_files,
-    damage_reason,
-    keep_images,
-    read_footers,
-)
-from fkd.errors import ConfigError, ImageError
-from fkd.store.canonical import printable
+from fkd.data.parquet_files import choose_files, keep_images, read_footers
+from fkd.data.rows import RowSource
+from fkd.errors import ConfigError
 
 try:
     import pyarrow as pa
@@ -34,18 +27,19 @@ CACHE_BYTES = 64 * 2**20
 """Bytes of row groups kept per source and process; one row group is kept in any case."""
 
 
-class ParquetSource:
+class ParquetSource(RowSource):
     """Images in the rows of Parquet files; the key of an image is "FILE/ROW", zero-padded.
 
-    A label that is null or -1 means none. Without names in the metadata, the classes of an
-    integer column are called "0", "1", ...; those of a column of text or truth values are its
-    values, sorted.
+    Args:
+        root: the file or folder.
+        split: which files, where their names tell.
+        image_column: column of the encoded images.
+        label_column: column of the labels; None for images without labels.
+        tree: what is below the folder, if that is known.
 
-    Attributes:
-        root: the folder or file, as given.
-        class_names: names in the order of the labels, or None without labels.
-        remarks: what the user may want to know of the files, a sentence each.
-        labels_are_ids: whether the labels are numbers in the files, too, and not text.
+    Raises:
+        ConfigError: pyarrow is missing; there is no such file, split or column; a file of a
+            numbered set is missing; the files name different classes; a label is no class.
     """
 
     def __init__(
@@ -57,84 +51,16 @@ class ParquetSource:
         label_column: str | None = "label",
         tree: Folder | None = None,
     ) -> None:
-        """Takes one file, or all files below a folder: those of `split`, if their names tell.
-
-        Args:
-            root: the file or folder.
-            split: which files, where their names tell.
-            image_column: column of the encoded images.
-            label_column: column of the labels; None for images without labels.
-            tree: what is below the folder, if that is known.
-
-        Raises:
-            ConfigError: pyarrow is missing; there is no such file, split or column; a file of a
-                numbered set is missing; the files name different classes; a label is no class.
-        """
+        """Takes one file, or all files below a folder: those of `split`, if their names tell."""
         if pa is None:
             raise ConfigError("Parquet files need pyarrow: pip install fkd[hf]")
         if not os.path.isfile(root) and tree is None:
             tree = read_tree(root)
-        files, self.remarks = choose_files(root, tree, split)
+        files, remarks = choose_files(root, tree, split)
         folder = os.path.dirname(root) if tree is None else root
         footers, others = keep_images(read_footers(folder, files), image_column, label_column)
-        self.remarks += others
-        self.root = root
-        self._files = [footer.file for footer in footers]
-        self._cells = RowGroups([footer.path for footer in footers], image_column)
-        self._first_rows = np.cumsum([0, *(footer.num_rows for footer in footers)])
-        self.class_names: list[str] | None = None
-        self._labels = np.full(len(self), -1, dtype=np.int32)
-        if label_column is not None:
-            self.class_names, self._labels = read_classes(footers, label_column)
-        self.labels_are_ids = label_column is not None and holds_numbers(footers, label_column)
-
-    def __len__(self) -> int:
-        return int(self._first_rows[-1])
-
-    def __repr__(self) -> str:
-        classes = "no classes" if self.class_names is None else f"{len(self.class_names)} classes"
-        return f"ParquetSource({self.root!r}, {len(self)} images, {classes})"
-
-    def key(self, i: int) -> bytes:
-        """File below the root and row, such as b"train-00000-of-00001.parquet/000123"."""
-        file, row = self._locate(i)
-        digits = max(6, len(str(self._first_rows[file + 1] - self._first_rows[file] - 1)))
-        return os.fsencode(self._files[file]) + b"/%0*d" % (digits, row)
-
-    def label(self, i: int) -> int:
-        """The class of image `i`, -1 for none."""
-        return int(self._labels[i])
-
-    def name(self, i: int) -> str:
-        """File and row of image `i`, printable."""
-        file, row = self._locate(i)
-        return f"{printable(os.fsencode(self._cells.paths[file]))} row {row}"
-
-    def read(self, i: int) -> bytes:
-        """The encoded image `i`.
-
-        Raises:
-            ImageError: the row holds no bytes, or the file is damaged or gone.
-        """
-        try:
-            data = self._cells.read(*self._locate(i))
-        except (*DAMAGE, pa.ArrowException) as error:
-            raise ImageError(
-                f"{self.name(i)} cannot be read ({damage_reason(error)}); restore the file"
-            ) from error
-        if data is None:
-            raise ImageError(
-                f"{self.name(i)} has no image bytes (perhaps only a path); "
-                "embed the images in the file"
-            )
-        return data
-
-    def _locate(self, i: int) -> tuple[int, int]:
-        """File number and row within the file."""
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        file = int(np.searchsorted(self._first_rows, i, side="right")) - 1
-        return file, i - int(self._first_rows[file])
+        cells = RowGroups([footer.path for footer in footers], image_column)
+        super().__init__(root, footers, cells, label_column, [*remarks, *others])
 
 
 class RowGroups:

@@ -14,7 +14,6 @@ from fkd.errors import ConfigError
 try:
     import pyarrow as pa
     from pyarrow import compute as pc
-    from pyarrow import parquet as pq
 except ImportError:  # ParquetSource says what to install
     pa = None
 
@@ -63,8 +62,7 @@ def holds_numbers(footers: Sequence[Footer], column: str) -> bool:
 def _read_column(footer: Footer, column: str) -> Any:
     """The labels of a file, without the encoding as a dictionary."""
     try:
-        table = pq.read_table(footer.path, columns=[column], use_threads=False)
-        values = table.column(0)
+        values = footer.column(column)
         values.validate(full=True)
         if len(values) != footer.num_rows:
             raise ValueError(f"it has {len(values)} labels of {footer.num_rows} images")

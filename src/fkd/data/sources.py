@@ -13,11 +13,15 @@ import numpy as np
 from torch import Tensor
 
 from fkd.checks import require_one_of
-from fkd.data.arrays import ArraySource, refuse_transforms
+from fkd.crops.sampling import content_key
+from fkd.data.arrays import ArraySource
+from fkd.data.arrow import ArrowSource, is_saved_dataset
 from fkd.data.decode import Decoder, decode_image
-from fkd.data.folder import FolderLayout, FolderSource, scan_folder
+from fkd.data.folder import FolderLayout, scan_folder
 from fkd.data.listing import Folder, read_tree
+from fkd.data.lists import EXTENSIONS, ListSource
 from fkd.data.numbered import Naming, NumberedSource, are_imagenet_ids
+from fkd.data.objects import source_of
 from fkd.data.parquet import ParquetSource
 from fkd.data.parquet_files import choose_files, holds_images
 from fkd.data.tars import TarSource
@@ -26,7 +30,9 @@ from fkd.userfiles import settle_paths
 
 _FEW_IMAGES = 16  # examples of what Parquet files hold
 
-SourceFormat = Literal["auto", "folder", "classes", "flat", "parquet", "tar", "cifar10", "cifar100"]
+SourceFormat = Literal[
+    "auto", "folder", "classes", "flat", "parquet", "tar", "arrow", "list", "cifar10", "cifar100"
+]
 
 
 @runtime_checkable
@@ -65,14 +71,15 @@ class ImagesConfig:
     """Where the images are and how they are laid out.
 
     Attributes:
-        root: a folder, or one Parquet file or tar archive.
+        root: a folder, or one Parquet file, tar archive, or text or CSV file of paths.
         format: auto is Parquet where there are such files of images, tar where there are archives
-            and no images beside them, else folder; folder takes
-            sub-folders as classes if they look like classes; classes takes them whatever they look
-            like; flat has no classes; cifar10 and cifar100 are torchvision's.
+            and no images beside them, arrow where `datasets` saved a data set, list where the root
+            is a .txt, .csv or .tsv of paths and classes, else folder; folder takes sub-folders as
+            classes if they look like classes; classes takes them whatever they look like; flat has
+            no classes; cifar10 and cifar100 are torchvision's.
         split: which part, where `root` holds several (train, validation, test).
-        image_column: column of the encoded images (Parquet).
-        label_column: column of the labels (Parquet); null for images without labels.
+        image_column: column of the encoded images (Parquet, arrow), or of their paths (list).
+        label_column: column of the labels (Parquet, arrow, list); null for images without labels.
         download: download CIFAR if it is missing.
         classes: what class folders with numbers as names mean: names, or with by_number the ids of
             the classes, as in ImageNetV2. auto takes them for ids if they are all of 0 to 999.
@@ -96,7 +103,9 @@ class ImagesConfig:
     def __post_init__(self) -> None:
         settle_paths(self, "root")
         if self.root is None:
-            raise ConfigError("images.root is None; give a folder of images, or one Parquet file")
+            raise ConfigError(
+                "images.root is None; give a folder of images, or one file that holds or lists them"
+            )
         if not isinstance(self.split, str):
             raise ConfigError(f"images.split is a name such as val, got {self.split!r}")
         if self.format not in get_args(SourceFormat):
@@ -128,6 +137,11 @@ class LoadedImage:
     def size(self) -> tuple[int, int]:
         """Height and width, pixels."""
         return self.image.shape[1], self.image.shape[2]
+
+    @property
+    def content_key(self) -> bytes:
+        """What identifies the image where crops of labels are drawn; see the function."""
+        return content_key(self.crc32, self.num_bytes)
 
 
 def load(source: ImageSource, i: int, decoder: Decoder = "pillow") -> LoadedImage:
@@ -175,6 +189,11 @@ def _open(config: ImagesConfig) -> ImageSource:
         return _open_parquet(config, None)
     if os.path.isfile(config.root) and _may_be(".tar", config):
         return TarSource(config.root, *choose_files(config.root, None, config.split, ".tar"))
+    columns = (config.image_column, config.label_column)
+    if _is_list(config):
+        return ListSource(config.root, *columns)
+    if config.format == "arrow" or (config.format == "auto" and is_saved_dataset(config.root)):
+        return ArrowSource(config.root, config.split, *columns)
     tree = read_tree(config.root)
     if config.format == "parquet" or (config.format == "auto" and _is_parquet(config, tree)):
         return _open_parquet(config, tree)
@@ -225,11 +244,12 @@ def remarks_of(source: ImageSource) -> list[str]:
 
 
 def as_source(dataset: Any) -> ImageSource:
-    """Any data set as a source: a source itself, an ImageFolder, a sequence of (image, ...), or the
-    path of a folder or Parquet file.
+    """Any data set as a source: a source itself, the path of what `open_source` opens, an object of
+    Hugging Face `datasets`, a data set of timm or torchvision, a sequence of (image, ...), or a
+    `torch.utils.data.Subset` of one of these objects.
 
-    Positions in the source are in the order of the keys, which for an ImageFolder need not be the
-    order of its samples.
+    Positions in the source are in the order of the keys, which for data sets of files need not be
+    the order of their items.
 
     Raises:
         ConfigError: the object is no data set, or has transforms or a loader that would be skipped;
@@ -241,32 +261,8 @@ def as_source(dataset: Any) -> ImageSource:
         return open_source(dataset)
     if isinstance(dataset, str | os.PathLike):
         return open_source(ImagesConfig(root=os.fspath(dataset)))
-    if hasattr(dataset, "samples") and hasattr(dataset, "loader"):
-        return _from_image_folder(dataset)
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return ArraySource(dataset)
-    raise ConfigError(
-        f"a {type(dataset).__name__} is not a data set of images; give a folder, its ImageFolder, "
-        "a map-style data set of PIL images, or an object with the methods of ImageSource"
-    )
-
-
-def _from_image_folder(dataset: Any) -> FolderSource:
-    from torchvision.datasets.folder import default_loader
-
-    refuse_transforms(dataset)
-    if dataset.loader is not default_loader:
-        raise ConfigError(
-            f"the data set {type(dataset).__name__} has its own loader, which would be skipped; "
-            "build it without"
-        )
-    # torchvision's ImageNet keeps the images of a split one folder below `root`, the ids in `wnids`
-    root = str(getattr(dataset, "split_folder", dataset.root))
-    names = getattr(dataset, "wnids", dataset.classes)
-    keys = [
-        os.fsencode(os.path.relpath(path, root).replace(os.sep, "/")) for path, _ in dataset.samples
-    ]
-    return FolderSource(root, keys, [label for _, label in dataset.samples], list(names))
+    source: ImageSource = source_of(dataset)
+    return source
 
 
 def _may_be(extension: str, config: ImagesConfig) -> bool:
@@ -274,6 +270,12 @@ def _may_be(extension: str, config: ImagesConfig) -> bool:
     return config.format == extension[1:] or (
         config.format == "auto" and config.root.lower().endswith(extension)
     )
+
+
+def _is_list(config: ImagesConfig) -> bool:
+    """Whether the root is a file of paths."""
+    named = config.root.lower().endswith(EXTENSIONS) and os.path.isfile(config.root)
+    return config.format == "list" or (config.format == "auto" and named)
 
 
 def _is_of_archives(tree: Folder) -> bool:

@@ -41,7 +41,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class _Member:
+class Member:
     """A file in an archive: its name there, where its bytes begin, and how many there are."""
 
     name: bytes
@@ -59,8 +59,8 @@ class _Archive:
         left_out: other members.
     """
 
-    images: list[_Member] = field(default_factory=list)
-    notes: dict[bytes, list[_Member]] = field(default_factory=dict)
+    images: list[Member] = field(default_factory=list)
+    notes: dict[bytes, list[Member]] = field(default_factory=dict)
     left_out: int = 0
 
 
@@ -101,7 +101,7 @@ class TarSource:
         for path, archive in zip(self._paths, archives, strict=True):
             _refuse_samples_of_several(path, archive)
         classes = [self._class_of(archives[n], n, member) for _, n, member in self._entries]
-        self.class_names, self._labels = _number_classes(classes, folder, root)
+        self.class_names, self._labels = number_classes(classes, folder, root)
         self.labels_are_ids = any(isinstance(value, int) for value in classes)
 
     def __len__(self) -> int:
@@ -132,19 +132,7 @@ class TarSource:
             ConfigError: the process has too many open files, which says nothing about the image.
         """
         _, number, member = self._entries[i]
-        if member.size > MAX_FILE_BYTES:
-            raise ImageError(f"{self.name(i)} has {member.size} bytes, too many for an image")
-        try:
-            return _read_at(self._paths[number], member)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise ConfigError(
-                    f"too many open files while reading {self.name(i)}; raise `ulimit -n` or use "
-                    "fewer workers"
-                ) from error
-            raise ImageError(
-                f"{self.name(i)} cannot be read ({os_reason(error)}); restore the archive"
-            ) from error
+        return read_member(self._paths[number], member, self.name(i))
 
     def _require_sound(self, folder: str, left_out: int) -> None:
         if not self._entries:
@@ -159,7 +147,7 @@ class TarSource:
         if left_out:
             self.remarks.append(f"{left_out:,} members of the archives are left out, as no images")
 
-    def _class_of(self, archive: _Archive, number: int, member: _Member) -> int | str | None:
+    def _class_of(self, archive: _Archive, number: int, member: Member) -> int | str | None:
         """The class of an image: by its .cls or .json file, else by its folder."""
         path = self._paths[number]
         for note in archive.notes.get(_stem(member.name), []):
@@ -170,7 +158,28 @@ class TarSource:
         return printable(folder) if folder and folder != b"." else None
 
 
-def _read_at(path: str, member: _Member) -> bytes:
+def read_member(path: str, member: Member, name: str) -> bytes:
+    """An encoded image in an archive; `name` is in messages.
+
+    Raises:
+        ImageError: the archive is gone, cannot be read or was cut, or the image is too large.
+        ConfigError: the process has too many open files, which says nothing about the image.
+    """
+    if member.size > MAX_FILE_BYTES:
+        raise ImageError(f"{name} has {member.size} bytes, too many for an image")
+    try:
+        return _read_at(path, member)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise ConfigError(
+                f"too many open files while reading {name}; raise `ulimit -n` or use fewer workers"
+            ) from error
+        raise ImageError(
+            f"{name} cannot be read ({os_reason(error)}); restore the archive"
+        ) from error
+
+
+def _read_at(path: str, member: Member) -> bytes:
     with open(path, "rb", buffering=0) as file:
         file.seek(member.offset)
         data = file.read(member.size)
@@ -201,7 +210,7 @@ def _list_members(path: str) -> _Archive:
     return archive
 
 
-def _headers(path: str) -> Iterator[_Member]:
+def _headers(path: str) -> Iterator[Member]:
     """The plain files of an archive, without their contents."""
     size = _size_of_file(path)
     opened: Any
@@ -213,7 +222,7 @@ def _headers(path: str) -> Iterator[_Member]:
             if info.offset_data + info.size > size:
                 raise OSError("it is cut short")
             name = os.fsencode(os.path.normpath(info.name).lstrip("/"))
-            yield _Member(name, info.offset_data, info.size)
+            yield Member(name, info.offset_data, info.size)
 
 
 def _size_of_file(path: str) -> int:
@@ -252,7 +261,7 @@ def _stem(name: bytes) -> bytes:
     return folder + slash + leaf.partition(b".")[0]
 
 
-def _read_class(path: str, note: _Member) -> int | str | None:
+def _read_class(path: str, note: Member) -> int | str | None:
     """The class that a .cls or .json file says; None if it says none."""
     name = f"{printable(os.fsencode(path))}/{printable(note.name)}"
     if note.size > _NOTE_BYTES:
@@ -275,10 +284,19 @@ def _read_class(path: str, note: _Member) -> int | str | None:
     return value
 
 
-def _number_classes(
+def number_classes(
     classes: Sequence[int | str | None], folder: str, root: str
 ) -> tuple[list[str] | None, np.ndarray]:
-    """Names of all classes, and the label of each image, int32; None where there are none."""
+    """Names of all classes, and the label of each image, int32; None where there are none.
+
+    Args:
+        classes: the number or the name of the class of each image, None for none.
+        folder: where a file may have the names of numbered classes.
+        root: what holds the images, for messages.
+
+    Raises:
+        ConfigError: some are numbers and others names, or a number is no class id.
+    """
     numbers = {value for value in classes if isinstance(value, int)}
     texts = {value for value in classes if isinstance(value, str)}
     if not numbers and not texts:
@@ -287,7 +305,7 @@ def _number_classes(
         some = ", ".join(sorted(texts)[:_SHOWN])
         raise ConfigError(
             f"images.root: some images of {root} have a number as class, others a name ({some}); "
-            "pack them alike"
+            "write all of them alike"
         )
     if texts:
         names = sorted(texts, key=os.fsencode)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from fkd.crops.augment import AugmentConfig
-from fkd.crops.sampling import GENERATOR
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImageSource
@@ -31,6 +30,7 @@ from fkd.models.devices import describe_device
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
 from fkd.store import form_members, keys_digest
+from fkd.store.geometry import crops_member
 from fkd.store.provenance import projection_members
 
 _PACKAGES = ("fkd", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -59,13 +59,7 @@ def label_identity(
         "images_per_shard": resolve_images_per_shard(
             config.images_per_shard, len(source), config.num_crops
         ),
-        "crops": {
-            "generator": GENERATOR,
-            "scale": [float(x) for x in config.crops.scale],
-            "ratio": [float(x) for x in config.crops.ratio],
-            "flip_prob": float(config.crops.flip_prob),
-            "seed": config.crops.seed,
-        },
+        "crops": crops_member(config.crops),
         "teacher_augment": _augment_member(config.teacher_augment),
     }
     if not teachers.is_classifier:

@@ -66,13 +66,14 @@ class LabelSetup:
             loaded = load(self.source, i)
         except ImageError as error:
             return PreparedImage(shard, ImageRow(key, name, reason=str(error)), None)
-        size = (loaded.image.shape[1], loaded.image.shape[2])
+        size = loaded.size
         if isinstance(self.config, LabelMapsConfig):
             records = whole_image(size)
         else:
             numbers = np.arange(self.config.num_crops)
             augment = self.config.teacher_augment
-            records = sample_crops(self.config.crops, key, size, numbers, augment)
+            content = loaded.content_key
+            records = sample_crops(self.config.crops, content, size, numbers, augment)
         row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records)
         return PreparedImage(shard, row, loaded.image)
 

@@ -79,14 +79,15 @@ def _crops(
     crops: list[list[Tensor]] = []
     for row in rows:
         try:
-            image = load(source, row).image
+            loaded = load(source, row)
         except ImageError:
             continue
-        size = (image.shape[1], image.shape[2])
         records = sample_crops(
-            config.crops, source.key(row), size, np.arange(1), config.teacher_augment
+            config.crops, loaded.content_key, loaded.size, np.arange(1), config.teacher_augment
         )
-        crops.append([replay(image, records, v.size, v.interpolation) for v in teachers.views])
+        crops.append(
+            [replay(loaded.image, records, v.size, v.interpolation) for v in teachers.views]
+        )
     return [torch.cat(view) for view in zip(*crops, strict=True)]
 
 

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fkd.crops.sampling import GENERATOR, CropConfig
+from fkd.crops.sampling import CropConfig
 from fkd.errors import ConfigError, FormatError, NewerFormat
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import Codec, Logits, TopKLogits, TopKLogProbs
 from fkd.labels.quantization import SCALED, VALUE_DTYPES
 from fkd.store import canonical
 from fkd.store.canonical import Fields
+from fkd.store.geometry import parse_crops
 from fkd.store.provenance import Provenance, parse_provenance
 
 FORMAT = "fkd-label-store"
@@ -331,25 +332,6 @@ def _parse_geometry(fields: Fields, form: str, file: str) -> CropConfig | None:
     if fields.choice("geometry", ("stored", "recomputed")) == "stored":
         return None
     return parse_crops(fields.members("crops"), file)
-
-
-def parse_crops(value: Any, file: str) -> CropConfig:
-    """How crops were drawn, from the member `crops` of a config.
-
-    Raises:
-        FormatError: it does not say, or names a generator that is not ours.
-    """
-    fields = Fields(value, f"{file}: crops")
-    fields.choice("generator", (GENERATOR,))
-    try:
-        return CropConfig(
-            scale=fields.pair("scale"),
-            ratio=fields.pair("ratio"),
-            flip_prob=fields.number("flip_prob"),
-            seed=fields.integer("seed", -(1 << 63), (1 << 64) - 1),
-        )
-    except ConfigError as error:
-        raise FormatError(f"{file}: {error}") from error
 
 
 def _parse_class_names(

@@ -161,8 +161,8 @@ def check_content(config: StoreConfig, keys: Sequence[bytes], content: LabeledCr
     status = content.images.status
     _require(bool(np.isin(status, (LABELED, UNREADABLE)).all()), "status is neither 0 nor 1")
     labeled = np.flatnonzero(status == LABELED)
-    labeled_keys, labeled_content = [keys[row] for row in labeled.tolist()], content[labeled]
-    _check_boxes(config, labeled_keys, labeled_content)
+    labeled_content = content[labeled]
+    _check_boxes(config, labeled_content)
     _check_labels(config, labeled_content.label)
 
 
@@ -217,13 +217,16 @@ def _check_keys(keys: Sequence[bytes]) -> None:
     _require(ascending, "keys are not in strictly ascending bytewise order")
 
 
-def _check_boxes(config: StoreConfig, keys: Sequence[bytes], content: LabeledCrops) -> None:
+def _check_boxes(config: StoreConfig, content: LabeledCrops) -> None:
     """Boxes and flips of labeled images."""
     box, flip, size = content.records.box, content.records.flip, content.images.size
     _check_inside(box, size)
     if config.crops is not None:
         numbers = np.broadcast_to(np.arange(config.num_crops), flip.shape)
-        drawn_box, drawn_flip = draw_geometry(config.crops, keys, size, numbers)
+        images = content.images
+        drawn_box, drawn_flip = draw_geometry(
+            config.crops, images.crc32, images.num_bytes, size, numbers
+        )
         same = np.array_equal(drawn_box, box) and np.array_equal(drawn_flip, flip)
         _require(same, "boxes or flips are not those that the config draws; store them")
     if config.grid is not None:

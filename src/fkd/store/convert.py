@@ -44,10 +44,9 @@ from fkd.store.config import (
     StoreConfig,
     form_members,
     has_value_dtype,
-    parse_crops,
 )
 from fkd.store.content import LABELED, LabeledCrops
-from fkd.store.geometry import draw_geometry
+from fkd.store.geometry import draw_geometry, parse_crops
 from fkd.store.reader import LabelStore
 from fkd.store.writer import StoreWriter
 
@@ -232,7 +231,8 @@ def _can_recompute(store: LabelStore, num_crops: int, progress: Progress) -> boo
         labeled = rows[store.labeled(rows)]
         numbers = _first_crops(len(labeled), num_crops)
         read = store.read(labeled, numbers)
-        box, flip = draw_geometry(crops, store.keys(labeled), read.images.size, numbers)
+        images = read.images
+        box, flip = draw_geometry(crops, images.crc32, images.num_bytes, images.size, numbers)
         same = np.array_equal(box, read.records.box) and np.array_equal(flip, read.records.flip)
         if not same:
             return False

@@ -378,10 +378,11 @@ def _unpack(
 ) -> dict[str, np.ndarray]:
     """Crops and labels from the packed records of the labeled images, zeros for the others."""
     labeled = np.flatnonzero(facts["image.status"] == LABELED)
-    keys, records = ([variable[i][kind] for i in labeled.tolist()] for kind in (0, 1))
+    records = [variable[i][1] for i in labeled.tolist()]
     arrays = unpack_records(config, records, crops[labeled])
     if config.crops is not None:
-        box, flip = draw_geometry(config.crops, keys, facts["image.size"][labeled], crops[labeled])
+        crc32, num_bytes, size = (facts[f"image.{n}"][labeled] for n in ("crc32", "bytes", "size"))
+        box, flip = draw_geometry(config.crops, crc32, num_bytes, size, crops[labeled])
         arrays |= {"crop.box": box, "crop.flip": flip}
     if len(labeled) == len(crops):
         return arrays

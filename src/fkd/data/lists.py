@@ -1,0 +1,258 @@
+"""A text file of images and their classes: one path per line, or a table with a header.
+
+    train.txt           n01440764/10026.JPEG 0        a path, perhaps a class after blanks or a tab
+    train.csv, .tsv     path,class                    with or without a header
+                        n01440764/10026.JPEG,tench
+    classnames.txt      names of numbered classes, one per line, if it is there
+
+Paths begin at the folder of the list. The images are read where they lie, as those of a folder.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fkd.data.folder import FolderSource
+from fkd.data.formats import image_extensions
+from fkd.data.tars import number_classes
+from fkd.errors import ConfigError, escape_controls
+from fkd.userfiles import read_text
+
+EXTENSIONS = (".txt", ".csv", ".tsv")
+"""What files of paths may be called."""
+
+_PATHS = ("image", "path", "file", "filename", "file_name", "filepath", "image_path", "img")
+_CLASSES = ("label", "class", "class_name", "class_id", "target", "category")
+_NUMBER = re.compile(r"-?[0-9]{1,15}")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of a list.
+
+    Attributes:
+        line: its number in the file, from 1.
+        path: of the image, as written.
+        label: its class, as written; None for none.
+    """
+
+    line: int
+    path: str
+    label: str | None
+
+
+class ListSource(FolderSource):
+    """The images of a list; the key of an image is its path below the folder of the list.
+
+    A path that leads out of that folder is the key as it is written: relative with "..", or
+    absolute.
+
+    Attributes:
+        root: the list.
+        labels_are_ids: whether the classes are numbers in the list.
+
+    Args:
+        file: the list.
+        image_column: column of the paths, where there is a header.
+        label_column: column of the classes there; None for images without classes.
+
+    Raises:
+        ConfigError: the list is empty or cannot be read; a line is no path of a file, or names one
+            a second time; a class is no class id; the columns are not there.
+    """
+
+    def __init__(
+        self, file: str, image_column: str = "image", label_column: str | None = "label"
+    ) -> None:
+        rows = list(read_list(file, image_column, label_column))
+        if not rows:
+            raise ConfigError(f"images.root: {file} names no image; write one path per line")
+        folder = os.path.dirname(file) or "."
+        keys = _keys(file, folder, rows)
+        classes = [_class(row.label) for row in rows]
+        class_names, labels = number_classes(classes, folder, file)
+        super().__init__(file, keys, labels, class_names)
+        self._folder = os.fsencode(folder)
+        self.labels_are_ids = any(isinstance(value, int) for value in classes)
+
+    def __repr__(self) -> str:
+        classes = "no classes" if self.class_names is None else f"{len(self.class_names)} classes"
+        return f"ListSource({self.root!r}, {len(self)} images, {classes})"
+
+    def _path(self, i: int) -> bytes:
+        return os.path.join(self._folder, self._keys[i])
+
+
+def read_list(file: str, image_column: str, label_column: str | None) -> Iterator[Listed]:
+    """The lines of a list that are not blank.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is not of its form.
+    """
+    text = read_text("images.root", file)
+    if file.lower().endswith((".csv", ".tsv")):
+        yield from _read_table(file, text, image_column, label_column)
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            path, label = _split_line(line.strip())
+            yield Listed(number, path, None if label_column is None else label)
+
+
+def _split_line(line: str) -> tuple[str, str | None]:
+    """Path and class: parts of a line that a tab or blanks divide; a class is no image."""
+    if "\t" in line:
+        path, _, label = line.partition("\t")
+        return path.strip(), label.strip() or None
+    if os.fsencode(line.lower()).endswith(image_extensions()):
+        return line, None
+    parts = line.rsplit(None, 1)
+    return (parts[0], parts[1]) if len(parts) == 2 else (line, None)
+
+
+def _read_table(
+    file: str, text: str, image_column: str, label_column: str | None
+) -> Iterator[Listed]:
+    delimiter = "\t" if file.lower().endswith(".tsv") else ","
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    columns: tuple[int, int | None] | None = None
+    width = 0
+    try:
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if columns is None:
+                width = len(row)
+                columns, is_header = _find_columns(file, row, image_column, label_column)
+                if is_header:
+                    continue
+            if len(row) != width:
+                raise ConfigError(
+                    f"images.root: line {reader.line_num} of {file} has {len(row)} columns, the "
+                    f"first has {width}; quote what contains the separator"
+                )
+            label = None if columns[1] is None else row[columns[1]].strip() or None
+            yield Listed(reader.line_num, row[columns[0]].strip(), label)
+    except csv.Error as error:
+        raise ConfigError(
+            f"images.root: line {reader.line_num} of {file} is no line of a table ({error}); "
+            "correct it"
+        ) from error
+
+
+def _find_columns(
+    file: str, first: Sequence[str], image_column: str, label_column: str | None
+) -> tuple[tuple[int, int | None], bool]:
+    """Where a table has paths and classes, and whether its first line is a header.
+
+    Raises:
+        ConfigError: it is, and does not name them; or it is not, and there are more than two
+            columns.
+    """
+    names = [cell.strip().lower() for cell in first]
+    image = _position(names, image_column, _PATHS)
+    if image is None:
+        if len(names) > 2 or image_column != "image":
+            raise ConfigError(
+                f"images.image_column: the first line of {file} has no column {image_column!r}, "
+                f"only {_shown(', '.join(first))}; name the columns there, or the one of the paths"
+            )
+        return (0, 1 if len(names) == 2 and label_column is not None else None), False
+    if label_column is None or len(names) == 1:
+        return (image, None), True
+    label = _position(names, label_column, _CLASSES)
+    if label is None:
+        raise ConfigError(
+            f"images.label_column: {file} has no column {label_column!r}, only "
+            f"{_shown(', '.join(first))}; name one (or null for images without labels)"
+        )
+    return (image, label), True
+
+
+def _position(names: Sequence[str], wanted: str, usual: Sequence[str]) -> int | None:
+    """Where a column is; one of the usual names does for the first of them, the default."""
+    candidates = [wanted.lower(), *(usual if wanted == usual[0] else ())]
+    return next((names.index(name) for name in candidates if name in names), None)
+
+
+def _keys(file: str, folder: str, rows: Sequence[Listed]) -> list[bytes]:
+    """The key of each image.
+
+    Raises:
+        ConfigError: a path is no file, or comes twice.
+    """
+    keys = [os.fsencode(_below(folder, _checked(file, row))) for row in rows]
+    lines: dict[bytes, int] = {}
+    for key, row in zip(keys, rows, strict=True):
+        if key in lines:
+            raise ConfigError(
+                f"images.root: lines {lines[key]} and {row.line} of {file} name the same image "
+                f"{_shown(row.path)}; an image is labeled once, remove one of them"
+            )
+        lines[key] = row.line
+    _require_files(file, folder, keys, rows)
+    return keys
+
+
+def _require_files(file: str, folder: str, keys: Sequence[bytes], rows: Sequence[Listed]) -> None:
+    """Refuse paths of which there is no file.
+
+    Raises:
+        ConfigError: names the first, and says how many there are.
+    """
+    root = os.fsencode(folder)
+    missing = [i for i, key in enumerate(keys) if not os.path.isfile(os.path.join(root, key))]
+    if not missing:
+        return
+    first, more = rows[missing[0]], len(missing) - 1
+    place = "" if os.path.isabs(first.path) else f" below {folder}"
+    others = f", and {more:,} more are not" if more else ""
+    advice = "correct the list, whose paths begin at its folder"
+    if first.line == 1 and not file.lower().endswith(".txt"):
+        advice += ", or if this is a header, images.image_column names the column of the paths"
+    raise ConfigError(
+        f"images.root: {_shown(first.path)} in line {first.line} of {file} is no file{place}"
+        f"{others}; {advice}"
+    )
+
+
+def _checked(file: str, row: Listed) -> str:
+    """The path of a line.
+
+    Raises:
+        ConfigError: it is none that can be looked up.
+    """
+    reason = None
+    if not row.path:
+        reason = "names no path"
+    elif "\0" in row.path:
+        reason = "has a zero byte; save the list as UTF-8"
+    elif _ADDRESS.match(row.path):
+        reason = f"is an address ({_shown(row.path)}); fetch the images and list their paths"
+    if reason is not None:
+        raise ConfigError(f"images.root: line {row.line} of {file} {reason}")
+    return row.path
+
+
+def _below(folder: str, path: str) -> str:
+    """A path as seen from the folder; absolute if it was written so and lies elsewhere."""
+    path = os.path.normpath(os.path.expanduser(path))
+    if not os.path.isabs(path):
+        return path.replace(os.sep, "/")
+    below = os.path.relpath(path, os.path.abspath(folder))
+    return (path if below.startswith(os.pardir) else below).replace(os.sep, "/")
+
+
+def _class(label: str | None) -> int | str | None:
+    """A class by its number, or by its name."""
+    if label is None:
+        return None
+    return int(label) if _NUMBER.fullmatch(label) else escape_controls(label)
+
+
+def _shown(text: str) -> str:
+    """A part of a file as messages show it."""
+    return escape_controls(text if len(text) <= 120 else text[:117] + "...")
