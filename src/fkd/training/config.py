@@ -46,7 +46,11 @@ CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers", "resume_from"}
     | {"val_every", "log_every", "checkpoint_seconds"}
-    | {f"{images}.{name}" for images in ("images", "val") for name in ("root", "download")}
+    | {
+        f"{images}.{name}"
+        for images in ("images", "val")
+        for name in ("root", "download", "subset")
+    }
 )
 """Settings that may differ when a run is continued: they do not change its result, or (paths) what
 they point to is compared by its content."""
