@@ -131,7 +131,7 @@ def test_files_that_name_nothing(what, image_folder, tmp_path):
 
 def test_a_file_that_is_not_there(image_folder, tmp_path):
     for file in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(ConfigError, match="images.subset: .* cannot be read"):
+        with pytest.raises(ConfigError, match=r"images\.subset: .* cannot be read"):
             open_source(ImagesConfig(root=str(image_folder), subset=str(file)))
 
 

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from fkd.crops.replay import InputSpec, Interpolation, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
-from fkd.data.identity import load_labeled
+from fkd.data.identity import find_image, load_labeled
 from fkd.data.sources import ImageSource
 from fkd.errors import CropMismatch, FormatError
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LABELED, LabelStore
+from fkd.store.canonical import printable
 from fkd.store.provenance import Canary, Libraries
 
 # A canary takes 370 bytes of the manifest, so a small store gets few.
@@ -102,7 +103,8 @@ def make_canaries(
 def check_canaries(
     store: LabelStore, source: ImageSource, decoder: Decoder = "pillow"
 ) -> CanaryReport:
-    """Rebuild the canaries of a store from these images and compare.
+    """Rebuild the canaries of a store from these images and compare; those of images that are not
+    there are left out (`join_store` says whether any may be missing).
 
     With the libraries that made the store the pixels must be the same to the bit; with others, and
     with another decoder, the thumbnails may differ by 2 gray levels on average.
@@ -118,7 +120,7 @@ def check_canaries(
         decoder == "pillow" and store.provenance.decoder == DECODER and store.libraries == here
     )
     differences, num_exact = [], 0
-    for canary in store.canaries:
+    for canary in _canaries_of(store, source):
         if len(canary.thumbnail) != _THUMBNAIL_BYTES:
             raise FormatError(
                 f"{store.path} has a canary whose thumbnail has {len(canary.thumbnail)} bytes, not "
@@ -128,8 +130,9 @@ def check_canaries(
         exact = sha256 == canary.sha256
         difference = 0.0 if exact else _difference(thumbnail, canary.thumbnail)
         if not exact and (same_libraries or difference > _LIMIT):
+            (key,) = store.keys([canary.row])
             raise CropMismatch(
-                f"crop {canary.crop} of {source.name(canary.row)} differs from what the "
+                f"crop {canary.crop} of {printable(key)} in {source.root} differs from what the "
                 f"teacher saw (thumbnails differ by {difference:.1f} gray levels); the store was "
                 "made by another version of fkd or its libraries, label again"
             )
@@ -139,10 +142,24 @@ def check_canaries(
     return CanaryReport(len(differences), num_exact, mean, same_libraries)
 
 
-def describe_missing_canaries(store: LabelStore) -> str:
-    """What to say of a store without canaries, one sentence; "" where it has some."""
-    if store.canaries:
+def _canaries_of(store: LabelStore, source: ImageSource) -> list[Canary]:
+    """The canaries whose image is there."""
+    if len(source) >= store.num_images:
+        return list(store.canaries)
+    keys = store.keys([canary.row for canary in store.canaries])
+    pairs = zip(store.canaries, keys, strict=True)
+    return [canary for canary, key in pairs if find_image(source, key) is not None]
+
+
+def describe_missing_canaries(store: LabelStore, source: ImageSource) -> str:
+    """What to say where no canary can be compared, one sentence; "" where one can."""
+    if _canaries_of(store, source):
         return ""
+    if store.canaries or store.is_partial:
+        return (
+            f"none of the canaries of {store.path} is of an image that is there, so it cannot be "
+            "checked that crops are cut here as its teacher saw them"
+        )
     return (
         f"{store.path} has no canaries, so it cannot be checked that crops are cut here as its "
         "teacher saw them; `fkd verify` with images and teacher labels some again"

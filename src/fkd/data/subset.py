@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fkd.data.subset_files import find_named
-from fkd.store import LabelStore
+from fkd.errors import StoreMismatch
+from fkd.store import NOT_HERE, LabelStore
 
 if TYPE_CHECKING:
     from fkd.data.sources import ImageSource
@@ -109,11 +110,35 @@ def spread(source: "ImageSource", max_images: int | None) -> "ImageSource":
 
 
 def labeled_part(source: "ImageSource", store: LabelStore) -> "ImageSource":
-    """The images of a source that a store of a part has; the source itself for any other store.
+    """The images of a source that a store may have; the source itself where that is all of them.
 
-    Images that the store has and the source lacks are left to the comparison that follows.
+    Of a store of a part these are those that it has, and of a partial store those that are not in
+    shards that are missing. Images that the store has and the source lacks are left to the
+    comparison that follows, and so are others without labels.
+
+    Raises:
+        StoreMismatch: there are more images in the place of missing shards than these hold.
     """
-    if MEMBER not in store.config or len(source) <= len(store):
+    larger = len(source) > store.num_images_in_all and not is_named_part(source)
+    is_of_part = MEMBER in store.config and larger
+    if not (is_of_part or store.is_partial):
         return source
-    known = set(store.keys())
-    return SubsetSource(source, [i for i in range(len(source)) if source.key(i) in known])
+    rows = store.find([source.key(i) for i in range(len(source))])
+    num_elsewhere = int((rows == NOT_HERE).sum())
+    most = store.num_images_in_all - store.num_images
+    if num_elsewhere > most and not is_of_part:
+        raise StoreMismatch(
+            f"{store.path} does not fit these images: {num_elsewhere:,} of {source.root} would be "
+            f"in shards that are not there, which hold {most:,}; use the images that were labeled"
+        )
+    keep = np.flatnonzero(rows >= 0 if is_of_part else rows != NOT_HERE).tolist()
+    if len(keep) == len(source):
+        return source
+    remark = ""
+    if store.is_partial:
+        remark = (
+            f"{len(keep):,} of {len(source):,} images of {source.root} are in the "
+            f"{len(store.committed)} of {store.num_shards} shards of {store.path} that are there; "
+            "the others are left out"
+        )
+    return SubsetSource(source, keep, remark)

@@ -1,8 +1,8 @@
 """Text files that name some images of a source: `--images.subset FILE`.
 
-    # every second photograph               a comment
-    ant/0.png                               an image key: its path below the root, extension included
-    ./bee/2.png                             the same as bee/2.png, as `find .` writes it
+    # every second photograph        a comment
+    ant/0.png                        an image key: its path below the root, with its extension
+    ./bee/2.png                      the same as bee/2.png, as `find .` writes it
 
 Lines are bytes and end in LF or CRLF; blank ones mean nothing. A name of no image is an error: a
 subset that silently lacks images would be another one.
@@ -64,11 +64,8 @@ def find_named(source: "ImageSource", file: str) -> tuple[list[int], str]:
             of the first ones on which lines they are and which image may be meant.
     """
     lines = read_names(file)
-    positions = []
     unknown = dict(lines)
-    for i in range(len(source)):
-        if unknown.pop(source.key(i), None) is not None:
-            positions.append(i)
+    positions = [i for i in range(len(source)) if unknown.pop(source.key(i), None) is not None]
     if unknown:  # a space at the end of a line may be part of a name, but rarely is
         stripped = {name: name.strip() for name in unknown if name.strip() != name}
         found = _positions(source, stripped.values())
