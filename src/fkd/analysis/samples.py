@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkd.checks import require_whole
+from fkd.data.crop_sources import rows_of
 from fkd.data.joining import class_ids_among, true_classes
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
@@ -87,7 +88,7 @@ def draw_sample(
     store: LabelStore,
     config: SampleConfig,
     usable: np.ndarray,
-    rows_of: np.ndarray,
+    rows: np.ndarray | None = None,
     num_crops: int | None = None,
 ) -> CropSample:
     """Random crops of random images of some classes.
@@ -100,13 +101,14 @@ def draw_sample(
         store: the labels and records.
         config: how many of what.
         usable: positions of the images that may be drawn, int64 (k,), ascending.
-        rows_of: the row of each image in the store, int64 (n,).
+        rows: the row of each image in the store, int64 (n,); by default found by its key.
         num_crops: crops to draw from, the first ones; by default all of the store.
 
     Raises:
         ConfigError: a wanted class is not there or has no image.
     """
     num_crops = num_crops or store.num_crops
+    rows = rows_of(images, store) if rows is None else rows
     own = true_classes(images, None) if images.class_names is not None else None
     ids = class_ids_among(images, store.class_names)
     if own is None or images.class_names is None or ids is None or not (own[usable] >= 0).any():
@@ -116,7 +118,7 @@ def draw_sample(
         places = _draw_images(images, usable, count, config.seed)
         crops = _draw_crops(images, places, num_crops, config)
         groups = np.zeros(len(places), np.int64)
-        return CropSample((ALL_IMAGES,), rows_of[places], crops, groups, None)
+        return CropSample((ALL_IMAGES,), rows[places], crops, groups, None)
     present = np.unique(own[usable])
     present = present[present >= 0]
     known = present[ids[present] >= 0]
@@ -129,7 +131,7 @@ def draw_sample(
     position = {c: i for i, c in enumerate(chosen)}
     return CropSample(
         class_names=tuple(images.class_names[c] for c in chosen),
-        rows=rows_of[places],
+        rows=rows[places],
         crops=_draw_crops(images, places, num_crops, config),
         groups=np.array([position[c] for c in own[places].tolist()], np.int64),
         truth=ids[own[places]] if len(known) else None,

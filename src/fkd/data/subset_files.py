@@ -113,10 +113,10 @@ def _suggestions(source: "ImageSource", names: list[bytes]) -> Callable[[bytes],
     same without extension; the end of the other's path; the same name in another folder; and of not
     too many images, one that is spelled nearly so.
     """
-    forms = (_plain, _stem, _leaf, lambda key: _stem(_leaf(key)))
+    forms: tuple[Callable[[bytes], str], ...] = (_plain, _stem, _leaf, _stem_of_leaf)
     keys = [source.key(i) for i in range(len(source))]
     wanted = [{form(name) for name in names} for form in forms]
-    by_form: list[dict[str | bytes, list[bytes]]] = [{} for _ in forms]
+    by_form: list[dict[str, list[bytes]]] = [{} for _ in forms]
     for key in keys:
         for form, here, groups in zip(forms, wanted, by_form, strict=True):
             if (value := form(key)) in here:
@@ -142,12 +142,16 @@ def _plain(key: bytes) -> str:
     return unicodedata.normalize("NFC", os.fsdecode(key).strip().replace("\\", "/")).casefold()
 
 
-def _stem(key: bytes | str) -> str:
-    return os.path.splitext(_plain(key) if isinstance(key, bytes) else key)[0]
+def _stem(key: bytes) -> str:
+    return os.path.splitext(_plain(key))[0]
 
 
 def _leaf(key: bytes) -> str:
     return _plain(key).rpartition("/")[2]
+
+
+def _stem_of_leaf(key: bytes) -> str:
+    return os.path.splitext(_leaf(key))[0]
 
 
 def _ends_in(name: bytes, key: bytes) -> bool:
