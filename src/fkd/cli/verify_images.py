@@ -5,6 +5,7 @@ from rich.console import Console
 from fkd.cli.console import make_bar, make_console, print_remark, print_warning
 from fkd.cli.verify import check_bytes, repair_damaged
 from fkd.data.canary import check_canaries, describe_missing_canaries
+from fkd.data.joining import shared_rows
 from fkd.data.sources import ImagesConfig, ImageSource, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
@@ -80,11 +81,12 @@ def _check_images(
     for remark in remarks:
         print_remark(console, remark)
     console.print(f"images    {len(source):,} files are those that were labeled")
-    missing = describe_missing_canaries(store, source)
+    rows = shared_rows(source, store)
+    missing = describe_missing_canaries(store, rows)
     if missing:
         print_remark(console, missing)
     else:
-        console.print(f"canaries  {check_canaries(store, source)}")
+        console.print(f"canaries  {check_canaries(store, source, among=rows)}")
 
 
 def _spot_check(

@@ -23,7 +23,6 @@ from fkd.data.sources import ImageSource
 from fkd.errors import CropMismatch, FormatError
 from fkd.randomness import Purpose, stream_key, uniforms
 from fkd.store import LABELED, LabelStore
-from fkd.store.canonical import printable
 from fkd.store.provenance import Canary, Libraries
 
 # A canary takes 370 bytes of the manifest, so a small store gets few.
@@ -101,13 +100,22 @@ def make_canaries(
 
 
 def check_canaries(
-    store: LabelStore, source: ImageSource, decoder: Decoder = "pillow"
+    store: LabelStore,
+    source: ImageSource,
+    decoder: Decoder = "pillow",
+    *,
+    among: np.ndarray | None = None,
 ) -> CanaryReport:
-    """Rebuild the canaries of a store from these images and compare; those of images that are not
-    there are left out (`join_store` says whether any may be missing).
+    """Rebuild the canaries of a store from these images and compare.
 
     With the libraries that made the store the pixels must be the same to the bit; with others, and
     with another decoder, the thumbnails may differ by 2 gray levels on average.
+
+    Args:
+        store: the labels.
+        source: the images.
+        decoder: of the images.
+        among: rows whose canaries are compared, such as those of `join_store`; by default all.
 
     Raises:
         CropMismatch: a crop looks different, or an image is not the one that was labeled.
@@ -120,7 +128,7 @@ def check_canaries(
         decoder == "pillow" and store.provenance.decoder == DECODER and store.libraries == here
     )
     differences, num_exact = [], 0
-    for canary in _canaries_of(store, source):
+    for canary in _canaries_of(store, among):
         if len(canary.thumbnail) != _THUMBNAIL_BYTES:
             raise FormatError(
                 f"{store.path} has a canary whose thumbnail has {len(canary.thumbnail)} bytes, not "
@@ -130,9 +138,10 @@ def check_canaries(
         exact = sha256 == canary.sha256
         difference = 0.0 if exact else _difference(thumbnail, canary.thumbnail)
         if not exact and (same_libraries or difference > _LIMIT):
-            (key,) = store.keys([canary.row])
+            position = find_image(source, store.keys([canary.row])[0])
+            assert position is not None  # it was just loaded
             raise CropMismatch(
-                f"crop {canary.crop} of {printable(key)} in {source.root} differs from what the "
+                f"crop {canary.crop} of {source.name(position)} differs from what the "
                 f"teacher saw (thumbnails differ by {difference:.1f} gray levels); the store was "
                 "made by another version of fkd or its libraries, label again"
             )
@@ -142,18 +151,17 @@ def check_canaries(
     return CanaryReport(len(differences), num_exact, mean, same_libraries)
 
 
-def _canaries_of(store: LabelStore, source: ImageSource) -> list[Canary]:
-    """The canaries whose image is there."""
-    if len(source) >= store.num_images:
+def _canaries_of(store: LabelStore, among: np.ndarray | None) -> list[Canary]:
+    """The canaries of these rows; of all by default."""
+    if among is None:
         return list(store.canaries)
-    keys = store.keys([canary.row for canary in store.canaries])
-    pairs = zip(store.canaries, keys, strict=True)
-    return [canary for canary, key in pairs if find_image(source, key) is not None]
+    there = np.isin([canary.row for canary in store.canaries], among).tolist()
+    return [canary for canary, is_there in zip(store.canaries, there, strict=True) if is_there]
 
 
-def describe_missing_canaries(store: LabelStore, source: ImageSource) -> str:
-    """What to say where no canary can be compared, one sentence; "" where one can."""
-    if _canaries_of(store, source):
+def describe_missing_canaries(store: LabelStore, among: np.ndarray | None = None) -> str:
+    """What to say where no canary of these rows can be compared, one sentence; "" where one can."""
+    if _canaries_of(store, among):
         return ""
     if store.canaries or store.is_partial:
         return (

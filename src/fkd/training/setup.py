@@ -160,7 +160,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
-        remarks=_image_remarks(images, validation, outputs) + _store_remarks(images, store, join),
+        remarks=_image_remarks(images, validation, outputs) + _store_remarks(store, join),
         inputs=_describe_inputs(store, teacher, card),
     )
 
@@ -214,7 +214,7 @@ def _open_crops(
         crops = MapCropSource(images, store, fresh, augment, swap_xy=swap_xy, rows=rows)
     else:
         crops = _stored_crops(config, images, store, rows)
-    check_canaries(store, images, decoder)
+    check_canaries(store, images, decoder, among=rows)
     return crops, join
 
 
@@ -313,11 +313,11 @@ def _image_remarks(
     return list(dict.fromkeys(remarks))  # both may be the same images
 
 
-def _store_remarks(images: ImageSource, store: LabelStore | None, join: Join | None) -> list[str]:
+def _store_remarks(store: LabelStore | None, join: Join | None) -> list[str]:
     """What the user may want to know of the store that crops come from."""
     if store is None or join is None:
         return []
-    remark = describe_missing_canaries(store, images)
+    remark = describe_missing_canaries(store, join.rows)
     return [*join.remarks, remark] if remark else join.remarks
 
 
