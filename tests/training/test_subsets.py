@@ -294,3 +294,20 @@ def test_the_store_of_a_subset_is_that_of_a_folder_of_these_images(image_folder,
     assert len(MultiCropDataset(named, store, crops_per_image=2, size=16)) == 8
     with pytest.raises(StoreMismatch, match="7 there but not labeled"):
         MultiCropDataset(str(image_folder), store, crops_per_image=2, size=16)
+
+
+def test_a_labeled_part_without_manifest_trains(stores, image_folder, tmp_path):
+    """What `fkd label --shards` has written; a run on it is one on these shards."""
+    part = some_shards(stores["folder", "plain"], tmp_path / "part")
+    (part / "manifest.json").unlink()
+    config = run_of(tmp_path / "run", "fkd", part, root=str(image_folder))
+    config = replace(config, partial=True)
+    listener = Remarks()
+    assert train(config, listener).num_steps == 4
+    assert "7 of 15 images" in " ".join(listener.said)
+    assert train(config).already_finished
+    for name in ("shards", "commits"):
+        (file,) = (stores["folder", "plain"] / name).glob("00002.*")
+        shutil.copy(file, part / name)
+    with pytest.raises(RunError, match=r"data\.images\.num_images was 7, now 11"):
+        train(config)
