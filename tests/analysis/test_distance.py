@@ -370,3 +370,14 @@ def test_one_class_has_a_matrix_only():
     assert "deviation" not in figure.axes[0].get_title("left")
     numbers = distances.to_json()["distances"]
     assert numbers == [{"a": "F", "b": "F", "mean": 1.0, "std": None, "per_class": [1.0]}]
+
+
+def test_a_sample_of_named_images_has_their_rows(image_folder, label_store, tmp_path):
+    """Their positions among the named ones are other than their rows in the store."""
+    names = [b"bee/1.png", b"bee/3.png", b"cat/0.png", b"cat/4.png"]
+    (tmp_path / "subset.txt").write_bytes(b"\n".join(names))
+    images = ImagesConfig(root=str(image_folder), subset=str(tmp_path / "subset.txt"))
+    setup = open_distance(DistanceConfig(images=images, store=str(label_store.path)))
+    assert label_store.keys(setup.sample.rows) == names
+    assert setup.sample.class_names == ("bee", "cat")
+    assert setup.sample.truth.tolist() == [1, 1, 2, 2]

@@ -128,10 +128,17 @@ MUTANTS = [
     ),
     Mutant(
         "images of another data set are joined",
-        "store/reader.py",
-        "keys_digest(keys) != self._parsed.keys_sha256",
+        "store/join.py",
+        "not sound or not (allow_missing or len(rows) == store.num_images)",
         "False",
         "store/test_reader.py",
+    ),
+    Mutant(
+        "the position of an image is taken for its row",
+        "data/crop_sources.py",
+        "self._store.read(self._rows[images], crops)",
+        "self._store.read(images, crops)",
+        "training/test_subsets.py",
     ),
     Mutant(
         "class ids beyond the classes are handed on",

@@ -5,12 +5,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import CropMismatch, DamagedStore
 from fkd.labeling import run as labeling
-from fkd.labeling.image_checks import check_images, find_changed_rows
+from fkd.labeling.image_checks import check_images, find_changed_images
 from fkd.labeling.run import Progress, label
 from fkd.store import LabelStore, StoreWriter, verify_store
 
@@ -130,7 +131,7 @@ def test_any_change_of_the_bytes_is_found_with_the_same_date(config, images, cha
     os.utime(file, ns=(times, times))
     store, source = LabelStore.open(config.out), open_source(config.images)
     (row,) = store.rows([b"bee/2.png"]).tolist()
-    assert find_changed_rows(store, source, range(15), workers=2) == [row]
+    assert find_changed_images(store, source, range(15), workers=2, rows=np.arange(15)) == [row]
     with pytest.raises(CropMismatch, match=r"bee/2\.png"):
         check_images(store, source)
 

@@ -27,7 +27,7 @@ from fkd.analysis.label_sources import (
     open_maps,
     require_same_crops,
     rows_in,
-    usable_rows,
+    usable_images,
 )
 from fkd.analysis.samples import CropSample, SampleConfig, draw_sample
 from fkd.checks import require_in, require_whole
@@ -131,7 +131,7 @@ def open_distance(config: DistanceConfig) -> DistanceSetup:
     """
     device = resolve_device(config.device)
     store = open_labels(config.store)
-    images = open_images(config.images, store)
+    images, rows = open_images(config.images, store)
     stores = [StoredLabels(FKD, store, np.arange(store.num_classes))]
     for name, path in config.other_stores.items():
         other = open_labels(path, f"other_stores.{name}")
@@ -139,7 +139,8 @@ def open_distance(config: DistanceConfig) -> DistanceSetup:
     maps = None if config.maps is None else open_maps(config.maps, store)
     every = [each.store for each in stores[1:]] + ([] if maps is None else [maps.store])
     num_crops = min(each.store.num_crops for each in stores)
-    sample = draw_sample(images, store, config.sample, usable_rows(store, every), num_crops)
+    usable = usable_images(rows, store, every)
+    sample = draw_sample(images, store, config.sample, usable, rows, num_crops)
     models = load_classifiers(config.models, store.class_names, device)
     sources = [
         *([] if sample.truth is None else [Source(TRUTH, "truth", "1 for the true class", _HARD)]),

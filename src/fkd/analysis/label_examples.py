@@ -17,7 +17,7 @@ from fkd.analysis.label_sources import (
     open_labels,
     open_maps,
     rows_in,
-    usable_rows,
+    usable_images,
 )
 from fkd.analysis.samples import CropSample, SampleConfig, draw_sample
 from fkd.checks import require_whole
@@ -167,14 +167,16 @@ def open_examples(config: LabelExamplesConfig) -> ExamplesSetup:
         StoreError: a store cannot be used, or is not of these images, or of another teacher.
     """
     store = open_labels(config.store)
-    images = open_images(config.images, store)
+    images, rows = open_images(config.images, store)
     maps = open_maps(config.maps, store)
     teachers = None
     if config.teacher is not None:
         teachers = load_teachers_of(store, [config.teacher], config.device)
     if config.kept is not None:
         check_codec(MarginalSmoothing(config.kept), store.num_classes)
-    sample = draw_sample(images, store, config.sample, usable_rows(store, [maps.store]))
+    sample = draw_sample(
+        images, store, config.sample, usable_images(rows, store, [maps.store]), rows
+    )
     labels = StoredLabels("FKD", store, np.arange(store.num_classes))
     notes = list(remarks_of(images))
     if sample.num_unknown:
@@ -254,7 +256,7 @@ def _example(setup: ExamplesSetup, choice: Choice, position: int, number: int) -
     side = max(1, min(224, max(height, width)))
     return Example(
         choice=choice,
-        key=setup.images.key(int(row[0])),
+        key=store.keys(row)[0],
         crop_number=number,
         box=(top, left, height, width),
         flip=bool(records.flip[0]),

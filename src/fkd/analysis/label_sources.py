@@ -107,16 +107,18 @@ class PooledMaps:
         return only_columns(labels, self.columns)
 
 
-def open_images(images: ImagesConfig, store: LabelStore) -> ImageSource:
-    """The images that a store labeled, in its order.
+def open_images(images: ImagesConfig, store: LabelStore) -> tuple[ImageSource, np.ndarray]:
+    """The images that a store labeled, or those of them that `images` names; and their rows.
+
+    Returns:
+        The images, and the row of each, int64 (n,).
 
     Raises:
         StoreMismatch: they are others.
         ConfigError: there are none.
     """
     source = labeled_part(open_source(images), store)
-    join_store(source, store)
-    return source
+    return source, join_store(source, store).rows
 
 
 def open_labels(path: str, option: str = "store") -> LabelStore:
@@ -183,19 +185,24 @@ def only_columns(labels: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.where(total > 0, chosen / np.where(total > 0, total, 1.0), 1.0 / len(columns))
 
 
-def usable_rows(store: LabelStore, others: Sequence[LabelStore]) -> np.ndarray:
-    """Rows of the images that have labels in every store, int64 (n,).
+def usable_images(rows: np.ndarray, store: LabelStore, others: Sequence[LabelStore]) -> np.ndarray:
+    """Which of some images have labels in every store, int64 (k,), ascending.
+
+    Args:
+        rows: of the images in the store, int64 (n,).
+        store: of the images.
+        others: further ones.
 
     Raises:
         MissingLabel: one of them lacks an image.
         ConfigError: there is no such image.
     """
-    rows = np.flatnonzero(store.labeled(np.arange(len(store))))
+    usable = np.flatnonzero(store.labeled(rows))
     for other in others:
-        rows = rows[other.labeled(rows_in(other, store, rows, check=False))]
-    if not len(rows):
+        usable = usable[other.labeled(rows_in(other, store, rows[usable], check=False))]
+    if not len(usable):
         raise ConfigError(f"store: {store.path} has no labeled images to compare")
-    return rows
+    return usable
 
 
 def rows_in(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkd.checks import require_whole
+from fkd.data.crop_sources import rows_of
 from fkd.data.joining import class_ids_among, true_classes
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
@@ -87,6 +88,7 @@ def draw_sample(
     store: LabelStore,
     config: SampleConfig,
     usable: np.ndarray,
+    rows: np.ndarray | None = None,
     num_crops: int | None = None,
 ) -> CropSample:
     """Random crops of random images of some classes.
@@ -95,27 +97,28 @@ def draw_sample(
     then the true class of no image is known.
 
     Args:
-        images: of the store, in its order.
+        images: of the store, or some of them.
         store: the labels and records.
         config: how many of what.
         usable: positions of the images that may be drawn, int64 (k,), ascending.
+        rows: the row of each image in the store, int64 (n,); by default found by its key.
         num_crops: crops to draw from, the first ones; by default all of the store.
 
     Raises:
         ConfigError: a wanted class is not there or has no image.
     """
     num_crops = num_crops or store.num_crops
+    rows = rows_of(images, store) if rows is None else rows
     own = true_classes(images, None) if images.class_names is not None else None
     ids = class_ids_among(images, store.class_names)
     if own is None or images.class_names is None or ids is None or not (own[usable] >= 0).any():
         if config.classes is not None:
             raise ConfigError(f"sample.classes: {images.root} has no classes; leave it out")
         count = config.num_classes * config.images_per_class
-        rows = _draw_images(images, usable, count, config.seed)
-        groups = np.zeros(len(rows), np.int64)
-        return CropSample(
-            (ALL_IMAGES,), rows, _draw_crops(images, rows, num_crops, config), groups, None
-        )
+        places = _draw_images(images, usable, count, config.seed)
+        crops = _draw_crops(images, places, num_crops, config)
+        groups = np.zeros(len(places), np.int64)
+        return CropSample((ALL_IMAGES,), rows[places], crops, groups, None)
     present = np.unique(own[usable])
     present = present[present >= 0]
     known = present[ids[present] >= 0]
@@ -124,14 +127,14 @@ def draw_sample(
         _draw_images(images, usable[own[usable] == c], config.images_per_class, config.seed)
         for c in chosen
     ]
-    rows = np.sort(np.concatenate(drawn))
+    places = np.sort(np.concatenate(drawn))
     position = {c: i for i, c in enumerate(chosen)}
     return CropSample(
         class_names=tuple(images.class_names[c] for c in chosen),
-        rows=rows,
-        crops=_draw_crops(images, rows, num_crops, config),
-        groups=np.array([position[c] for c in own[rows].tolist()], np.int64),
-        truth=ids[own[rows]] if len(known) else None,
+        rows=rows[places],
+        crops=_draw_crops(images, places, num_crops, config),
+        groups=np.array([position[c] for c in own[places].tolist()], np.int64),
+        truth=ids[own[places]] if len(known) else None,
         num_unknown=len(present) - len(known) if len(known) else 0,
     )
 
@@ -167,10 +170,10 @@ def _draw_images(images: ImageSource, candidates: np.ndarray, count: int, seed: 
 
 
 def _draw_crops(
-    images: ImageSource, rows: np.ndarray, num_crops: int, config: SampleConfig
+    images: ImageSource, places: np.ndarray, num_crops: int, config: SampleConfig
 ) -> np.ndarray:
     """Distinct random crop numbers of each image, ascending, int64 (n, m)."""
-    streams = stream_keys(config.seed, [images.key(i) for i in rows.tolist()])
+    streams = stream_keys(config.seed, [images.key(i) for i in places.tolist()])
     orders = permutations(streams, Purpose.PROBE, _CROP, num_crops)
     drawn: np.ndarray = np.sort(orders[:, : config.crops_per_image], axis=1)
     return drawn

@@ -219,7 +219,7 @@ def _print_part(store: LabelStore, out: str, console: Console) -> None:
     images = sum(len(rows) for rows in store.committed)
     console.print(
         f"part      {out}: {len(store.committed):,} shards with {images:,} of "
-        f"{store.num_images:,} images; label the others elsewhere, then fkd merge {out} ... "
+        f"{store.num_images_in_all:,} images; label the others elsewhere, then fkd merge {out} ... "
         "--images.root ... --out ..."
     )
 

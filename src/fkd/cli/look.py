@@ -19,7 +19,7 @@ def inspect(
     Args:
         store: the store's folder.
         num_samples: sample labels to print.
-        partial: look into a store that is not finished.
+        partial: look into a store that is not finished, or of which only some shards are there.
         json_output: print one JSON object instead of tables.
     """
     opened = LabelStore.open(home_path(store), partial=partial)

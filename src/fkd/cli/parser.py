@@ -21,7 +21,7 @@ from fkd.errors import ConfigError, FKDError
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import Codec
 
-_SWITCHES = {"--repair"}  # that a verb takes also when it is called with less
+_SWITCHES = {"--partial", "--repair"}  # that a verb takes also when it is called with less
 _NO_UNION = "Does not validate against any of the Union subtypes"  # of the parser
 
 

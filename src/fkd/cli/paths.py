@@ -16,6 +16,7 @@ from fkd.userfiles import home_path, os_reason, read_text
 INPUTS = {
     "config": "a YAML file of settings",
     "root": "a folder of images, or one file that holds or lists them",
+    "subset": "a text file that names images, one path a line",
     "store": "the folder of a label store",
     "labels": "the folder of the label files",
     "parts": "the folder of some shards of a label store",
@@ -32,7 +33,9 @@ OUTPUTS = ("out",)
 """Files and folders that a verb writes; they need not exist."""
 
 _FOLDERS = frozenset({"store", "labels", "maps", "parts"})
-_FILES = frozenset({"config", "class_names", "teacher.head", "annotations", "val_annotations"})
+_FILES = frozenset(
+    {"config", "subset", "class_names", "teacher.head", "annotations", "val_annotations"}
+)
 _NAMES = frozenset({"name", "model"})
 _LIBRARIES = ("torchvision/", "timm/")  # before the name of a model
 

@@ -5,7 +5,8 @@ from rich.console import Console
 from fkd.cli.console import make_bar, make_console, print_remark, print_warning
 from fkd.cli.verify import check_bytes, repair_damaged
 from fkd.data.canary import check_canaries, describe_missing_canaries
-from fkd.data.sources import ImagesConfig, ImageSource, open_source
+from fkd.data.joining import shared_rows
+from fkd.data.sources import ImagesConfig, ImageSource, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.labeling.image_checks import check_images
@@ -30,6 +31,8 @@ def verify(
     spot_checks: int = 64,
     seed: int = 0,
     device: str | None = None,
+    partial: bool = False,
+    allow_missing_images: bool = False,
     repair: bool = False,
 ) -> None:
     """Check every byte of a label store; with images and teacher, also what the bytes mean.
@@ -42,6 +45,8 @@ def verify(
         spot_checks: crops to label again.
         seed: of the choice of these crops.
         device: where the teacher runs; by default a GPU if there is one.
+        partial: only some shards may be there; these are checked.
+        allow_missing_images: images of the store may be missing; those that are there are compared.
         repair: move damaged shards to quarantine/, so that `fkd label` computes them again.
     """
     console = make_console()
@@ -50,28 +55,38 @@ def verify(
         raise ConfigError("images.root: the teacher needs the images that were labeled")
     folder = home_path(store)
     if repair:
-        repair_damaged(folder, console)
+        repair_damaged(folder, console, partial=partial)
         return
-    check_bytes(folder, console)
+    check_bytes(folder, console, partial=partial)
     if images is None:
         return
-    labels = LabelStore.open(folder)
+    labels = LabelStore.open(folder, partial=partial)
     source = labeled_part(open_source(images), labels)
     loaded = load_teachers_of(labels, models, device) if models else None
-    _check_images(labels, source, console)
+    for remark in remarks_of(source):
+        print_remark(console, remark)
+    _check_images(labels, source, console, allow_missing=allow_missing_images)
     if loaded is not None:
         _spot_check(labels, source, loaded, spot_checks, seed, console)
 
 
-def _check_images(store: LabelStore, source: ImageSource, console: Console) -> None:
+def _check_images(
+    store: LabelStore, source: ImageSource, console: Console, *, allow_missing: bool
+) -> None:
     with make_bar(console) as bar:
         task = bar.add_task("images", total=len(source))
-        check_images(store, source, lambda done: bar.advance(task, done))
+        remarks = check_images(
+            store, source, lambda done: bar.advance(task, done), allow_missing=allow_missing
+        )
+    for remark in remarks:
+        print_remark(console, remark)
     console.print(f"images    {len(source):,} files are those that were labeled")
-    if store.canaries:
-        console.print(f"canaries  {check_canaries(store, source)}")
+    rows = shared_rows(source, store)
+    missing = describe_missing_canaries(store, rows)
+    if missing:
+        print_remark(console, missing)
     else:
-        print_remark(console, describe_missing_canaries(store))
+        console.print(f"canaries  {check_canaries(store, source, among=rows)}")
 
 
 def _spot_check(

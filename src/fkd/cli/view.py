@@ -8,14 +8,14 @@ from rich.console import Console
 
 from fkd.cli.console import format_size, make_bar, make_console, print_remark
 from fkd.cli.pages import require_place, write_page
-from fkd.data.sources import ImagesConfig, open_source
+from fkd.data.sources import ImagesConfig, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
 from fkd.userfiles import home_path
 from fkd.viewing.browser import Browser
 from fkd.viewing.filters import FilterConfig, Sort
-from fkd.viewing.page import GENERATOR, PageConfig, render_page
+from fkd.viewing.page import GENERATOR, PageConfig, render_choice
 from fkd.viewing.server import PageServer, View
 
 
@@ -27,6 +27,8 @@ def view(
     overwrite: bool = False,
     filter: FilterConfig = FilterConfig(),  # noqa: B008 - never changed, the parser reads defaults
     sort: Sort = "random",
+    partial: bool = False,
+    allow_missing_images: bool = False,
     serve: bool = False,
     port: int = 0,
     page: PageConfig = PageConfig(),  # noqa: B008 - frozen, and the parser reads its defaults
@@ -46,6 +48,8 @@ def view(
         filter: which images are shown.
         sort: random; name; or by mean entropy of the labels or mean probability of the crops' most
             probable classes, low or high ones first.
+        partial: also show a store of which only some shards are there.
+        allow_missing_images: show the images that are there where others of the store are not.
         serve: serve pages to a browser on this machine instead of writing one.
         port: where they are served; 0 is any that is free.
         page: how much to show.
@@ -55,25 +59,35 @@ def view(
     if serve:
         if out is not None:
             raise ConfigError("out: --serve writes no file; leave one of them out")
-        labels = LabelStore.open(folder)
-        browser = Browser(labels, labeled_part(open_source(images), labels))
+        browser = _open(folder, images, partial, allow_missing_images, console)
         _serve(PageServer(browser, View(filter, sort, page), port), console)
         return
     if port:
         raise ConfigError("port: only a server has one; add --serve, or leave it out")
     target = _beside(folder) if out is None else home_path(out)
     require_place(target, GENERATOR, overwrite=overwrite)
-    labels = LabelStore.open(folder)
-    source = labeled_part(open_source(images), labels)
+    browser = _open(folder, images, partial, allow_missing_images, console)
     with make_bar(console) as bar:
-        task = bar.add_task("reading labels", total=len(labels), visible=False)
+        task = bar.add_task("reading labels", total=len(browser.labeled), visible=False)
 
         def advance(count: int) -> None:
             bar.update(task, advance=count, visible=True)
 
-        text = render_page(labels, source, page, filter, sort, advance)
+        text = render_choice(browser, page, filter, sort, advance)
     write_page(target, text)
     console.print(f"{target} ({format_size(len(text.encode()))}): open it in a browser")
+
+
+def _open(
+    store: Path, images: ImagesConfig, partial: bool, allow_missing: bool, console: Console
+) -> Browser:
+    """The store beside its images; says what of them is left out."""
+    labels = LabelStore.open(store, partial=partial)
+    source = labeled_part(open_source(images), labels)
+    browser = Browser(labels, source, allow_missing=allow_missing)
+    for remark in [*remarks_of(source), *browser.remarks]:
+        print_remark(console, remark)
+    return browser
 
 
 def _serve(server: PageServer, console: Console) -> None:

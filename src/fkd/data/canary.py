@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fkd.crops.replay import InputSpec, Interpolation, replay, whole_image
 from fkd.data.decode import DECODER, Decoder
-from fkd.data.identity import load_labeled
+from fkd.data.identity import find_image, load_labeled
 from fkd.data.sources import ImageSource
 from fkd.errors import CropMismatch, FormatError
 from fkd.randomness import Purpose, stream_key, uniforms
@@ -100,12 +100,22 @@ def make_canaries(
 
 
 def check_canaries(
-    store: LabelStore, source: ImageSource, decoder: Decoder = "pillow"
+    store: LabelStore,
+    source: ImageSource,
+    decoder: Decoder = "pillow",
+    *,
+    among: np.ndarray | None = None,
 ) -> CanaryReport:
     """Rebuild the canaries of a store from these images and compare.
 
     With the libraries that made the store the pixels must be the same to the bit; with others, and
     with another decoder, the thumbnails may differ by 2 gray levels on average.
+
+    Args:
+        store: the labels.
+        source: the images.
+        decoder: of the images.
+        among: rows whose canaries are compared, such as those of `join_store`; by default all.
 
     Raises:
         CropMismatch: a crop looks different, or an image is not the one that was labeled.
@@ -118,7 +128,7 @@ def check_canaries(
         decoder == "pillow" and store.provenance.decoder == DECODER and store.libraries == here
     )
     differences, num_exact = [], 0
-    for canary in store.canaries:
+    for canary in _canaries_of(store, among):
         if len(canary.thumbnail) != _THUMBNAIL_BYTES:
             raise FormatError(
                 f"{store.path} has a canary whose thumbnail has {len(canary.thumbnail)} bytes, not "
@@ -128,8 +138,10 @@ def check_canaries(
         exact = sha256 == canary.sha256
         difference = 0.0 if exact else _difference(thumbnail, canary.thumbnail)
         if not exact and (same_libraries or difference > _LIMIT):
+            position = find_image(source, store.keys([canary.row])[0])
+            assert position is not None  # it was just loaded
             raise CropMismatch(
-                f"crop {canary.crop} of {source.name(canary.row)} differs from what the "
+                f"crop {canary.crop} of {source.name(position)} differs from what the "
                 f"teacher saw (thumbnails differ by {difference:.1f} gray levels); the store was "
                 "made by another version of fkd or its libraries, label again"
             )
@@ -139,10 +151,23 @@ def check_canaries(
     return CanaryReport(len(differences), num_exact, mean, same_libraries)
 
 
-def describe_missing_canaries(store: LabelStore) -> str:
-    """What to say of a store without canaries, one sentence; "" where it has some."""
-    if store.canaries:
+def _canaries_of(store: LabelStore, among: np.ndarray | None) -> list[Canary]:
+    """The canaries of these rows; of all by default."""
+    if among is None:
+        return list(store.canaries)
+    there = np.isin([canary.row for canary in store.canaries], among).tolist()
+    return [canary for canary, is_there in zip(store.canaries, there, strict=True) if is_there]
+
+
+def describe_missing_canaries(store: LabelStore, among: np.ndarray | None = None) -> str:
+    """What to say where no canary of these rows can be compared, one sentence; "" where one can."""
+    if _canaries_of(store, among):
         return ""
+    if store.canaries or store.is_partial:
+        return (
+            f"none of the canaries of {store.path} is of an image that is there, so it cannot be "
+            "checked that crops are cut here as its teacher saw them"
+        )
     return (
         f"{store.path} has no canaries, so it cannot be checked that crops are cut here as its "
         "teacher saw them; `fkd verify` with images and teacher labels some again"

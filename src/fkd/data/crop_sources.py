@@ -99,7 +99,7 @@ class StoredCropSource:
     """The crops of a label store, with their labels.
 
     Args:
-        images: the images of the store; the position of one is its row.
+        images: of the store, or some of them.
         store: the labels.
         crops_per_image: m, crops of every multi-crop access.
         offset: position of the first multi-crop access (the warm-up's length).
@@ -107,6 +107,8 @@ class StoredCropSource:
         order: without replacement, or independent at every access.
         codec: how labels are decoded; by default as the store says. See `with_temperature` and
             `with_teacher_weights` of `fkd.labels.codecs`. Embeddings are read as they are.
+        rows: of the store, for each of the images, int64 (len(images),); by default they are found
+            by their keys.
 
     Raises:
         ConfigError: an access needs no crop, or more than the store has; or it holds label maps, or
@@ -123,6 +125,7 @@ class StoredCropSource:
         seed: int = 0,
         order: CropOrder = "epoch_permutation",
         codec: Codec | None = None,
+        rows: np.ndarray | None = None,
     ) -> None:
         if store.grid is not None:
             raise ConfigError(
@@ -137,6 +140,7 @@ class StoredCropSource:
             )
         self._images = images
         self._store = store
+        self._rows = rows_of(images, store) if rows is None else rows
         self._crops_per_image = crops_per_image
         self._offset = offset
         self._seed = seed
@@ -151,7 +155,7 @@ class StoredCropSource:
     def select(self, images: np.ndarray, start: int, crops_per_image: int) -> SelectedCrops:
         """All records and labels are read at once; each image is checked when it is loaded."""
         crops = self.crop_numbers(images, start, crops_per_image)
-        stored = self._store.read(images, crops)
+        stored = self._store.read(self._rows[images], crops)
 
         def records(j: int, loaded: LoadedImage) -> CropRecords:
             require_labeled_file(stored.images, j, loaded, self._images.name(int(images[j])))
@@ -197,6 +201,15 @@ def crop_numbers(
         orders = permutations(streams, Purpose.VIEW_ORDER, positions.start, num_crops)
         return orders[:, : len(positions)]
     return without_replacement(streams, num_crops, positions, crops_per_image, offset)
+
+
+def rows_of(images: ImageSource, store: LabelStore) -> np.ndarray:
+    """The row of a store of each image of a source, int64 (len(images),).
+
+    Raises:
+        MissingLabel: the store lacks an image.
+    """
+    return store.rows([images.key(i) for i in range(len(images))])
 
 
 def image_streams(source: ImageSource, images: np.ndarray, seed: int) -> np.ndarray:

@@ -4,6 +4,7 @@ A label belongs to the pixels of one file, so a file of other bytes is refused, 
 decodes to another size than it did when it was labeled.
 """
 
+from bisect import bisect_left
 from typing import Any
 
 from torch import Tensor
@@ -62,22 +63,29 @@ def require_labeled_file(facts: ImageFacts, i: int, loaded: LoadedImage, name: s
         )
 
 
+def find_image(source: ImageSource, key: bytes) -> int | None:
+    """The position of an image in a source, by its key; None if it is not there."""
+    i = bisect_left(range(len(source)), key, key=source.key)
+    return i if i < len(source) and source.key(i) == key else None
+
+
 def load_labeled(
     store: LabelStore, source: ImageSource, row: int, decoder: Decoder = "pillow"
 ) -> Tensor:
     """The decoded image of a row of the store, uint8 (3, H, W), checked to be the labeled one.
 
     Raises:
-        StoreMismatch: the source has another image at this position.
+        StoreMismatch: the source has no such image.
         CropMismatch: the file was changed since it was labeled.
         ImageError: it cannot be read.
     """
     (key,) = store.keys([row])
-    if row >= len(source) or source.key(row) != key:
+    i = find_image(source, key)
+    if i is None:
         raise StoreMismatch(
-            f"{source.root} has no image {printable(key)} at the position where {store.path} has "
-            "it; use the images that were labeled"
+            f"{source.root} has no image {printable(key)}, which {store.path} has; use the images "
+            "that were labeled"
         )
-    loaded = load(source, row, decoder)
-    require_labeled_file(store.images([row]), 0, loaded, source.name(row))
+    loaded = load(source, i, decoder)
+    require_labeled_file(store.images([row]), 0, loaded, source.name(i))
     return loaded.image

@@ -8,30 +8,47 @@ import numpy as np
 
 from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, fingerprint
+from fkd.data.subset import is_named_part
 from fkd.errors import ConfigError
-from fkd.store import LabelStore
+from fkd.store import LabelStore, join_images
+from fkd.store.canonical import printable
+
+_WAY_OUT = (
+    "use the images that were labeled, or only those that are there: add --allow_missing_images "
+    "(in Python allow_missing_images=True), or name them by --images.subset FILE"
+)
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Join:
-    """What training needs to know of a source and a store with the same images.
+    """What training needs to know of a source whose images have labels in a store.
 
-    Both are in the order of their keys: the position of an image in the source is its row in the
-    store.
+    Both are in the order of their keys. The store may have images that the source lacks.
 
     Attributes:
+        rows: of the store, for each image of the source, int64 (len(images),), ascending.
         labeled: positions of the images that have labels, int64 (n,), ascending; the others were
             unreadable when the store was made.
         class_ids: the store's id of each class of the source, int64 (classes,), -1 where it has
             none; None for a source without classes.
+        remarks: on images that the source lacks, a sentence each.
     """
 
+    rows: np.ndarray
     labeled: np.ndarray
     class_ids: np.ndarray | None
+    remarks: list[str]
 
 
-def join_store(images: ImageSource, store: LabelStore) -> Join:
-    """Make sure that a source and a store have the same images.
+def join_store(images: ImageSource, store: LabelStore, *, allow_missing: bool = False) -> Join:
+    """Find each image of a source in a store, and make sure that the two have the same images.
+
+    Args:
+        images: the source; `labeled_part` has cut it to what the store may have.
+        store: the labels.
+        allow_missing: whether the source may lack images of the store, as it may anyway where a
+            user has named its images.
 
     Raises:
         StoreMismatch: images are missing, extra or renamed; the message counts and names them.
@@ -45,9 +62,41 @@ def join_store(images: ImageSource, store: LabelStore) -> Join:
         return fingerprint(images.read(position[key]))
 
     position = {key: i for i, key in enumerate(keys)}
-    store.join(keys, fingerprint=fingerprint_of)
-    labeled = np.flatnonzero(store.labeled(np.arange(len(keys))))
-    return Join(labeled, class_ids_among(images, store.class_names))
+    is_named = is_named_part(images)
+    rows = join_images(
+        store,
+        keys,
+        fingerprint=fingerprint_of,
+        allow_missing=allow_missing or is_named,
+        way_out=_WAY_OUT,
+    )
+    labeled = np.flatnonzero(store.labeled(rows))
+    remarks = [] if is_named else _describe_missing(images, store, rows)
+    return Join(rows, labeled, class_ids_among(images, store.class_names), remarks)
+
+
+def shared_rows(images: ImageSource, store: LabelStore) -> np.ndarray:
+    """The rows of a store whose image is in a source, ascending, int64 (n,).
+
+    For images that `join_store` has compared, or that are compared when they are read.
+    """
+    if len(images) == store.num_images:
+        return store.present_rows
+    found = store.find([images.key(i) for i in range(len(images))])
+    return found[found >= 0]
+
+
+def _describe_missing(images: ImageSource, store: LabelStore, rows: np.ndarray) -> list[str]:
+    """What to say of images of a store that are not there."""
+    missing = np.setdiff1d(store.present_rows, rows, assume_unique=True)
+    if not len(missing):
+        return []
+    more = ", ..." if len(missing) > _SHOWN else ""
+    names = ", ".join(map(printable, store.keys(missing[:_SHOWN])))
+    return [
+        f"{len(missing):,} of the {store.num_images:,} labeled images of {store.path} are not in "
+        f"{images.root} and are left out: {names}{more}"
+    ]
 
 
 def map_classes(names: Sequence[str] | None, known: Sequence[str]) -> np.ndarray | None:

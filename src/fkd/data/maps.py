@@ -13,7 +13,7 @@ import numpy as np
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, sample_augment
 from fkd.crops.records import CropRecords
 from fkd.crops.sampling import CropConfig, draw_crops, place_crops
-from fkd.data.crop_sources import SelectedCrops, image_streams
+from fkd.data.crop_sources import SelectedCrops, image_streams, rows_of
 from fkd.data.identity import require_labeled_file
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError
@@ -25,11 +25,13 @@ class MapCropSource:
     """New random crops at every position, and their labels pooled from a store of label maps.
 
     Args:
-        images: the images of the store; the position of one is its row.
+        images: of the store, or some of them.
         store: the maps.
         config: how crops are drawn.
         swap_xy: exchange the axes of boxes where labels are pooled.
         augment: further augmentations of the crops.
+        rows: of the store, for each of the images, int64 (len(images),); by default they are found
+            by their keys.
 
     Raises:
         ConfigError: the store holds crops instead of maps.
@@ -43,6 +45,7 @@ class MapCropSource:
         augment: AugmentConfig = NO_AUGMENT,
         *,
         swap_xy: bool = False,
+        rows: np.ndarray | None = None,
     ) -> None:
         if store.grid is None:
             raise ConfigError(
@@ -51,6 +54,7 @@ class MapCropSource:
             )
         self._images = images
         self._store = store
+        self._rows = rows_of(images, store) if rows is None else rows
         self._grid = store.grid
         self._config = config
         self._swap_xy = swap_xy
@@ -60,7 +64,7 @@ class MapCropSource:
         """The maps are read at once; each image is checked when it is loaded."""
         numbers = np.arange(start, start + crops_per_image)
         streams = image_streams(self._images, images, self._config.seed)
-        stored = self._store.read(images)
+        stored = self._store.read(self._rows[images])
         sizes = stored.images.size[:, None]
         box, flip = place_crops(self._config, draw_crops(streams[:, None], numbers), sizes)
         weights = roi_align_weights(box, sizes, self._grid, swap_xy=self._swap_xy)

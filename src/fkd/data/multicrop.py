@@ -60,7 +60,9 @@ class MultiCropDataset(Dataset[Item]):
     Args:
         images: torchvision's ImageFolder, any map-style data set of images, an ImageSource, or the
             path of a folder of images or of a Parquet file.
-        store: the labels of exactly these images, or the path of the store.
+        store: the labels of these images, or the path of the store. A store that is open may be
+            partial (`LabelStore.open(path, partial=True)`); images of shards that are not there are
+            left out.
         crops_per_image: m; a pass over the data set is worth m epochs.
         size: S, side of the crops, pixels.
         interpolation: how crops are resized.
@@ -72,6 +74,8 @@ class MultiCropDataset(Dataset[Item]):
             `with_temperature(store.codec, 2.0)`, `with_teacher_weights(store.codec, [1, 3])`.
         student_augment: drawn on top of each crop; the teacher did not see it.
         decoder: decodes JPEGs, see `fkd.data.decoders.choose_decoder`.
+        allow_missing_images: use the images that are there where others of the store are not, and
+            warn of how many; images of `ImagesConfig(..., subset=FILE)` may be fewer anyway.
 
     Raises:
         StoreMismatch: the images are not those of the store.
@@ -111,6 +115,7 @@ class MultiCropDataset(Dataset[Item]):
         codec: Codec | str | None = None,
         student_augment: AugmentConfig = NO_AUGMENT,
         decoder: DecoderChoice = "auto",
+        allow_missing_images: bool = False,
     ) -> None:
         _check(
             crops_per_image=crops_per_image,
@@ -127,11 +132,19 @@ class MultiCropDataset(Dataset[Item]):
         codec = parse_codec(codec) if isinstance(codec, str) else codec
         store = store if isinstance(store, LabelStore) else LabelStore.open(_as_path(store))
         source = labeled_part(as_source(images), store)
-        join = join_store(source, store)
+        join = join_store(source, store, allow_missing=allow_missing_images)
+        for remark in join.remarks:
+            warnings.warn(remark, stacklevel=2)
         if len(join.labeled) == 0:
             raise ConfigError(f"store: no image of {store.path} was readable; label other images")
         crop_source = StoredCropSource(
-            source, store, crops_per_image=crops_per_image, seed=seed, order=order, codec=codec
+            source,
+            store,
+            crops_per_image=crops_per_image,
+            seed=seed,
+            order=order,
+            codec=codec,
+            rows=join.rows,
         )
         self._cutter = CropCutter(
             source,
@@ -144,6 +157,7 @@ class MultiCropDataset(Dataset[Item]):
         )
         self._store = store
         self._labeled = join.labeled
+        self._num_unreadable = len(join.rows) - len(join.labeled)
         self._crops_per_image = crops_per_image
         self._output = output
         self._mean, self._std = tuple(map(float, mean)), tuple(map(float, std))
@@ -156,10 +170,10 @@ class MultiCropDataset(Dataset[Item]):
         return len(self._labeled)
 
     def __repr__(self) -> str:
-        left_out = self._store.num_images - len(self)
         return (
             f"MultiCropDataset({len(self):,} images, {self._crops_per_image} of "
-            f"{self._store.num_crops} crops each, {left_out} unreadable left out, {self._store!r})"
+            f"{self._store.num_crops} crops each, {self._num_unreadable} unreadable left out, "
+            f"{self._store!r})"
         )
 
     def set_epoch(self, epoch: int) -> None:

@@ -24,6 +24,7 @@ from fkd.data.numbered import Naming, NumberedSource, are_imagenet_ids
 from fkd.data.objects import source_of
 from fkd.data.parquet import ParquetSource
 from fkd.data.parquet_files import choose_files, holds_images
+from fkd.data.subset import named_part
 from fkd.data.tars import TarSource
 from fkd.errors import ConfigError
 from fkd.userfiles import settle_paths
@@ -83,6 +84,7 @@ class ImagesConfig:
         download: download CIFAR if it is missing.
         classes: what class folders with numbers as names mean: names, or with by_number the ids of
             the classes, as in ImageNetV2. auto takes them for ids if they are all of 0 to 999.
+        subset: a text file that names images, one path below `root` a line; others are left out.
 
     Example:
         >>> from fkd import ImagesConfig, open_source
@@ -99,9 +101,10 @@ class ImagesConfig:
     label_column: str | None = "label"
     download: bool = False
     classes: Naming = "auto"
+    subset: str | None = None
 
     def __post_init__(self) -> None:
-        settle_paths(self, "root")
+        settle_paths(self, "root", "subset")
         if self.root is None:
             raise ConfigError(
                 "images.root is None; give a folder of images, or one file that holds or lists them"
@@ -178,7 +181,8 @@ def open_source(config: ImagesConfig) -> ImageSource:
         >>> images.key(7), images.class_names[images.label(7)]
         (b'bee/2.png', 'bee')
     """
-    return _name_classes(_open(config), config)
+    source = _name_classes(_open(config), config)
+    return source if config.subset is None else named_part(source, config.subset)
 
 
 def _open(config: ImagesConfig) -> ImageSource:

@@ -44,7 +44,7 @@ def load_timed_teachers(config: ExportConfig) -> tuple[list[TimedTeacher], list[
     if config.store is None:
         return [], []
     loaded, remarks = [], []
-    for facts in LabelStore.open(config.store).provenance.teachers:
+    for facts in LabelStore.open(config.store, partial=True).provenance.teachers:
         try:
             loaded.append(_load(facts.name or "", facts.input_size))
         except ConfigError as error:

@@ -14,7 +14,7 @@ from fkd.crops.augment import AugmentConfig
 from fkd.data.canary import cpu_name
 from fkd.data.decode import DECODER
 from fkd.data.sources import ImageSource
-from fkd.data.subset import MEMBER, SubsetSource
+from fkd.data.subset import MEMBER
 from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
@@ -168,7 +168,7 @@ def _shared_members(
 
 def _part(source: ImageSource, max_images: int | None) -> dict[str, Any]:
     """That a store is of a part of its images; nothing where all of them are labeled."""
-    return {MEMBER: max_images} if isinstance(source, SubsetSource) else {}
+    return {MEMBER: max_images} if getattr(source, "is_spread", False) else {}
 
 
 def _teacher_members(

@@ -28,42 +28,53 @@ def check_images(
     store: LabelStore,
     source: ImageSource,
     progress: Callable[[int], None] = lambda num_images: None,
-) -> None:
+    *,
+    allow_missing: bool = False,
+) -> list[str]:
     """Join a store with its images, and compare the checksum of every image file.
 
     Args:
         store: the labels.
         source: the images.
         progress: called with the number of images that were just compared.
+        allow_missing: whether the source may lack images of the store; see `join_store`.
+
+    Returns:
+        What to say of images that it lacks, a sentence each.
 
     Raises:
         StoreMismatch: images are missing, extra or renamed.
         CropMismatch: files were changed since they were labeled, or cannot be read any more.
     """
-    join_store(source, store)  # a position in the source is a row of the store
-    changed = find_changed_rows(store, source, range(len(source)), progress=progress)
+    join = join_store(source, store, allow_missing=allow_missing)
+    changed = find_changed_images(
+        store, source, range(len(source)), rows=join.rows, progress=progress
+    )
     if changed:
         raise CropMismatch(
             f"{len(changed)} of {len(source)} image files are not those that were labeled, the "
             f"first: {_names(source, changed)}; restore the originals, or label them again by the "
             "command that made the store with --repair"
         )
+    return join.remarks
 
 
-def find_changed_rows(
+def find_changed_images(
     store: LabelStore,
     source: ImageSource,
-    rows: range,
+    positions: range,
     *,
+    rows: np.ndarray,
     workers: int = 1,
     progress: Callable[[int], None] = lambda num_images: None,
 ) -> list[int]:
-    """Rows whose image file is not the one that was labeled, or cannot be read any more.
+    """Positions of image files that are not those that were labeled, or cannot be read any more.
 
     Args:
         store: the labels.
-        source: the images; the position of one is its row.
-        rows: to compare, all labeled by now; images that were unreadable then are left out.
+        source: the images.
+        positions: of those to compare; images that were unreadable when labeled are left out.
+        rows: of the store, for each image of the source, int64 (len(source),).
         workers: threads that read.
         progress: called with the number of images that were just compared.
 
@@ -72,9 +83,9 @@ def find_changed_rows(
     """
     changed: list[int] = []
     with ThreadPoolExecutor(workers) as pool:
-        for first in range(rows.start, rows.stop, _CHUNK):
-            chunk = range(first, min(first + _CHUNK, rows.stop))
-            facts = store.images(np.array(chunk), check=False)
+        for first in range(positions.start, positions.stop, _CHUNK):
+            chunk = range(first, min(first + _CHUNK, positions.stop))
+            facts = store.images(rows[chunk], check=False)
             labeled = np.flatnonzero(facts.status == LABELED).tolist()
             read = look_ahead(
                 pool, partial(_fingerprint, source), (chunk[j] for j in labeled), 2 * workers
@@ -85,7 +96,7 @@ def find_changed_rows(
                 if not is_labeled_file(facts, j, *found)
             ]
             progress(len(chunk))
-    store.images(np.array(changed, np.int64))  # whether it is the store that has changed
+    store.images(rows[changed])  # whether it is the store that has changed
     return changed
 
 
@@ -107,8 +118,9 @@ def find_changed_shards(
     changed: list[int] = []
     store = _open_same(out, config)
     if store is not None:
-        for rows in store.committed[world.rank :: world.size]:
-            changed += find_changed_rows(store, source, rows, workers=workers)
+        rows = np.arange(len(source))  # the keys of the two are the same
+        for positions in store.committed[world.rank :: world.size]:
+            changed += find_changed_images(store, source, positions, rows=rows, workers=workers)
     everywhere = sorted(chain.from_iterable(world.gather(changed)))
     shards = sorted({row // config.images_per_shard for row in everywhere})
     if not shards:

@@ -20,7 +20,8 @@ from torch import Tensor
 from fkd.crops.replay import whole_image
 from fkd.data.canary import sample_positions
 from fkd.data.decode import DECODER
-from fkd.data.identity import load_labeled
+from fkd.data.identity import find_image, load_labeled
+from fkd.data.joining import shared_rows
 from fkd.data.sources import ImageSource
 from fkd.errors import StoreMismatch
 from fkd.labeling.labels import TeacherLabeler
@@ -97,7 +98,7 @@ def spot_check(
         store: the labels and records.
         source: the images that were labeled.
         teachers: the models that labeled them.
-        num: labels to compare, spread over all images; unreadable images are left out.
+        num: labels to compare, spread over all images that are there; unreadable ones are left out.
         seed: of the choice of crops.
         parallelism: by default as many passes as torch has threads; batches may be of another size
             than in labeling.
@@ -107,7 +108,9 @@ def spot_check(
         StoreMismatch: the images are not those of the store.
         TeacherError: the teacher's output is not finite.
     """
-    rows, crops = sample_positions(seed, "spot check", num, store.num_images, store.num_crops)
+    available = shared_rows(source, store)
+    rows, crops = sample_positions(seed, "spot check", num, len(available), store.num_crops)
+    rows = available[rows]
     readable = store.images(rows).status == LABELED
     rows, crops = rows[readable], crops[readable]
     nothing = SpotCheckReport(LabelComparison.empty(), 0.0)
@@ -150,10 +153,13 @@ class _SpotChecks:
     def prepare(self, check: int) -> PreparedImage:
         """Load the image of a check."""
         row = int(self.rows[check])
+        (key,) = self.store.keys([row])
         image = load_labeled(self.store, self.source, row)
+        position = find_image(self.source, key)
+        assert position is not None  # it was just loaded
         size = (image.shape[1], image.shape[2])
         records = self.stored.records[check] if self.store.grid is None else whole_image(size)
-        facts = ImageRow(self.source.key(row), self.source.name(row), size=size, records=records)
+        facts = ImageRow(key, self.source.name(position), size=size, records=records)
         return PreparedImage(check // self.parallelism.batch_size, facts, image)
 
     def compare(self, batch: TeacherInput) -> CheckReport:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fkd.checks import require_whole
-from fkd.errors import ConfigError, FormatError, StoreError
+from fkd.errors import ConfigError, FormatError, MissingLabel, StoreError
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import (
     Codec,
@@ -97,7 +97,8 @@ def convert_store(
     """Write a finished store once more, or resume that.
 
     Args:
-        source: a finished store.
+        source: a finished store, all shards of which are there: rows and root hash of the new one
+            are of all images.
         out: folder of the new store.
         form: of the new store.
         num_crops: keep the first so many crops of each image; by default all.
@@ -107,10 +108,16 @@ def convert_store(
 
     Raises:
         ConfigError: the source does not hold what is asked for.
+        MissingLabel: shards of the source are not there.
         StoreError: the source cannot be read, or the new store cannot be written.
     """
     require_whole(None, "num_crops", num_crops)
-    before, listener = LabelStore.open(source), progress or Progress()
+    before, listener = LabelStore.open(source, partial=True), progress or Progress()
+    if before.is_partial:
+        raise MissingLabel(
+            f"{before.path} has {len(before.committed)} of {before.num_shards} shards; a store is "
+            "converted as a whole, so get the others first"
+        )
     if before.grid is not None:
         raise ConfigError(
             f"store: {before.path} holds label maps, which have one form; make smaller ones by "

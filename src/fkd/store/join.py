@@ -1,57 +1,122 @@
-"""How the images of a source differ from those of a store."""
+"""How the images of a source are found in a store, and how those of the two differ."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from fkd.store.canonical import printable
-from fkd.store.content import ImageFacts
+from fkd.errors import StoreMismatch
+from fkd.store.canonical import keys_digest, printable
+from fkd.store.content import LABELED
+from fkd.store.presence import NOT_HERE
+from fkd.store.reader import LabelStore
 
 Fingerprint: TypeAlias = Callable[[bytes], tuple[int, int]]  # key -> (crc32, length) of its file
 
+_SHOWN = 3
 
-def describe_mismatch(
-    stored: Sequence[bytes],
+
+def join_images(
+    store: LabelStore,
     keys: Sequence[bytes],
-    facts_of: Callable[[np.ndarray], ImageFacts],
-    fingerprint: Fingerprint | None,
-) -> str:
-    """What differs between a store and a source whose keys are not the same, for a message.
+    *,
+    num_bytes: Sequence[int] | None = None,
+    fingerprint: Fingerprint | None = None,
+    allow_missing: bool = False,
+    way_out: str = "use the images that were labeled, or label these",
+) -> np.ndarray:
+    """The row of each image of a source in a store, int64 (n,), strictly ascending.
 
     Args:
-        stored: the store's keys, by row.
-        keys: the source's keys.
-        facts_of: what the store knows of rows.
-        fingerprint: checksum and length of a file of the source; without it nothing is recognized
-            as renamed.
+        store: the labels.
+        keys: of the source, ascending.
+        num_bytes: lengths of the image files; with them, replaced images are found.
+        fingerprint: (crc32, length) of the file of a key; with it, renamed images are told from
+            missing ones. It is called for unknown images only.
+        allow_missing: whether the source may lack images of the store.
+        way_out: what to do about images that are missing, and nothing else, for a message.
+
+    Raises:
+        StoreMismatch: images are renamed, extra, replaced, or missing and not allowed to; counts
+            them and names the first of each.
     """
-    row_of = {key: row for row, key in enumerate(stored)}
-    extra = [key for key in keys if key not in row_of]
+    if not store.is_partial and keys_digest(keys) == store.config["keys_sha256"]:
+        rows = np.arange(len(keys))
+    else:
+        rows = store.find(keys)
+        sound = bool((rows >= 0).all() and (np.diff(rows) > 0).all())
+        if not sound or not (allow_missing or len(rows) == store.num_images):
+            reason = _describe_mismatch(store, keys, rows, fingerprint, allow_missing, way_out)
+            raise StoreMismatch(f"{store.path} does not fit these images: {reason}")
+    if num_bytes is not None:
+        _require_lengths(store, keys, rows, np.asarray(num_bytes))
+    return rows
+
+
+def _require_lengths(
+    store: LabelStore, keys: Sequence[bytes], rows: np.ndarray, num_bytes: np.ndarray
+) -> None:
+    # Checking every row would read the whole store; only those that differ are compared.
+    facts = store.images(rows, check=False)
+    replaced = np.flatnonzero((facts.num_bytes != num_bytes) & (facts.status == LABELED))
+    if len(replaced):
+        store.images(rows[replaced])
+        (part,) = _count([keys[i] for i in replaced.tolist()], "replaced by other files")
+        raise StoreMismatch(
+            f"{store.path} does not fit these images: {part}; use the images that were labeled, or "
+            "label these"
+        )
+
+
+def _describe_mismatch(
+    store: LabelStore,
+    keys: Sequence[bytes],
+    rows: np.ndarray,
+    fingerprint: Fingerprint | None,
+    allow_missing: bool,
+    way_out: str,
+) -> str:
+    """What differs between a store and a source, whose images have these rows, for a message."""
+    extra = [keys[i] for i in np.flatnonzero(rows < 0).tolist()]
+    row_of = dict(zip(store.keys(), store.present_rows.tolist(), strict=True))
     missing = sorted(row_of.keys() - set(keys))
-    if not extra and not missing:
+    if not extra and (allow_missing or not missing):
         return "their keys are not in ascending order, each once; sort them as bytes"
-    renamed: dict[bytes, bytes] = {}  # new key to old
-    if fingerprint is not None and missing:
-        facts = facts_of(np.array([row_of[key] for key in missing]))
-        content = zip(facts.crc32.tolist(), facts.num_bytes.tolist(), strict=True)
-        old_of = dict(zip(content, missing, strict=True))
-        renamed = {key: old for key in extra if (old := old_of.pop(fingerprint(key), None))}
+    renamed = _find_renamed(store, extra, [(key, row_of[key]) for key in missing], fingerprint)
     old_keys = set(renamed.values())
+    missing = [key for key in missing if key not in old_keys]
     parts = []
     if renamed:
         new, old = next(iter(renamed.items()))
         parts.append(f"{len(renamed)} renamed (first: {printable(old)} is now {printable(new)})")
-    parts += _count([key for key in missing if key not in old_keys], "labeled but not there")
-    parts += _count([key for key in extra if key not in renamed], "there but not labeled")
-    return ", ".join(parts) + "; use the images that were labeled, or label these"
+    if not allow_missing:
+        parts += _count(missing, "labeled but not there")
+    unlabeled = [key for key in extra if key not in renamed]
+    parts += _count(unlabeled, "there but not labeled")
+    if (rows == NOT_HERE).any():
+        parts.append(f"of the store {len(store.committed)} of {store.num_shards} shards are there")
+    if renamed or unlabeled:
+        way_out = "use the images that were labeled, or label these"
+    return f"{', '.join(parts)}; {way_out}"
 
 
-def describe_replaced(keys: Sequence[bytes]) -> str:
-    """What to say of images whose file has another length, for a message."""
-    (part,) = _count(keys, "replaced by other files")
-    return f"{part}; use the images that were labeled, or label these"
+def _find_renamed(
+    store: LabelStore,
+    extra: Sequence[bytes],
+    missing: Sequence[tuple[bytes, int]],
+    fingerprint: Fingerprint | None,
+) -> dict[bytes, bytes]:
+    """The old key of each new one whose file has the content of a missing image."""
+    if fingerprint is None or not missing or not extra:
+        return {}
+    facts = store.images([row for _, row in missing])
+    content = zip(facts.crc32.tolist(), facts.num_bytes.tolist(), strict=True)
+    old_of = dict(zip(content, (key for key, _ in missing), strict=True))
+    return {key: old for key in extra if (old := old_of.pop(fingerprint(key), None))}
 
 
 def _count(keys: Sequence[bytes], what: str) -> list[str]:
-    return [f"{len(keys)} {what} (first: {printable(keys[0])})"] if keys else []
+    if not keys:
+        return []
+    more = ", ..." if len(keys) > _SHOWN else ""
+    return [f"{len(keys):,} {what} (first: {', '.join(map(printable, keys[:_SHOWN]))}{more})"]

@@ -5,8 +5,9 @@ write access, copies what it returns, and compares every row that it reads with 
 """
 
 import os
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike
 from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreMismatch
 from fkd.labels.codecs import Codec
 from fkd.store import files
-from fkd.store.canonical import keys_digest, printable
+from fkd.store.canonical import printable, sha256
 from fkd.store.content import (
     LABELED,
     UNREADABLE,
@@ -25,9 +26,9 @@ from fkd.store.content import (
     LabeledImage,
     check_read,
 )
-from fkd.store.join import Fingerprint, describe_mismatch, describe_replaced
 from fkd.store.manifest import MAX_COMMIT_BYTES, commit_name
 from fkd.store.opening import Opened, read_store
+from fkd.store.presence import NOT_HERE, Presence, are_within
 from fkd.store.provenance import Provenance
 from fkd.store.shard import Shard, read_crops
 
@@ -35,14 +36,17 @@ from fkd.store.shard import Shard, read_crops
 class LabelStore:
     """A label store on disk, read-only; see `LabelStore.open`.
 
-    Rows number the images from 0 in the order of their keys. Instances are cheap to pickle: a
-    worker process opens the same store again, and refuses another one in its place.
+    Rows number the images from 0 in the order of their keys. Of a *partial* store some shards are
+    not there; its rows are those of the whole store, and all else speaks of the images that are
+    there. Instances are cheap to pickle: a worker process opens the same store again, and refuses
+    another one in its place.
 
     Attributes:
         path: the folder.
         config: the JSON object that identifies the store.
-        root_hash: covers every byte; None for an unfinished store.
-        canaries: what some crops looked like to the teacher.
+        root_hash: covers every byte, also of shards that are not there; None for an unfinished
+            store.
+        canaries: what some crops looked like to the teacher; of images that are there.
         environment: library versions and hardware that made the store.
         libraries: those of them on which the last bits of pixels depend.
 
@@ -59,13 +63,13 @@ class LabelStore:
     def __init__(self, path: Path, opened: Opened, check_reads: bool) -> None:
         self.path = path
         self.root_hash = opened.root_hash
-        self.canaries = opened.canaries
         self.environment = opened.environment
         self.libraries = opened.libraries
         self._parsed = opened.config
-        self._entries = {entry.number: entry for entry in opened.shards}
-        self._numbers = sorted(self._entries)
-        self._first_keys = [self._entries[number].first_key for number in self._numbers]
+        self._entries = {e.number: e for e in opened.shards if e.number in opened.there}
+        self._presence = Presence(opened.config, opened.shards, opened.there)
+        size = opened.config.images_per_shard
+        self.canaries = tuple(c for c in opened.canaries if c.row // size in opened.there)
         self._check_reads = check_reads
         self._mapped: dict[int, Shard] = {}
 
@@ -77,12 +81,12 @@ class LabelStore:
 
         Args:
             path: the folder.
-            partial: also accept a store that is not finished, for looking at it.
+            partial: also accept a store of which only some shards are there, finished or not.
             check_reads: compare every row that is read with its checksum.
 
         Raises:
             FormatError: not a label store, or of a newer format.
-            MissingLabel: not finished, and `partial` is not set.
+            MissingLabel: shards are missing, and `partial` is not set.
             DamagedStore: the small files differ from their checksums.
         """
         folder = files.absolute(path)
@@ -100,8 +104,30 @@ class LabelStore:
 
     @property
     def num_images(self) -> int:
-        """Images in the store, unreadable ones included."""
+        """Images that are there, unreadable ones included."""
+        return len(self.present_rows)
+
+    @property
+    def num_images_in_all(self) -> int:
+        """Images in the whole store; its rows are below this number."""
         return self._parsed.num_images
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the whole store."""
+        return self._parsed.num_shards
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some of its shards are not there."""
+        return not self._presence.is_whole
+
+    @cached_property
+    def present_rows(self) -> np.ndarray:
+        """The rows of the images that are there, ascending, int64 (num_images,)."""
+        rows = self._presence.rows()
+        rows.flags.writeable = False
+        return rows
 
     @property
     def num_crops(self) -> int:
@@ -145,29 +171,38 @@ class LabelStore:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all shards."""
+        """Bytes of the shards that are there."""
         return sum(entry.num_bytes for entry in self._entries.values())
+
+    @property
+    def commits_hash(self) -> str:
+        """SHA-256 of what is known of the shards that are there: stands for the root hash where a
+        store is not finished."""
+        entries = [self._entries[number] for number in self._presence.numbers]
+        return sha256(b"".join(entry.commit(self.config_id) for entry in entries))
 
     @property
     def committed(self) -> list[range]:
         """The rows of each shard that is there, in order."""
-        return [range(*self._parsed.shard_range(number)) for number in self._numbers]
+        return self._presence.ranges()
 
     def __len__(self) -> int:
         return self.num_images
 
     def __iter__(self) -> Iterator[bytes]:
-        for number in self._numbers:
+        for number in self._presence.numbers:
             yield from self._shard(number).keys()
 
     def __contains__(self, key: str | bytes) -> bool:
-        """Whether an image of this key is in the store, readable or not."""
-        return bool(self._find([os.fsencode(key)])[0] >= 0)
+        """Whether an image of this key is there, readable or not."""
+        return bool(self.find([os.fsencode(key)])[0] >= 0)
 
     def __repr__(self) -> str:
-        dtype = self.value_dtype
+        dtype, images = self.value_dtype, f"{self.num_images:,} images"
+        if self.is_partial:
+            images += f" in {len(self.committed)} of {self.num_shards} shards"
         return (
-            f"LabelStore({str(self.path)!r}: {self.num_images:,} images x {self.num_crops} crops, "
+            f"LabelStore({str(self.path)!r}: {images} x {self.num_crops} crops, "
             f"{self.codec.name}{f' {dtype}' if dtype else ''}, teacher {self._teachers()}, "
             f"{self.num_bytes:,} bytes)"
         )
@@ -177,7 +212,8 @@ class LabelStore:
         return " + ".join(ascii(name)[1:-1] for name in names) or "unknown"
 
     def __reduce__(self) -> tuple[Callable[..., "LabelStore"], tuple[Any, ...]]:
-        return _reopen, (self.path, self._check_reads, self.config_id, self.root_hash)
+        there = frozenset(self._presence.numbers)
+        return _reopen, (self.path, self._check_reads, self.config_id, self.root_hash, there)
 
     def __getitem__(self, key: str | bytes) -> LabeledImage:
         name = os.fsencode(key)
@@ -196,12 +232,18 @@ class LabelStore:
         """The row of each key, int64 (n,).
 
         Raises:
-            MissingLabel: a key is not in the store; says how many and which is the first.
+            MissingLabel: a key is not there; says how many and which is the first.
             DamagedStore: the shard where that one should be is damaged, maybe its key.
         """
-        rows = self._find(keys)
+        rows = self.find(keys)
         missing = np.flatnonzero(rows < 0)
         if len(missing):
+            if len(missing) == (rows == NOT_HERE).sum():
+                raise MissingLabel(
+                    f"{len(missing)} of {len(keys)} images are not in the "
+                    f"{len(self.committed)} of {self.num_shards} shards of {self.path} that are "
+                    f"there, the first is {printable(keys[missing[0]])}; get the other shards"
+                )
             self._check_shard_of(keys[missing[0]])
             raise MissingLabel(
                 f"{self.path} has no label for {len(missing)} of {len(keys)} images, the first is "
@@ -210,9 +252,9 @@ class LabelStore:
         return rows
 
     def keys(self, rows: ArrayLike | slice = slice(None)) -> list[bytes]:
-        """The keys of these rows."""
+        """The keys of these rows; a slice is one of the images that are there."""
         if isinstance(rows, slice):
-            rows = range(*rows.indices(self.num_images))
+            rows = self.present_rows[rows]
         size = self._parsed.images_per_shard
         numbers, local = np.divmod(self._in_range(rows), size)
         return [
@@ -266,41 +308,6 @@ class LabelStore:
             raise FormatError(f"{self.path}: {error}; get the store again") from error
         return read
 
-    def join(
-        self,
-        keys: Sequence[bytes],
-        *,
-        num_bytes: Sequence[int] | None = None,
-        fingerprint: Fingerprint | None = None,
-    ) -> None:
-        """Make sure that a source has exactly the images of the store.
-
-        Both are in ascending order of their keys, so that the position of an image in the source is
-        its row in the store. (A source of some of the images would need a row for each: here.)
-
-        Args:
-            keys: the keys of the source, ascending.
-            num_bytes: lengths of the image files; with them, replaced images are found.
-            fingerprint: (crc32, length) of the file of a key; with it, renamed images are told
-                from missing ones. It is called for unknown images only.
-
-        Raises:
-            StoreMismatch: images are renamed, missing, extra or replaced; names the first of each.
-        """
-        if keys_digest(keys) != self._parsed.keys_sha256:
-            reason = describe_mismatch(self.keys(), keys, self.images, fingerprint)
-            raise StoreMismatch(f"{self.path} does not fit these images: {reason}")
-        if num_bytes is None:
-            return
-        # Checking every row would read the whole store; only those that differ are compared.
-        facts = self._facts(np.arange(self.num_images), check=False)
-        differs = (facts.num_bytes != np.asarray(num_bytes)) & (facts.status == LABELED)
-        if differs.any():
-            replaced = np.flatnonzero(differs)
-            self.images(replaced)
-            reason = describe_replaced([keys[row] for row in replaced.tolist()])
-            raise StoreMismatch(f"{self.path} does not fit these images: {reason}")
-
     def _facts(self, rows: np.ndarray, check: bool) -> ImageFacts:
         """Facts of rows in range, shard by shard."""
         facts = ImageFacts.zeros(len(rows))
@@ -316,27 +323,14 @@ class LabelStore:
             raise FormatError(f"{self.path}: the status of an image is neither 0 nor 1")
         return facts
 
-    def _find(self, keys: Sequence[bytes]) -> np.ndarray:
-        """The row of each key, -1 for unknown ones."""
-        groups: dict[int | None, list[int]] = {}
-        for position, key in enumerate(keys):
-            groups.setdefault(self._number_of(key), []).append(position)
-        rows = np.full(len(keys), -1, np.int64)
-        for number, positions in groups.items():
-            if number is not None:
-                shard = self._shard(number)
-                local = shard.find([keys[position] for position in positions])
-                rows[positions] = np.where(local < 0, -1, local + shard.entry.first_image)
-        return rows
-
-    def _number_of(self, key: bytes) -> int | None:
-        """The only shard that can hold a key; None before the first."""
-        index = bisect_right(self._first_keys, key) - 1
-        return self._numbers[index] if index >= 0 else None
+    def find(self, keys: Sequence[bytes]) -> np.ndarray:
+        """The row of each key, int64 (n,); UNKNOWN for one that the store does not have, NOT_HERE
+        for one that may be in a shard that is not there."""
+        return self._presence.find(keys, self._shard)
 
     def _check_shard_of(self, key: bytes) -> None:
-        number = self._number_of(key)
-        if number is not None:
+        number = self._presence.shard_of(key)
+        if number >= 0:
             shard = self._shard(number)
             shard.check(range(len(shard)))
 
@@ -351,8 +345,8 @@ class LabelStore:
 
     def _in_range(self, rows: Any) -> np.ndarray:
         wanted = np.asarray(rows, np.int64).reshape(-1)
-        if not _within(wanted, self.num_images):
-            raise IndexError(f"rows must lie in [0, {self.num_images}) for {self.path}")
+        if not are_within(wanted, self.num_images_in_all):
+            raise IndexError(f"rows must lie in [0, {self.num_images_in_all}) for {self.path}")
         return wanted
 
     def _crops_in_range(self, crops: ArrayLike | None, num_rows: int) -> np.ndarray:
@@ -361,7 +355,7 @@ class LabelStore:
         chosen = np.asarray(crops, np.int64)
         if chosen.ndim != 2 or len(chosen) != num_rows:
             raise IndexError(f"crops must have the shape ({num_rows}, m), not {chosen.shape}")
-        if not _within(chosen, self.num_crops):
+        if not are_within(chosen, self.num_crops):
             raise IndexError(f"crops must lie in [0, {self.num_crops}) for {self.path}")
         return chosen
 
@@ -373,7 +367,8 @@ class LabelStore:
     def _map(self, number: int) -> Shard:
         if number not in self._entries:
             raise MissingLabel(
-                f"shard {number} of {self.path} is not labeled yet; run the label command again"
+                f"shard {number} of {self.path} is not there, {len(self._entries)} of "
+                f"{self.num_shards} are; get or label it, or use present_rows only"
             )
         entry = self._entries[number]
         commit = files.read(self.path, commit_name(number), MAX_COMMIT_BYTES)
@@ -385,15 +380,13 @@ class LabelStore:
         return self._mapped[number]
 
 
-def _within(numbers: np.ndarray, limit: int) -> bool:
-    """Whether all of these int64 lie in [0, limit)."""
-    listed = numbers.ravel().tolist()  # sooner checked than an array, of the few of a batch
-    return not listed or (min(listed) >= 0 and max(listed) < limit)
-
-
-def _reopen(path: Path, check_reads: bool, config_id: str, root_hash: str | None) -> LabelStore:
-    """Open a store again in another process, and make sure that it is the same one."""
-    store = LabelStore.open(path, partial=root_hash is None, check_reads=check_reads)
-    if (store.config_id, store.root_hash) != (config_id, root_hash):
+def _reopen(
+    path: Path, check_reads: bool, config_id: str, root_hash: str | None, there: frozenset[int]
+) -> LabelStore:
+    """Open a store again in another process, with the same shards, and make sure that it is it."""
+    opened = read_store(path, partial=True)
+    if (opened.config.config_id, opened.root_hash) != (config_id, root_hash):
         raise StoreMismatch(f"{path} was replaced by another store while it was in use")
-    return store
+    if there - opened.there:
+        raise MissingLabel(f"{path} has lost {len(there - opened.there)} shards while in use")
+    return LabelStore(path, replace(opened, there=there), check_reads)

@@ -7,7 +7,7 @@ is deleted.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
 from itertools import pairwise
@@ -29,6 +29,7 @@ from fkd.store.manifest import (
     LOCK,
     MANIFEST,
     QUARANTINE,
+    SHARDS,
     Manifest,
     ShardEntry,
     commit_name,
@@ -38,6 +39,7 @@ from fkd.store.manifest import (
     read_manifest,
     shard_name,
 )
+from fkd.store.opening import find_shards
 from fkd.store.shard import Shard, read_crops
 from fkd.store.strays import belongs, is_companion, is_temporary, list_folder, shard_number
 
@@ -69,8 +71,8 @@ def verify_store(
     Args:
         path: the folder.
         progress: called after every shard.
-        partial: the store may be unfinished; what a running or killed process leaves behind is
-            no problem then.
+        partial: the store may be unfinished, or shards of a finished one may not be there; neither
+            is a problem then, nor is what a running or killed process leaves behind.
 
     Raises:
         FormatError: the folder is no label store at all, or (NewerFormat) of a newer format.
@@ -84,10 +86,15 @@ def verify_store(
     return _Check(folder, partial).run(progress or (lambda done, total: None))
 
 
-def repair_store(path: str | os.PathLike[str]) -> list[str]:
+def repair_store(path: str | os.PathLike[str], *, partial: bool = False) -> list[str]:
     """Move damaged files, and the commits of damaged shards, to quarantine/; their new names.
 
     The command that made it then writes what is missing again and finishes the store.
+
+    Args:
+        path: the folder.
+        partial: shards of a finished store may not be there. Its manifest then stays, if it is
+            sound: what was moved is to be fetched again.
 
     Raises:
         StoreLocked: a process is writing to the store.
@@ -98,10 +105,10 @@ def repair_store(path: str | os.PathLike[str]) -> list[str]:
     _require_store(folder)
     lock = WriterLock.prepare(folder)
     try:
-        partial = not files.exists(folder, MANIFEST)
-        problems = _Check(folder, partial, repairs=True).run(lambda done, total: None)
+        may_lack = partial or not files.exists(folder, MANIFEST)
+        problems = _Check(folder, may_lack, repairs=True).run(lambda done, total: None)
         broken = {problem.file for problem in problems if problem.repairable}
-        return _quarantine(folder, broken)
+        return _quarantine(folder, broken, keep_manifest=partial)
     finally:
         lock.release()
 
@@ -172,7 +179,7 @@ class _Check:
 
     def _shards(self, config: StoreConfig, manifest: Manifest | None, progress: Progress) -> None:
         keys: list[bytes] = []
-        numbers = range(config.num_shards) if manifest else self._committed(config)
+        numbers = self._numbers(config, manifest)
         for done, number in enumerate(numbers, 1):
             listed = manifest.shards[number] if manifest else None
             entry = self._commit(config, number, listed)
@@ -180,8 +187,16 @@ class _Check:
                 checked = self._attempt(shard_name(number), bind(self._shard, config, entry))
                 keys += checked or []
             progress(done, len(numbers))
-        if not self._problems and manifest is not None:
+        if not self._problems and len(numbers) == config.num_shards and manifest is not None:
             self._check_keys(keys, config)
+
+    def _numbers(self, config: StoreConfig, manifest: Manifest | None) -> Sequence[int]:
+        """The shards that should be there."""
+        if manifest is None:
+            return self._committed(config)
+        if not self._partial:
+            return range(config.num_shards)
+        return sorted(self._attempt(SHARDS, bind(find_shards, self._folder, config)) or [])
 
     def _committed(self, config: StoreConfig) -> list[int]:
         """Shards of an unfinished store: the config alone may claim any number of them."""
@@ -262,13 +277,13 @@ def _check_rows(config: StoreConfig, shard: Shard, keys: list[bytes], rows: rang
     return np.array_equal(drawn, written[labeled])
 
 
-def _quarantine(folder: Path, broken: Iterable[str]) -> list[str]:
+def _quarantine(folder: Path, broken: Iterable[str], *, keep_manifest: bool = False) -> list[str]:
     broken = set(broken)
     numbers = {number for name in broken if (number := shard_number(name)) is not None}
     doomed = [name(number) for number in sorted(numbers) for name in (shard_name, commit_name)]
     if CONFIG in broken:
         doomed.append(CONFIG)
-    if numbers or MANIFEST in broken:
+    if (numbers and not keep_manifest) or MANIFEST in broken:
         doomed.append(MANIFEST)
     doomed = [name for name in doomed if files.exists(folder, name)]
     if doomed:

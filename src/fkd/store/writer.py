@@ -78,6 +78,7 @@ class StoreWriter:
             StoreLocked: another run is writing to it.
             StoreMismatch: it was made with another config; every differing field is named.
             DamagedStore: a committed shard is missing or damaged.
+            MissingLabel: it is finished, and shards of it were never there.
             FormatError: the folder holds other files, or the config is malformed.
             StoreFull: no space.
         """
@@ -292,6 +293,12 @@ def _look_at_finished(folder: Path, config: StoreConfig, lock: WriterLock) -> No
     """What `_prepare` does where there is nothing to write: the disk may be read-only."""
     read_finished(folder)
     _require_same_config(folder, config)
+    num_shards = len(read_commits(folder, config))
+    if num_shards < config.num_shards:
+        raise MissingLabel(
+            f"{folder} is finished and has {num_shards} of its {config.num_shards} shards; get the "
+            "others, or give another folder"
+        )
     with suppress(StoreError):  # a run that was killed may have linked names only
         durable.sync_folder(folder)
 

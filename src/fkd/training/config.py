@@ -46,8 +46,13 @@ CROPS_PER_IMAGE: dict[CropSourceKind, int] = {"stored": 4, "fresh": 1}
 
 FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers", "resume_from"}
+    | {"partial", "allow_missing_images"}
     | {"val_every", "log_every", "checkpoint_seconds", "trackers"}
-    | {f"{images}.{name}" for images in ("images", "val") for name in ("root", "download")}
+    | {
+        f"{images}.{name}"
+        for images in ("images", "val")
+        for name in ("root", "download", "subset")
+    }
 )
 """Settings that may differ when a run is continued: they do not change its result, or (paths) what
 they point to is compared by its content."""
@@ -117,6 +122,9 @@ class TrainConfig:
         method: what the student is trained against; see the list above.
         store: the label store; needed by methods with stored crops, and by relabel, whose store
             holds label maps.
+        partial: also use a store of which only some shards are there.
+        allow_missing_images: train on the images that are there where others of the store are not;
+            without it they are an error, unless images.subset names those to train on.
         val: images in class folders to measure accuracy on after every pass; of a student of
             embeddings, that of its nearest neighbors among them.
         val_every: passes between two such measurements; the last pass ends with one anyway.
@@ -198,6 +206,8 @@ class TrainConfig:
     student: StudentConfig
     method: str = "fkd"
     store: str | None = None
+    partial: bool = False
+    allow_missing_images: bool = False
     val: ImagesConfig | None = None
     val_every: int = 1
     crops_per_image: int | None = None
@@ -298,6 +308,9 @@ class TrainConfig:
         crops = crop_source_kind(self)
         unused = {"crops", "teacher_augment"} if crops == "stored" else {"order"}
         refuse_unused(self, unused, prefix="", user=f"a run with {crops} crops")
+        if self.store is None:
+            of_stores = {"partial", "allow_missing_images"}
+            refuse_unused(self, of_stores, prefix="", user="a run without a store")
         if "seed" in changed_fields(self.crops):
             raise ConfigError("crops.seed: a run has one seed; give seed instead")
 

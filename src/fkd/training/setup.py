@@ -17,6 +17,7 @@ from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
 from fkd.data.identity import identify_images
 from fkd.data.joining import (
+    Join,
     class_ids_among,
     describe_differing_classes,
     join_store,
@@ -100,7 +101,7 @@ def open_data(config: TrainConfig) -> TrainData:
     Raises:
         FKDError: one of them is missing or damaged.
     """
-    store = None if config.store is None else LabelStore.open(config.store)
+    store = None if config.store is None else LabelStore.open(config.store, partial=config.partial)
     images = open_source(config.images)
     return TrainData(images if store is None else labeled_part(images, store), store)
 
@@ -123,7 +124,8 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
     require_fitting_store(config, store)
     teacher = _load_teacher(config, images, store, device)
     outputs = find_outputs(config, images, store, teacher)
-    crops, labeled = _open_crops(config, images, store, decoder.decoder)
+    crops, join = _open_crops(config, images, store, decoder.decoder)
+    labeled = np.arange(len(images)) if join is None else join.labeled
     chosen = _choose_images(config, labeled)
     student, card = build_student(
         config.student,
@@ -131,7 +133,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         learns_embeddings=outputs.are_embeddings,
         seed=config.seed,
     )
-    bank = open_bank(config, store, chosen)
+    bank = open_bank(config, store, chosen if join is None else join.rows[chosen])
     method = _build_method(config, card, outputs.width, teacher, bank)
     method.prepare_student(student)
     class_names = outputs.class_names
@@ -158,7 +160,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         decoder=decoder,
         validation=validation,
         data=_identify(images, store, teacher, validation),
-        remarks=_image_remarks(images, validation, outputs) + _store_remarks(config, store),
+        remarks=_image_remarks(images, validation, outputs) + _store_remarks(store, join),
         inputs=_describe_inputs(store, teacher, card),
     )
 
@@ -195,27 +197,30 @@ def _load_teacher(
 
 def _open_crops(
     config: TrainConfig, images: ImageSource, store: LabelStore | None, decoder: Decoder
-) -> tuple[CropSource, np.ndarray]:
-    """Where crops come from, and positions of the images that have them."""
+) -> tuple[CropSource, Join | None]:
+    """Where crops come from, and where the images are in the store that they come from."""
     reads_maps = find_method(config.method).reads_maps
     fresh, augment = replace(config.crops, seed=config.seed), config.teacher_augment
     if crop_source_kind(config) == "fresh" and not reads_maps:
-        return FreshCropSource(images, fresh, augment), np.arange(len(images))
+        return FreshCropSource(images, fresh, augment), None
     assert store is not None  # TrainConfig sees to it
-    join = join_store(images, store)
+    join = join_store(images, store, allow_missing=config.allow_missing_images)
     if len(join.labeled) == 0:
         raise ConfigError(f"store: no image of {store.path} was readable; label other images")
+    rows = join.rows
     crops: CropSource
     if reads_maps:
         swap_xy = config.relabel.swap_xy
-        crops = MapCropSource(images, store, fresh, augment, swap_xy=swap_xy)
+        crops = MapCropSource(images, store, fresh, augment, swap_xy=swap_xy, rows=rows)
     else:
-        crops = _stored_crops(config, images, store)
-    check_canaries(store, images, decoder)
-    return crops, join.labeled
+        crops = _stored_crops(config, images, store, rows)
+    check_canaries(store, images, decoder, among=rows)
+    return crops, join
 
 
-def _stored_crops(config: TrainConfig, images: ImageSource, store: LabelStore) -> StoredCropSource:
+def _stored_crops(
+    config: TrainConfig, images: ImageSource, store: LabelStore, rows: np.ndarray
+) -> StoredCropSource:
     """Crops of the store, as the settings order and decode them."""
     return StoredCropSource(
         images,
@@ -227,6 +232,7 @@ def _stored_crops(config: TrainConfig, images: ImageSource, store: LabelStore) -
         codec=with_teacher_weights(
             with_temperature(store.codec, config.label_temperature), config.teacher_weights or None
         ),
+        rows=rows,
     )
 
 
@@ -307,14 +313,12 @@ def _image_remarks(
     return list(dict.fromkeys(remarks))  # both may be the same images
 
 
-def _store_remarks(config: TrainConfig, store: LabelStore | None) -> list[str]:
+def _store_remarks(store: LabelStore | None, join: Join | None) -> list[str]:
     """What the user may want to know of the store that crops come from."""
-    if store is None or (
-        crop_source_kind(config) == "fresh" and not find_method(config.method).reads_maps
-    ):
+    if store is None or join is None:
         return []
-    remark = describe_missing_canaries(store)
-    return [remark] if remark else []
+    remark = describe_missing_canaries(store, join.rows)
+    return [*join.remarks, remark] if remark else join.remarks
 
 
 def _identify(
@@ -326,7 +330,7 @@ def _identify(
     """What the data are: paths may change, these must not."""
     return {
         "images": identify_images(images),
-        "store_root_hash": None if store is None else store.root_hash,
+        "store_root_hash": None if store is None else store.root_hash or store.commits_hash,
         "teachers": None if teacher is None else teacher.identity(),
         "val": None if validation is None else identify_images(validation.source),
     }

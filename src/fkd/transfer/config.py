@@ -232,7 +232,7 @@ class TransferConfig:
         for name in ("images", "val"):
             config = getattr(self, name)
             if config is not None:
-                others = {"format", "split", "image_column", "label_column", "download"}
+                others = {"format", "split", "image_column", "label_column", "download", "subset"}
                 user = f"task {self.task}, whose images are files,"
                 refuse_unused(config, others, prefix=f"{name}.", user=user)
         if self.val is not None and self.val_annotations is None:

@@ -46,7 +46,8 @@ class Browser:
 
     Args:
         store: finished.
-        images: those that were labeled; positions are rows of the store.
+        images: those that were labeled.
+        allow_missing: whether images of the store may be missing; see `join_store`.
 
     Raises:
         StoreMismatch: the images are not those of the store.
@@ -54,14 +55,18 @@ class Browser:
     Attributes:
         store: the store.
         images: the images.
-        labeled: rows with labels, int64 (n,), ascending.
+        labeled: rows with labels whose image is there, int64 (n,), ascending.
+        remarks: on images that are missing, a sentence each.
         num_read: images whose labels were read for filters, so far.
     """
 
-    def __init__(self, store: LabelStore, images: ImageSource) -> None:
+    def __init__(
+        self, store: LabelStore, images: ImageSource, *, allow_missing: bool = False
+    ) -> None:
         self.store, self.images = store, images
-        self._join = join_store(images, store)
-        self.labeled = self._join.labeled
+        self._join = join_store(images, store, allow_missing=allow_missing)
+        self.labeled = self._join.rows[self._join.labeled]
+        self.remarks = self._join.remarks
         self.num_read = 0
         self._statistics: LabelStatistics | None = None
         self._reading = threading.Lock()
@@ -147,7 +152,7 @@ class Browser:
         known = {name: i for i, name in enumerate(self.store.class_names)}
         names, ids = self.images.class_names, self._join.class_ids
         if names is not None and ids is not None:
-            labels = true_classes(self.images, None)[self.labeled]
+            labels = true_classes(self.images, None)[self._join.labeled]
             return TrueClasses(names, labels, ids)
         labels = np.array(
             [_class_in_key(key, known) for key in self.store.keys(self.labeled)], np.int64

@@ -87,12 +87,20 @@ class Neighbors:
 
 
 def sample_embeddings(
-    store: LabelStore, num_images: int, num_crops: int, seed: int
+    store: LabelStore, num_images: int, num_crops: int, seed: int, among: np.ndarray | None = None
 ) -> EmbeddingSample:
-    """Embeddings of up to so many images, and crops of each, of a store of features."""
+    """Embeddings of up to so many images, and crops of each, of a store of features.
+
+    Args:
+        store: of features.
+        num_images: at most so many.
+        num_crops: of each.
+        seed: of the choice of images.
+        among: rows to choose from, ascending; by default all that are there.
+    """
     crops = spread_crops(store.num_crops, num_crops)
     fitting = max(2, _MAX_NUMBERS // (len(crops) * store.num_classes))
-    rows = sample_labeled_rows(store, min(num_images, fitting), seed)
+    rows = sample_labeled_rows(store, min(num_images, fitting), seed, among)
     values = np.zeros((len(rows), len(crops), store.num_classes), np.float32)
     for i, row in enumerate(rows.tolist()):  # all crops of an image are read, so one by one
         values[i] = store.read([row], crops[None]).label.values

@@ -104,7 +104,21 @@ def render_page(
         ImageError: it cannot be read.
         ConfigError: a filter is impossible, or no image passes it.
     """
-    browser = Browser(store, images)
+    return render_choice(Browser(store, images), config, filter, sort, advance)
+
+
+def render_choice(
+    browser: Browser,
+    config: PageConfig,
+    filter: FilterConfig,
+    sort: Sort,
+    advance: Callable[[int], object],
+) -> str:
+    """As `render_page`, of a store and images that are opened.
+
+    Raises:
+        CropMismatch, ImageError, ConfigError: see `render_page`.
+    """
     selection = browser.select(
         filter,
         sort,
@@ -141,7 +155,7 @@ def render_selection(
     sample = None
     if not store.is_of_classes:
         sample = sample_embeddings(
-            store, config.sampled_images, config.crops_per_image, config.seed
+            store, config.sampled_images, config.crops_per_image, config.seed, browser.labeled
         )
         label_of = _neighbors_of(store, images, sample, rows, config)
     cards = [_card(store, images, row, config, label_of) for row in rows.tolist()]
@@ -229,7 +243,7 @@ def _card(
     crops = replay(image, records, config.crop_side, "bicubic")
     height, width = image.shape[1:]
     return {
-        "name": printable(images.key(row)),
+        "name": printable(store.keys([row])[0]),
         "width": width,
         "height": height,
         "stroke": max(height, width) / 200,

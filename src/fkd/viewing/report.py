@@ -234,7 +234,7 @@ def _open(path: str, root_hash: str) -> tuple[dict[str, str], str]:
     if not home_path(path).exists():
         return recorded, "It is not at this path from here; run fkd report where it is, for more."
     try:
-        store = LabelStore.open(home_path(path))
+        store = LabelStore.open(home_path(path), partial=True)
         if root_hash and store.root_hash != root_hash:
             return recorded, "Another store is at this path now, so no more is said of it."
         summary = summarize(store, num_samples=0)

@@ -132,9 +132,14 @@ def store_bytes(path: Path) -> int:
 
 def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
     crops = store.num_images * store.num_crops
-    unreadable = store.num_images - int(store.labeled(np.arange(store.num_images)).sum())
+    unreadable = store.num_images - int(store.labeled(store.present_rows).sum())
+    partial = (
+        {"shards": f"{len(store.committed)} of {store.num_shards}"} if store.is_partial else {}
+    )
+    of_all = f" of {store.num_images_in_all:,}" if store.is_partial else ""
     facts = {
-        "images": f"{store.num_images:,}",
+        "images": f"{store.num_images:,}{of_all}",
+        **partial,
         **_crops(store),
         **_columns(store),
         "codec": _codec(store),

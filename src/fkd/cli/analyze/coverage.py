@@ -177,7 +177,7 @@ def _keys(store: LabelStore | None, num_images: int) -> list[bytes]:
     """Of the labeled images of a store; without one, of as many images as are enough to tell."""
     if store is None:
         return [b"image %d" % i for i in range(min(num_images, 500))]
-    rows = np.flatnonzero(store.labeled(np.arange(store.num_images)))
+    rows = store.present_rows[store.labeled(store.present_rows)]
     if len(rows) == 0:
         raise ConfigError(f"store: no image of {store.path} was readable; label other images")
     spread = np.linspace(0, len(rows) - 1, min(num_images, len(rows))).astype(np.int64)
