@@ -1,7 +1,8 @@
 """Images in Parquet files, as Hugging Face writes them (extra `[hf]`: pyarrow).
 
 A row holds the encoded file in a struct {bytes, path} or in a plain binary column, and a label as
-an integer (its names in the schema metadata `huggingface`) or as text.
+an integer (its names in the schema metadata `huggingface`) or as text. Images with several classes
+have a list of either.
 """
 
 import os
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fkd.data.class_sets import ClassSets
 from fkd.data.listing import Folder, read_tree
-from fkd.data.parquet_classes import holds_numbers, read_classes
+from fkd.data.parquet_classes import holds_lists, holds_numbers, read_class_sets, read_classes
 from fkd.data.parquet_files import (
     DAMAGE,
     choose_files,
@@ -39,13 +41,14 @@ class ParquetSource:
 
     A label that is null or -1 means none. Without names in the metadata, the classes of an
     integer column are called "0", "1", ...; those of a column of text or truth values are its
-    values, sorted.
+    values, sorted. A column of lists is of images with several classes each, or none.
 
     Attributes:
         root: the folder or file, as given.
         class_names: names in the order of the labels, or None without labels.
         remarks: what the user may want to know of the files, a sentence each.
         labels_are_ids: whether the labels are numbers in the files, too, and not text.
+        multi_label: whether an image has a list of classes.
     """
 
     def __init__(
@@ -84,7 +87,11 @@ class ParquetSource:
         self._first_rows = np.cumsum([0, *(footer.num_rows for footer in footers)])
         self.class_names: list[str] | None = None
         self._labels = np.full(len(self), -1, dtype=np.int32)
-        if label_column is not None:
+        self._sets: ClassSets | None = None
+        self.multi_label = label_column is not None and holds_lists(footers, label_column)
+        if label_column is not None and self.multi_label:
+            self.class_names, self._sets = read_class_sets(footers, label_column)
+        elif label_column is not None:
             self.class_names, self._labels = read_classes(footers, label_column)
         self.labels_are_ids = label_column is not None and holds_numbers(footers, label_column)
 
@@ -102,8 +109,14 @@ class ParquetSource:
         return os.fsencode(self._files[file]) + b"/%0*d" % (digits, row)
 
     def label(self, i: int) -> int:
-        """The class of image `i`, -1 for none."""
+        """The class of image `i`, -1 for none or where it has a list."""
         return int(self._labels[i])
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        if self._sets is not None:
+            return self._sets[i]
+        return self._labels[i : i + 1][self._labels[i : i + 1] >= 0].astype(np.int64)
 
     def name(self, i: int) -> str:
         """File and row of image `i`, printable."""

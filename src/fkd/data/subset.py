@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fkd.data.class_sets import is_multi_label, labels_of
 from fkd.data.sources import ImageSource, remarks_of
 from fkd.store import LabelStore
 
@@ -23,6 +24,7 @@ class SubsetSource:
         class_names: all classes of the source, also those without an image here.
         remarks: those of the source.
         classes_are_numbers: whether its classes are ids (`fkd.data.numbered`).
+        multi_label: whether its images have several classes each.
 
     Args:
         whole: the source.
@@ -34,6 +36,7 @@ class SubsetSource:
         self.class_names = whole.class_names
         self.remarks = remarks_of(whole)
         self.classes_are_numbers = bool(getattr(whole, "classes_are_numbers", False))
+        self.multi_label = is_multi_label(whole)
         self._whole = whole
         self._positions = list(positions)
 
@@ -47,6 +50,10 @@ class SubsetSource:
     def label(self, i: int) -> int:
         """The class of image `i`, -1 for none."""
         return self._whole.label(self._positions[i])
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        return labels_of(self._whole, self._positions[i])
 
     def name(self, i: int) -> str:
         """What messages call image `i`."""

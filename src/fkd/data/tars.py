@@ -6,7 +6,13 @@
         n01440764_10026.json     or that under "cls", "label" or "class"
     train-000001.tar
         n01440764/10027.JPEG     or the folder that it lies in is its class
+    train-000002.tar
+        COCO_139.cls             several numbers with spaces or commas, or one class a line
+        COCO_285.json            or a list, also under "labels" or "classes"; [] is no class
     classnames.txt               names of numbered classes, one per line, if it is there
+
+Where any image has several classes, or a list, all are taken for images with several classes each,
+or none, and folders are no classes.
 
 The members of every archive are listed once, by their headers. An image is then read by one read at
 its place, in any order.
@@ -20,11 +26,12 @@ import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fkd.data.class_ids import require_class_ids
+from fkd.data.class_sets import ClassSets
 from fkd.data.folder import MAX_FILE_BYTES
 from fkd.data.formats import image_extensions
 from fkd.errors import ConfigError, ImageError
@@ -34,9 +41,16 @@ from fkd.userfiles import os_reason, read_text
 NAMES_FILES = ("classnames.txt", "classes.txt")
 """What the names of numbered classes may be called, beside the archives."""
 
-_LABELS = ("cls", "label", "class")  # members of a .json file, the first that is there
+_LABELS = (
+    "cls",
+    "label",
+    "class",
+    "labels",
+    "classes",
+)  # members of a .json file, the first that is there
 _NOTE_BYTES = 1 << 20  # of a .cls or .json file
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
+_NUMBERS = re.compile(r"[0-9]{1,15}([\s,]+[0-9]{1,15})+")  # of several classes in a .cls file
 _SHOWN = 3
 
 
@@ -47,6 +61,10 @@ class _Member:
     name: bytes
     offset: int
     size: int
+
+
+_Noted: TypeAlias = int | str | list[int | str] | None
+"""What a .cls or .json file says."""
 
 
 @dataclass
@@ -72,6 +90,7 @@ class TarSource:
         class_names: names in the order of the labels, or None without labels.
         remarks: what the user may want to know of the archives, a sentence each.
         labels_are_ids: whether the labels are numbers in the archives, too, and no names.
+        multi_label: whether images have several classes each.
     """
 
     def __init__(self, root: str, files: Sequence[str], remarks: Sequence[str] = ()) -> None:
@@ -100,9 +119,22 @@ class TarSource:
         self._require_sound(folder, sum(archive.left_out for archive in archives))
         for path, archive in zip(self._paths, archives, strict=True):
             _refuse_samples_of_several(path, archive)
-        classes = [self._class_of(archives[n], n, member) for _, n, member in self._entries]
-        self.class_names, self._labels = _number_classes(classes, folder, root)
-        self.labels_are_ids = any(isinstance(value, int) for value in classes)
+        noted = [self._noted_class(archives[n], n, member) for _, n, member in self._entries]
+        self.multi_label = any(isinstance(value, list) for value in noted)
+        if self.multi_label:
+            each = [[] if value is None else value for value in noted]
+            sets = [value if isinstance(value, list) else [value] for value in each]
+        else:
+            sets = [
+                [_folder_of(member) if value is None else value]
+                for value, (_, _, member) in zip(noted, self._entries, strict=True)
+            ]
+        flat = [value for classes in sets for value in classes]
+        self.class_names, labels = _number_classes(flat, folder, root)
+        self.labels_are_ids = any(isinstance(value, int) for value in flat)
+        self._labels = np.full(len(self), -1, np.int32) if self.multi_label else labels
+        parts = np.split(labels, np.cumsum([len(classes) for classes in sets])[:-1])
+        self._sets = ClassSets(part[part >= 0] for part in parts)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -116,8 +148,12 @@ class TarSource:
         return self._entries[i][0]
 
     def label(self, i: int) -> int:
-        """The class of image `i`, -1 for none."""
+        """The class of image `i`, -1 for none or where images have several."""
         return int(self._labels[i])
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        return self._sets[i]
 
     def name(self, i: int) -> str:
         """Archive and member of image `i`, printable."""
@@ -159,15 +195,20 @@ class TarSource:
         if left_out:
             self.remarks.append(f"{left_out:,} members of the archives are left out, as no images")
 
-    def _class_of(self, archive: _Archive, number: int, member: _Member) -> int | str | None:
-        """The class of an image: by its .cls or .json file, else by its folder."""
+    def _noted_class(self, archive: _Archive, number: int, member: _Member) -> _Noted:
+        """The class of an image, or several, by its .cls or .json file; None without one."""
         path = self._paths[number]
         for note in archive.notes.get(_stem(member.name), []):
             found = _read_class(path, note)
             if found is not None:
                 return found
-        folder = member.name.rpartition(b"/")[0].rpartition(b"/")[2]
-        return printable(folder) if folder and folder != b"." else None
+        return None
+
+
+def _folder_of(member: _Member) -> str | None:
+    """The folder that a member lies in, whose name may be a class."""
+    folder = member.name.rpartition(b"/")[0].rpartition(b"/")[2]
+    return printable(folder) if folder and folder != b"." else None
 
 
 def _read_at(path: str, member: _Member) -> bytes:
@@ -254,27 +295,48 @@ def _stem(name: bytes) -> bytes:
     return folder + slash + leaf.partition(b".")[0]
 
 
-def _read_class(path: str, note: _Member) -> int | str | None:
-    """The class that a .cls or .json file says; None if it says none."""
+def _read_class(path: str, note: _Member) -> _Noted:
+    """The class that a .cls or .json file says, or several; None if it says none."""
     name = f"{printable(os.fsencode(path))}/{printable(note.name)}"
     if note.size > _NOTE_BYTES:
         raise ConfigError(f"images.root: {name} has {note.size:,} bytes, too many for a class")
     try:
         text = _read_at(path, note).decode("utf-8")
-        value: Any = json.loads(text) if note.name.lower().endswith(b".json") else text.strip()
+        is_json = note.name.lower().endswith(b".json")
+        value: Any = json.loads(text) if is_json else _split_classes(text.strip())
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"images.root: {name} cannot be read ({error}); pack it again") from error
     if isinstance(value, dict):
         value = next((value[key] for key in _LABELS if value.get(key) is not None), None)
+    if isinstance(value, list):
+        return _class_list(value)
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value)
     if isinstance(value, str) and value:
         return value
-    if value is None or isinstance(value, list) or value == "":
+    if value is None or value == "":
         return None
     if type(value) is not int:
         raise ConfigError(f"images.root: the class in {name} is neither a number nor a name")
     return value
+
+
+def _split_classes(text: str) -> str | list[str]:
+    """The text of a .cls file: one class, or several numbers, or one class on each of its lines."""
+    if _NUMBERS.fullmatch(text):
+        return re.split(r"[\s,]+", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines if len(lines) > 1 else text
+
+
+def _class_list(values: list[Any]) -> list[int | str] | None:
+    """The classes in a list; None where it holds something else, such as boxes."""
+    if not all(type(value) is int or (isinstance(value, str) and value) for value in values):
+        return None
+    return [
+        int(value) if isinstance(value, int) or _NUMBER.fullmatch(value) else value
+        for value in values
+    ]
 
 
 def _number_classes(

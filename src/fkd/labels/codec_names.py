@@ -178,9 +178,10 @@ def check_codec(codec: Codec, num_classes: int) -> None:
     if isinstance(codec, PerTeacher):
         codec = codec.codec
     if codec.num_ids(num_classes) > num_classes:
+        whole = "sigmoid" if is_multi_label(codec) else "full"
         raise ConfigError(
             f"codec {codec.name} keeps {codec.num_ids(num_classes)} classes but there are only "
-            f"{num_classes}; use a smaller K, or codec {'sigmoid' if is_multi_label(codec) else 'full'}"
+            f"{num_classes}; use a smaller K, or codec {whole}"
         )
 
 
@@ -200,8 +201,8 @@ def with_temperature(codec: Codec, temperature: float) -> Codec:
         return replace(codec, temperature=temperature)
     if is_multi_label(codec):
         raise ConfigError(
-            f"label_temperature: the temperature of {codec.name} labels is fixed when they are made; "
-            "label again with --teacher.temperature"
+            f"label_temperature: the temperature of {codec.name} labels is fixed when they are "
+            "made; label again with --teacher.temperature"
         )
     raise ConfigError(
         f"label_temperature: the temperature of {codec.name} labels is fixed when they are made; "

@@ -1,4 +1,4 @@
-"""What losses between logits and sparse targets have in common: their checks and their precision."""
+"""What losses between logits and sparse targets have in common: checks and precision."""
 
 import torch
 from torch import Tensor

@@ -175,8 +175,8 @@ def _known_classes(targets: SoftTargets) -> SoftTargets:
     """The true classes that travel with soft labels, as labels of their own."""
     if targets.multi_label:
         raise ConfigError(
-            "soft_weight below 1 needs the true classes of every crop, which multi-label targets do "
-            "not carry; give them as the truth (SoftTargets.multi_hot), or use soft_weight=1"
+            "soft_weight below 1 needs the true classes of every crop, which multi-label targets "
+            "do not carry; give them as the truth (SoftTargets.multi_hot), or use soft_weight=1"
         )
     if targets.labels is None or bool((targets.labels < 0).any()):
         raise ConfigError(

@@ -152,6 +152,9 @@ class TrainConfig:
         ssl: how a student's embeddings are compared with those of a store.
         teacher: the online teacher.
         teachers: several online teachers, averaged with their weights.
+        multi_label: learn each class by itself, with sigmoids and binary cross-entropy: for images
+            with several classes, with methods fkd, kd and vanilla. By default where the labels of
+            the store or the classes of the images are like that.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
             dataset's.
         max_images: train on a random choice of that many images.
@@ -220,6 +223,7 @@ class TrainConfig:
     ssl: SslConfig = field(default_factory=SslConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
+    multi_label: bool | None = None
     classes: Literal["teacher", "dataset"] = "teacher"
     max_images: int | None = None
     ema_decay: float | None = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import CropCutter
 from fkd.data.canary import check_canaries, describe_missing_canaries
+from fkd.data.class_sets import is_multi_label
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
@@ -41,6 +42,7 @@ from fkd.training.defaults import fill_defaults
 from fkd.training.outputs import (
     StudentOutputs,
     find_outputs,
+    learns_multi_label,
     open_bank,
     require_class_names,
     require_fitting_store,
@@ -63,6 +65,7 @@ class TrainSetup:
         cutter: builds the batches.
         decoder: decodes the images, and how its pixels compare.
         validation: what accuracy is measured on, if there are images for it.
+        multi_label: whether the student learns each class by itself.
         data: JSON object that identifies the data, wherever they lie.
         remarks: what the user may want to know of the images and the store, a sentence each.
         inputs: input sizes of teachers and student side by side, for people.
@@ -76,6 +79,7 @@ class TrainSetup:
     cutter: CropCutter
     decoder: DecoderReport
     validation: LabeledImages | None
+    multi_label: bool
     data: dict[str, Any]
     remarks: list[str]
     inputs: str
@@ -132,11 +136,12 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         seed=config.seed,
     )
     bank = open_bank(config, store, chosen)
-    method = _build_method(config, card, outputs.width, teacher, bank)
+    multi_label = learns_multi_label(config, images, store)
+    method = _build_method(config, card, outputs.width, teacher, bank, multi_label)
     method.prepare_student(student)
     class_names = outputs.class_names
     class_ids = class_ids_among(images, class_names)
-    if method.needs_classes:
+    if method.needs_classes and not is_multi_label(images):
         _require_classes(images, true_classes(images, class_ids), chosen)
     validation = _open_validation(config, outputs)
     cutter = CropCutter(
@@ -157,6 +162,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         cutter=cutter,
         decoder=decoder,
         validation=validation,
+        multi_label=multi_label,
         data=_identify(images, store, teacher, validation),
         remarks=_image_remarks(images, validation, outputs) + _store_remarks(config, store),
         inputs=_describe_inputs(store, teacher, card),
@@ -256,6 +262,7 @@ def _build_method(
     num_outputs: int,
     teacher: TeacherEnsemble | None,
     bank: Tensor | None,
+    multi_label: bool,
 ) -> Method:
     kind = find_method(config.method)
     student = InputSpec(
@@ -275,6 +282,7 @@ def _build_method(
             options=None if kind.options is None else getattr(config, kind.options),
             contrast=config.contrast,
             bank=bank,
+            multi_label=multi_label,
         )
     )
 
