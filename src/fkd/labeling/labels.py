@@ -88,9 +88,10 @@ class TeacherLabeler:
         )
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
-        """Probabilities (of a softmax, or of sigmoids), or logits if the codec wants them, float32 (n, C), of uint8 crops;
-        those of every teacher (n, T, C) if it keeps them apart; features as the store projects them; for
-        label maps the logits of the cells of one image after the other."""
+        """Probabilities (of a softmax, or of sigmoids), or logits if the codec wants them, float32
+        (n, C), of uint8 crops; those of every teacher (n, T, C) if it keeps them apart; features as
+        the store projects them; for label maps the logits of the cells of one image after the
+        other."""
         if self.maps is not None:
             return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
         activation: Activation = "sigmoid" if is_multi_label(self.config.codec) else "softmax"
