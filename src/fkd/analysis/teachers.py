@@ -198,6 +198,7 @@ def _open_store(name: str, path: str) -> LabelStore:
         raise ConfigError(
             f"stores.{name}: {store.path} holds {held}; give a store of crops with class labels"
         )
+    refuse_multi_label(store, f"stores.{name}")
     return store
 
 

@@ -117,7 +117,8 @@ class TrainConfig:
         store: the label store; needed by methods with stored crops, and by relabel, whose store
             holds label maps.
         val: images in class folders to measure accuracy on after every pass; of a student of
-            embeddings, that of its nearest neighbors among them.
+            embeddings, that of its nearest neighbors among them; of images with several classes
+            each mean average precision.
         val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch; by default 4 of stored crops (all
             where a store has fewer), as in the paper, and 1 of fresh ones, as in the papers of the

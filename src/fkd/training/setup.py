@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from fkd.data.sources import ImageSource, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
+from fkd.evaluation.multi_label import MultiLabelImages
 from fkd.evaluation.neighbors import require_halves
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
@@ -52,6 +53,9 @@ from fkd.training.students import build_student
 _SUBSET = b"max_images"  # names the random stream that chooses them
 
 
+Validation: TypeAlias = LabeledImages | MultiLabelImages
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSetup:
     """Everything that a run needs besides an engine and a folder.
@@ -64,7 +68,8 @@ class TrainSetup:
         method: gives targets and losses.
         cutter: builds the batches.
         decoder: decodes the images, and how its pixels compare.
-        validation: what accuracy is measured on, if there are images for it.
+        validation: what accuracy (of images with several classes mean average precision) is
+            measured on, if there are images for it.
         multi_label: whether the student learns each class by itself.
         data: JSON object that identifies the data, wherever they lie.
         remarks: what the user may want to know of the images and the store, a sentence each.
@@ -78,7 +83,7 @@ class TrainSetup:
     method: Method
     cutter: CropCutter
     decoder: DecoderReport
-    validation: LabeledImages | None
+    validation: Validation | None
     multi_label: bool
     data: dict[str, Any]
     remarks: list[str]
@@ -287,11 +292,13 @@ def _build_method(
     )
 
 
-def _open_validation(config: TrainConfig, outputs: StudentOutputs) -> LabeledImages | None:
+def _open_validation(config: TrainConfig, outputs: StudentOutputs) -> Validation | None:
     """The images that accuracy is measured on; neighbors are found among classes of any names."""
     if config.val is None:
         return None
     source = open_source(config.val)
+    if not outputs.are_embeddings and is_multi_label(source):
+        return MultiLabelImages.match(source, outputs.class_names)
     if not outputs.are_embeddings:
         return LabeledImages.match(source, outputs.class_names)
     images = LabeledImages.match(source, source.class_names or [])
@@ -300,7 +307,7 @@ def _open_validation(config: TrainConfig, outputs: StudentOutputs) -> LabeledIma
 
 
 def _image_remarks(
-    images: ImageSource, validation: LabeledImages | None, outputs: StudentOutputs
+    images: ImageSource, validation: Validation | None, outputs: StudentOutputs
 ) -> list[str]:
     """What the user may want to know of the images, and of their classes."""
     remarks = remarks_of(images)
@@ -329,7 +336,7 @@ def _identify(
     images: ImageSource,
     store: LabelStore | None,
     teacher: TeacherEnsemble | None,
-    validation: LabeledImages | None,
+    validation: Validation | None,
 ) -> dict[str, Any]:
     """What the data are: paths may change, these must not."""
     return {
