@@ -29,6 +29,7 @@ CODECS = [
     ("hard", "u16"),
     ("full", "u16"),
     ("logits", "f16"),
+    ("sigmoid", "u16"),
 ]
 
 

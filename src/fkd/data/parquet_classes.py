@@ -42,6 +42,9 @@ def read_class_sets(footers: Sequence[Footer], column: str) -> tuple[list[str] |
         ConfigError: as `read_classes`.
     """
     values = [_read_column(footer, column) for footer in footers]
+    values = [
+        part.cast(pa.list_(pa.null())) if pa.types.is_null(part.type) else part for part in values
+    ]
     flat = [part.combine_chunks().flatten() for part in values]
     names, labels = _classes_of(footers, column, flat)
     counts = [pc.list_value_length(part).fill_null(0).to_numpy() for part in values]

@@ -45,11 +45,9 @@ class _SoftBinaryCrossEntropy(torch.autograd.Function):
         scaled = scale_logits(logits, temperature)
         weight, tail = weight.to(scaled.dtype), tail.to(scaled.dtype)
         kept = scaled if index is None else scaled.gather(1, index)
-        tail_term = tail * scaled.sum(1)
-        tail_term.masked_fill_(tail == 0.0, 0.0)  # a logit may be -inf
         ctx.temperature = temperature
         ctx.save_for_backward(logits, index, weight, tail)
-        return F.softplus(scaled).sum(1) - (weight * kept).sum(1) - tail_term
+        return F.softplus(scaled).sum(1) - (weight * kept).sum(1) - tail * scaled.sum(1)
 
     @staticmethod
     @once_differentiable

@@ -94,7 +94,8 @@ def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float 
 
 def target_loss(logits: Tensor, targets: SoftTargets, temperature: float = 1.0) -> Tensor:
     """The loss of each crop, (B,), that the targets are for: of a softmax, or of sigmoids."""
-    of_kind = soft_binary_cross_entropy if targets.multi_label else soft_cross_entropy
+    multi_label = getattr(targets, "multi_label", False)  # embeddings, which have none, are refused
+    of_kind = soft_binary_cross_entropy if multi_label else soft_cross_entropy
     return of_kind(logits, targets, temperature)
 
 

@@ -62,7 +62,7 @@ class Sigmoid:
 
     def encode(self, outputs: Tensor) -> Encoded:
         """The angles of p (n, C)."""
-        return Encoded(None, angles(outputs.double().cpu().numpy()))
+        return Encoded(None, angles(outputs.cpu().double().numpy()))
 
     def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
         """q_c = p_c."""
@@ -108,10 +108,10 @@ class TopKSigmoid:
     def encode(self, outputs: Tensor) -> Encoded:
         """Ids and angles of the k largest p (n, C), largest first, and the angle of the rest."""
         ids, kept = top_k(outputs, self.k)
-        others = outputs.double().scatter(1, ids, 0.0).sum(1, keepdim=True)
+        others = outputs.float().scatter(1, ids, 0.0).sum(1, keepdim=True)
         rest = others / max(outputs.shape[1] - self.k, 1)
-        p = torch.cat([kept.double(), rest], dim=1)
-        return Encoded(ids.cpu().numpy(), angles(p.cpu().numpy()))
+        p = torch.cat([kept, rest], dim=1).cpu().double()
+        return Encoded(ids.cpu().numpy(), angles(p.numpy()))
 
     def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
         """q_c = p_c if kept, else the mean of the others."""
