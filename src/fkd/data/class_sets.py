@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fkd.errors import ConfigError
+
 if TYPE_CHECKING:
     from fkd.data.sources import ImageSource
 
@@ -28,6 +30,19 @@ def labels_of(source: "ImageSource", i: int) -> np.ndarray:
         return found
     label = source.label(i)
     return np.array([] if label < 0 else [label], np.int64)
+
+
+def refuse_several(source: Any) -> None:
+    """Refuse images with several classes each, where every image must have one.
+
+    Raises:
+        ConfigError: they have.
+    """
+    if is_multi_label(source):
+        raise ConfigError(
+            f"the images in {source.root} have several classes each, and one is needed; measure "
+            "mean average precision by `fkd eval`, or give images with one class"
+        )
 
 
 class ClassSets:

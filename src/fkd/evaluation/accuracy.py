@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fkd.crops.replay import resize
 from fkd.data.ahead import map_ahead
-from fkd.data.class_sets import is_multi_label
+from fkd.data.class_sets import refuse_several
 from fkd.data.joining import class_ids_among
 from fkd.data.numbered import numbers_of
 from fkd.data.sources import ImageSource, load
@@ -62,11 +62,7 @@ class LabeledImages:
         Raises:
             ConfigError: the images have no classes, or the model knows none of them.
         """
-        if is_multi_label(source):
-            raise ConfigError(
-                f"the images in {source.root} have several classes each, and one is needed; "
-                "measure mean average precision by `fkd eval`, or give images with one class"
-            )
+        refuse_several(source)
         ids = class_ids_among(source, class_names)
         if ids is None or source.class_names is None:
             raise ConfigError(f"{source.root} has no classes; give images in class folders")

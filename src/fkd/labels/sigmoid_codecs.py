@@ -12,9 +12,9 @@ nearest to them, in the sum of the classes' KL divergences. Binary cross-entropy
 the student's loss is exact where the logits of the other classes are equal. A rest of 0 would teach
 it that a class is certainly absent that the teacher only did not rank among the first K.
 
-Why angles: rounding a by d moves the KL divergence of a class by about pi^2 d^2 / 2, wherever p is.
-Rounding p itself moves it most near 0 and 1, where most probabilities of sigmoids are: steps of
-1 / 65,535 make 1e-5 to 0, in hundreds of classes at once.
+Why angles: rounding a by d moves the KL divergence of a class by about pi^2 d^2 / 2, wherever p is,
+and that of p itself by much more near 1, where sigmoids often are. Sum over 1,000 classes in nats,
+u16, logits normal with mean 0 or 8 and deviation 4: angles 1e-7 and 1e-7, p 1e-4 and 6e-3.
 """
 
 from __future__ import annotations
