@@ -2,7 +2,7 @@
 
 A source of such images has `multi_label = True`, its `label(i)` is -1 (there is no single class),
 and `labels(i)` gives all classes of an image, which may be none. Sources without these, such as a
-user's own, have one class per image as ever.
+user's own, have one class per image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -114,9 +114,9 @@ def lists_of(labels: Sequence[Any]) -> list[list[int]] | None:
     """
     if is_multi_hot(labels):
         return [np.flatnonzero(row).tolist() for row in np.asarray(labels)]
-    if isinstance(labels, np.ndarray) or not all(_is_list(item) for item in labels):
+    if hasattr(labels, "shape") or not all(_is_list(item) for item in labels):
         return None
-    return [[*map(int, item)] for item in labels] if len(labels) else None
+    return [[*map(int, item)] for item in labels] or None
 
 
 def _is_list(item: Any) -> bool:

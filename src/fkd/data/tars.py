@@ -121,14 +121,10 @@ class TarSource:
             _refuse_samples_of_several(path, archive)
         noted = [self._noted_class(archives[n], n, member) for _, n, member in self._entries]
         self.multi_label = any(isinstance(value, list) for value in noted)
-        if self.multi_label:
-            each = [[] if value is None else value for value in noted]
-            sets = [value if isinstance(value, list) else [value] for value in each]
-        else:
-            sets = [
-                [_folder_of(member) if value is None else value]
-                for value, (_, _, member) in zip(noted, self._entries, strict=True)
-            ]
+        sets = [
+            _as_list(value, None if self.multi_label else _folder_of(member))
+            for value, (_, _, member) in zip(noted, self._entries, strict=True)
+        ]
         flat = [value for classes in sets for value in classes]
         self.class_names, labels = _number_classes(flat, folder, root)
         self.labels_are_ids = any(isinstance(value, int) for value in flat)
@@ -209,6 +205,13 @@ def _folder_of(member: _Member) -> str | None:
     """The folder that a member lies in, whose name may be a class."""
     folder = member.name.rpartition(b"/")[0].rpartition(b"/")[2]
     return printable(folder) if folder and folder != b"." else None
+
+
+def _as_list(noted: _Noted, otherwise: str | None) -> list[int | str | None]:
+    """One class or several as a list; None in it is no class."""
+    if isinstance(noted, list):
+        return [*noted]
+    return [otherwise if noted is None else noted]
 
 
 def _read_at(path: str, member: _Member) -> bytes:

@@ -24,6 +24,7 @@ from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.labels.targets import SoftTargets
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
+from fkd.models.single_teacher import Activation
 
 _MAX_IMAGES = 32
 _MAX_CROPS = 256
@@ -136,7 +137,7 @@ def _compare_precisions(
     outputs, times = [], [time.perf_counter()]
     ask: Callable[..., Tensor] = teachers.logits
     if teachers.is_classifier:
-        activation = "sigmoid" if multi_label else "softmax"
+        activation: Activation = "sigmoid" if multi_label else "softmax"
         ask = partial(teachers.probabilities, activation=activation)
     for precision in (None, autocast):
         output = ask(batch.views, autocast=precision)
