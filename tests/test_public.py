@@ -42,6 +42,7 @@ PUBLIC = [
     "probe",
     "replay",
     "sample_crops",
+    "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "train",
     "verify_store",

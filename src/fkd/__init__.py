@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fkd.evaluation.probe import ProbeConfig, probe
     from fkd.labeling.config import LabelConfig
     from fkd.labeling.run import label
+    from fkd.labels.binary_losses import soft_binary_cross_entropy
     from fkd.labels.codec_names import parse_codec
     from fkd.labels.codecs import Full, Hard, Logits, MarginalRenorm, MarginalSmoothing, Smoothing
     from fkd.labels.losses import SoftTargetLoss, soft_cross_entropy
@@ -38,6 +39,7 @@ _MODULES = {
     "fkd.evaluation.probe": "ProbeConfig probe",
     "fkd.labeling.config": "LabelConfig",
     "fkd.labeling.run": "label",
+    "fkd.labels.binary_losses": "soft_binary_cross_entropy",
     "fkd.labels.codec_names": "parse_codec",
     "fkd.labels.codecs": "Full Hard Logits MarginalRenorm MarginalSmoothing Smoothing",
     "fkd.labels.losses": "SoftTargetLoss soft_cross_entropy",
@@ -78,6 +80,7 @@ __all__ = [
     "probe",
     "replay",
     "sample_crops",
+    "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "train",
     "verify_store",

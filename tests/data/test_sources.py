@@ -313,7 +313,7 @@ class TestAnyDataset:
         [
             ([0.5, 1.0], None, "targets of the data set FakeDataset are float64 of shape"),
             (["a", "b"], None, "not one class id for each image"),
-            ([[0], [1]], None, r"shape \(2, 1\)"),
+            (np.array([[0], [1]]), None, r"shape \(2, 1\)"),
             ([0, 2**40], None, f"has label {2**40}, more than the classes of 2 images"),
             ([0, 5_000_000], None, "has label 5000000, more than"),
             ([0, -7], None, "has label -7, but a class is a number from 0"),

@@ -111,7 +111,9 @@ class TestLabeling:
         with fake:
             assert teachers.logits([crops(COUNT, SIDE)]).shape == (COUNT, 2)
 
-    @pytest.mark.parametrize("codec", ["full", "ms:3", "mr:3", "hard", "smoothing", "logits"])
+    @pytest.mark.parametrize(
+        "codec", ["full", "ms:3", "mr:3", "hard", "smoothing", "logits", "sigmoid", "sigmoid:3"]
+    )
     def test_codecs_take_outputs_of_a_gpu(self, fake, monkeypatch, codec):
         """Up to the copy to the CPU, where numbers are needed."""
         arrays = []

@@ -64,7 +64,10 @@ def test_the_impact_is_that_of_the_definitions(make_config, tmp_path):
     assert (report.labels.top1_agreement, report.same_kept) == pytest.approx((first, kept))
 
 
-@pytest.mark.parametrize(("codec", "kept"), [("full", 5), ("hard", 1), ("logits", 5), ("ms:2", 2)])
+@pytest.mark.parametrize(
+    ("codec", "kept"),
+    [("full", 5), ("hard", 1), ("logits", 5), ("ms:2", 2), ("sigmoid", 5), ("sigmoid:2", 2)],
+)
 def test_as_many_classes_are_compared_as_the_codec_keeps(make_config, tmp_path, codec, kept):
     assert measure(make_config(tmp_path / "store", numerics="fast", codec=codec)).kept == kept
 

@@ -174,7 +174,9 @@ class FakeStore:
     value_dtype: str | None = None
 
 
-@pytest.mark.parametrize("codec", ["hard", "mr:2", "ms:2", "smoothing", "logits:2", "hard*2"])
+@pytest.mark.parametrize(
+    "codec", ["hard", "mr:2", "ms:2", "smoothing", "logits:2", "hard*2", "sigmoid:2", "sigmoid:2*2"]
+)
 def test_equal_classes_may_be_exchanged(codec):
     """Which of two equal classes is kept depends on the last bits, hence on the machine."""
     store = FakeStore(parse_codec(codec))
@@ -190,7 +192,9 @@ def test_equal_classes_may_be_exchanged(codec):
     require_agreement(sound, store)
 
 
-@pytest.mark.parametrize("codec", ["hard", "mr:2", "ms:2", "smoothing", "logits:2", "hard*2"])
+@pytest.mark.parametrize(
+    "codec", ["hard", "mr:2", "ms:2", "smoothing", "logits:2", "hard*2", "sigmoid:2", "sigmoid:2*2"]
+)
 def test_other_classes_are_seen_even_if_most_are_right(codec):
     """One of ten labels is of another crop; the most probable class of the others agrees."""
     store = FakeStore(parse_codec(codec))
@@ -208,7 +212,7 @@ def test_other_classes_are_seen_even_if_most_are_right(codec):
         require_agreement(agreeing, store)
 
 
-@pytest.mark.parametrize("codec", ["full", "logits"])
+@pytest.mark.parametrize("codec", ["full", "logits", "sigmoid"])
 def test_codecs_that_keep_all_classes_omit_none(codec):
     store = FakeStore(parse_codec(codec))
     outputs = equal_classes(0.1)

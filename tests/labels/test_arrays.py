@@ -11,6 +11,7 @@ from fkd.labels.encoded import Encoded
 
 C = 7
 NAMES = ["full", "hard", "smoothing", "ms:3", "mr:3", "ms:7", "logits", "logits:3", "logits:7"]
+NAMES += ["sigmoid", "sigmoid:3", "sigmoid:7"]
 
 
 def outputs(codec, shape):
@@ -26,7 +27,9 @@ def test_every_codec(name):
     np.testing.assert_allclose(decode_array(codec, encoded, C), expected, atol=2e-7)
 
 
-@pytest.mark.parametrize("name", ["full*2", "ms:3*3", "hard*2", "logits:2*2"])
+@pytest.mark.parametrize(
+    "name", ["full*2", "ms:3*3", "hard*2", "logits:2*2", "sigmoid:2*2", "sigmoid*2"]
+)
 def test_several_teachers(name):
     codec = parse_codec(name)
     encoded = codec.encode(outputs(codec, (11, codec.count, C)))

@@ -183,6 +183,9 @@ def test_smaller_codecs_are_derived(lab, tmp_path, old, new, form):
         ("ms:2", "full"),
         ("logits", "ms:2"),
         ("full", "logits"),
+        ("sigmoid", "full"),
+        ("full", "sigmoid:2"),
+        ("logits", "sigmoid"),
     ],
 )
 def test_what_labels_do_not_hold_is_refused(lab, tmp_path, old, new):
@@ -191,6 +194,35 @@ def test_what_labels_do_not_hold_is_refused(lab, tmp_path, old, new):
     with pytest.raises(ConfigError, match=f"labels of codec {old} do not hold what {new} needs"):
         convert_store(tmp_path / "a", tmp_path / "b", codec=new)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("old", ["sigmoid", "sigmoid:6"])
+def test_fewer_sigmoids_are_derived(lab, tmp_path, old):
+    """The rest takes in what is dropped, so that the mean over all classes stays."""
+    lab.Job(codec=old, value_dtype="f32", num_images=9).run(tmp_path / "a")
+    before = LabelStore.open(tmp_path / "a")
+    done = convert_store(before.path, tmp_path / "b", form="plain", codec="sigmoid:2")
+    assert verify_store(tmp_path / "b") == []
+    assert done.comparison.top1_agreement == 1.0
+    was, now = (
+        store.codec.targets(store.read(np.arange(3)).label, 10).dense()
+        for store in (before, done.after)
+    )
+    top = was.topk(2)
+    np.testing.assert_allclose(now.gather(1, top.indices), top.values, atol=1e-6)
+    np.testing.assert_allclose(now.sum(1), was.sum(1), atol=1e-5)
+
+
+def test_sigmoids_are_packed_only_where_all_are_kept(lab, tmp_path):
+    before = make(lab, tmp_path / "a", codec="sigmoid", value_dtype="u16", num_images=9)
+    done = convert_store(before.path, tmp_path / "b", form="compact")
+    assert (done.comparison.max_kl, done.after.codec.name) == (0.0, "sigmoid")
+    with pytest.raises(ConfigError, match="labels of codec sigmoid:2 have no compact form"):
+        convert_store(before.path, tmp_path / "c", form="compact", codec="sigmoid:2")
+    lab.Job(codec="sigmoid:3", num_images=4).run(tmp_path / "d")
+    for new in ("sigmoid:4", "sigmoid", "ms:2", "hard"):
+        with pytest.raises(ConfigError, match=f"labels of codec sigmoid:3 do not hold what {new}"):
+            convert_store(tmp_path / "d", tmp_path / "e", form="plain", codec=new)
 
 
 @pytest.mark.parametrize("num_crops", [0, -1, 4])

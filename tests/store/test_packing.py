@@ -65,7 +65,9 @@ def unpack(config: StoreConfig, records: list[bytes], crops: object = None) -> d
     return unpack_records(config, records, every if crops is None else np.array(crops))
 
 
-@pytest.mark.parametrize("codec", ["ms:5", "mr:3", "smoothing", "hard", "full", "logits"])
+@pytest.mark.parametrize(
+    "codec", ["ms:5", "mr:3", "smoothing", "hard", "full", "logits", "sigmoid"]
+)
 @pytest.mark.parametrize("value_dtype", ["u16", "f16", "f32"])
 def test_what_is_packed_comes_back(lab, codec, value_dtype):
     if (codec, value_dtype) == ("logits", "u16"):

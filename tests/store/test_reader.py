@@ -30,6 +30,7 @@ CODECS = [
     ("hard", "u16"),
     ("full", "u16"),
     ("logits", "f16"),
+    ("sigmoid", "u16"),
 ]
 
 

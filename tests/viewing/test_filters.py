@@ -8,20 +8,35 @@ import pytest
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError
 from fkd.labels.arrays import decode_array, entropies
+from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.store import LabelStore
 from fkd.viewing import statistics as statistics_module
 from fkd.viewing.browser import Browser
 from fkd.viewing.filters import FilterConfig, reads_labels
 from fkd.viewing.statistics import read_statistics
 
-CODECS = ["full", "hard", "smoothing", "ms:2", "mr:2", "logits", "logits:3", "ms:4"]
+CODECS = [
+    "full",
+    "hard",
+    "smoothing",
+    "ms:2",
+    "mr:2",
+    "logits",
+    "logits:3",
+    "ms:4",
+    "sigmoid",
+    "sigmoid:2",
+]
 
 
 def naive(store, key):
     """Mean entropy, mean top probability, and class of the mean label, of all crops of an image."""
     image = store[key]
     p = decode_array(image.codec, image.label, image.num_classes)
-    return entropies(p).mean(), p.max(1).mean(), p.mean(0).argmax()
+    entropy = entropies(p)
+    if is_multi_label(image.codec):
+        entropy = entropy + entropies(1.0 - p)
+    return entropy.mean(), p.max(1).mean(), p.mean(0).argmax()
 
 
 def require_naive(store):

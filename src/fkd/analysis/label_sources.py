@@ -23,6 +23,7 @@ from fkd.labels.arrays import decode_array
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.codecs import Codec, Full, Hard, Logits, MarginalRenorm
 from fkd.labels.pooling import pool_maps, roi_align_weights
+from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.models.single_teacher import Teacher
 from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LabeledCrops, LabelStore
@@ -125,19 +126,33 @@ def open_labels(path: str, option: str = "store") -> LabelStore:
     """A store of labels of crops, classes of a teacher.
 
     Raises:
-        ConfigError: it holds label maps, or features.
+        ConfigError: it holds label maps, features, or multi-label labels.
     """
     store = LabelStore.open(home_path(path))
     if store.grid is not None:
         raise ConfigError(
             f"{option}: {store.path} holds label maps and no labels of crops; give it as --maps"
         )
+    refuse_multi_label(store, option)
     if not store.is_of_classes:
         raise ConfigError(
             f"{option}: {store.path} holds features, which are no probabilities; give a store of "
             "labels of classes"
         )
     return store
+
+
+def refuse_multi_label(store: LabelStore, option: str) -> None:
+    """Refuse labels that are no distribution over the classes.
+
+    Raises:
+        ConfigError: each class has a probability of its own.
+    """
+    if is_multi_label(store.codec):
+        raise ConfigError(
+            f"{option}: {store.path} holds {store.codec.name} labels, in which each class has a "
+            "probability of its own; this analysis compares distributions over the classes"
+        )
 
 
 def open_maps(path: str, reference: LabelStore) -> PooledMaps:

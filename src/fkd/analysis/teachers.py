@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fkd.analysis.crop_sample import CropSample, draw_sample, same_crops, stored_labels
+from fkd.analysis.label_sources import refuse_multi_label
 from fkd.analysis.label_statistics import accuracy_of, compare_all, label_statistics
 from fkd.analysis.teacher_rows import Cost, TeacherRow, TeachersReport
 from fkd.checks import require_whole
@@ -198,6 +199,7 @@ def _open_store(name: str, path: str) -> LabelStore:
         raise ConfigError(
             f"stores.{name}: {store.path} holds {held}; give a store of crops with class labels"
         )
+    refuse_multi_label(store, f"stores.{name}")
     return store
 
 

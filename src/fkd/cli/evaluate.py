@@ -26,6 +26,8 @@ _COLUMNS = {
     "top1": ("top1", "top-1", "{:.2f}", True),
     "top5": ("top5", "top-5", "{:.2f}", True),
     "class": ("mean_class_top1", "class", "{:.2f}", True),
+    "map": ("mean_ap", "mAP", "{:.2f}", True),
+    "f1": ("micro_f1", "F1", "{:.2f}", True),
     "ece": ("calibration_error", "ECE", "{:.2f}", False),
     "agreement": ("agreement", "agree", "{:.2f}", True),
     "kl": ("divergence", "KL", "{:.4f}", False),
@@ -40,8 +42,8 @@ class EvalOptions(EvalConfig):
 
     Attributes:
         sort: columns to sort the table by, with commas between them: set, model, images, top1,
-            top5, class, ece, agreement or kl; best first. By default sets and models keep the
-            order in which they are given.
+            top5, class, map, f1, ece, agreement or kl; best first. By default sets and models keep
+            the order in which they are given.
         reverse: sort with the worst first.
     """
 
@@ -62,6 +64,8 @@ def _sort_columns(options: EvalOptions) -> list[str]:
 
 def evaluate(options: EvalOptions) -> None:
     """Measure top-1, top-5, calibration and accuracy per class; with --teacher also agreement.
+
+    Of images with several classes each, measure mean average precision and F1 instead.
 
     Classes are matched by name, never by position. Several models and several sets give one table
     and one file of results (--out), side by side.
@@ -104,6 +108,8 @@ def more_help() -> str:
         "Columns of the table (--sort top1: best first; --sort set,top1: best first in each set):\n"
         "  top-1, top-5  share of images whose class is ranked first, or among the first five\n"
         "  class         mean of the top-1 of the classes; each one's is in --out\n"
+        "  mAP, F1       of images with several classes each: mean average precision of the\n"
+        "                classes that any image has, and micro F1 of probabilities from 1/2\n"
         f"  ECE           expected calibration error, {CALIBRATION_BINS} bins, norm "
         f"{CALIBRATION_NORM}: distance of confidence and accuracy\n"
         "  agree, KL     with --teacher: share of images with the same top-1, and the mean\n"
@@ -171,7 +177,7 @@ def _print_one(result: EvalResult, console: Console) -> None:
         console.print(f"left out  {result.num_left_out:,} images: {result.reason}")
     if result.top1 is not None:
         console.print(f"accuracy  top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %")
-        worst = min(result.classes, key=lambda of_one: of_one.top1)
+        worst = min(result.classes, key=lambda of_one: of_one.top1 or 0.0)
         console.print(
             f"classes   {result.mean_class_top1:.2f} % on average of {len(result.classes):,}, the "
             f"lowest {worst.top1:.2f} %: {_described(worst.name)}, {worst.num_images:,} "
@@ -181,12 +187,30 @@ def _print_one(result: EvalResult, console: Console) -> None:
             f"ECE       {result.calibration_error:.2f} % (expected calibration error, "
             f"{CALIBRATION_BINS} bins, norm {CALIBRATION_NORM})"
         )
+    if result.mean_ap is not None:
+        _print_multi_label(result, console)
     if result.teacher is not None:
         console.print(
             f"teacher   {result.teacher}: agreement {result.agreement:.2f} % (same top-1), "
             f"KL(teacher || model) {result.divergence:.4f} nats, over "
             f"{result.num_shared_classes:,} classes"
         )
+
+
+def _print_multi_label(result: EvalResult, console: Console) -> None:
+    absent = result.num_absent_classes
+    left_out = f"; {absent:,} that no image has are left out" if absent else ""
+    console.print(f"mAP       {result.mean_ap:.2f} % (mean average precision)")
+    worst = min(result.classes, key=lambda of_one: of_one.average_precision or 0.0)
+    console.print(
+        f"classes   of {len(result.classes):,} the lowest {worst.average_precision:.2f} %: "
+        f"{_described(worst.name)}, {worst.num_images:,} image{'s' * (worst.num_images != 1)}"
+        f"{left_out}"
+    )
+    console.print(
+        f"F1        micro {result.micro_f1:.2f} %, macro {result.macro_f1:.2f} % (of probabilities "
+        "of 1/2 or more)"
+    )
 
 
 def _described(name: str) -> str:

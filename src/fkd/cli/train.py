@@ -97,6 +97,8 @@ class TrainingReporter(RunReporter):
         """The accuracy after a pass."""
         if "val_knn" in metrics:
             return f"val k-NN {metrics['val_knn']:.2f}"
+        if "val_map" in metrics:
+            return f"val mAP {metrics['val_map']:.2f}  micro F1 {metrics['val_micro_f1']:.2f}"
         return f"val top-1 {metrics['val_top1']:.2f}  top-5 {metrics['val_top5']:.2f}"
 
 
@@ -117,5 +119,7 @@ def _print_result(result: TrainResult, config: TrainConfig, console: Console) ->
     )
     if result.val_top1 is not None:
         console.print(f"accuracy  top-1 {result.val_top1:.2f} %, top-5 {result.val_top5:.2f} %")
+    if result.val_map is not None:
+        console.print(f"accuracy  mAP {result.val_map:.2f} %")
     if result.val_knn is not None:
         console.print(f"accuracy  {result.val_knn:.2f} % of nearest neighbors among the features")

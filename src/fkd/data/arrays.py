@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fkd.data.class_ids import require_class_ids
+from fkd.data.class_sets import ClassSets, is_multi_hot, lists_of
 from fkd.data.decode import rgb_pixels
 from fkd.errors import ConfigError
 
@@ -21,11 +22,13 @@ class ArraySource:
     """A map-style data set of (image, ...) items; an image is a PIL image or a uint8 array.
 
     Labels are taken from the data set's `targets` or `labels`, names from its `classes`; a data set
-    without labels there has no classes.
+    without labels there has no classes. Several classes of an image are a list of ids, or a row of
+    zeros and ones in an array (n, C).
 
     Attributes:
         root: what the data set calls its folder, or the name of its type.
         class_names: names in the order of the labels, or None.
+        multi_label: whether images have several classes each.
     """
 
     labels_are_ids = True  # whatever the classes are called
@@ -44,8 +47,21 @@ class ArraySource:
         self.root = str(getattr(dataset, "root", type(dataset).__name__))
         self._dataset = dataset
         self._positions = range(len(dataset)) if positions is None else positions
-        self._labels = _find_labels(dataset)
-        self.class_names = _find_class_names(dataset, self._labels)
+        self._sets: ClassSets | None = None
+        self._labels: np.ndarray | None = None
+        attribute, labels = _find_labels(dataset)
+        sets = None if labels is None else lists_of(labels)
+        self.multi_label = sets is not None
+        if sets is not None:
+            flat = _as_class_ids(dataset, attribute, [label for ids in sets for label in ids])
+            ends = np.cumsum([len(ids) for ids in sets])[:-1]
+            self._sets = ClassSets(ids[ids >= 0] for ids in np.split(flat, ends))
+            width = np.shape(labels)[1] if is_multi_hot(labels) else 0
+            self.class_names = _find_class_names(dataset, flat, width)
+        else:
+            if labels is not None:
+                self._labels = _as_class_ids(dataset, attribute, labels)
+            self.class_names = _find_class_names(dataset, self._labels)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -59,8 +75,15 @@ class ArraySource:
         return b"%0*d" % (digits, self._positions[i])
 
     def label(self, i: int) -> int:
-        """The class of image `i`, -1 for none."""
+        """The class of image `i`, -1 for none or where images have several."""
         return -1 if self._labels is None else int(self._labels[self._positions[i]])
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        if self._sets is not None:
+            return self._sets[self._positions[i]]
+        label = self.label(i)
+        return np.array([] if label < 0 else [label], np.int64)
 
     def name(self, i: int) -> str:
         """Data set and position."""
@@ -105,18 +128,18 @@ def refuse_transforms(dataset: Any) -> None:
             )
 
 
-def _find_labels(dataset: Any) -> np.ndarray | None:
-    """The labels of a data set, int32 (n,); None if it has none where they usually are."""
+def _find_labels(dataset: Any) -> tuple[str, Any]:
+    """Where the labels of a data set are, and they; None if it has none where they usually are."""
     for attribute in _LABEL_ATTRIBUTES:
         labels = getattr(dataset, attribute, None)
         if labels is not None and len(labels) == len(dataset):
-            return _as_class_ids(dataset, attribute, labels)
-    return None
+            return attribute, labels
+    return "", None
 
 
 def _as_class_ids(dataset: Any, attribute: str, labels: Any) -> np.ndarray:
     where = f"{attribute} of the data set {type(dataset).__name__}"
-    array = np.asarray(labels)
+    array = np.asarray(labels, np.int64) if len(labels) == 0 else np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iub":
         raise ConfigError(
             f"{where} are {array.dtype} of shape {array.shape}, not one class id for each image; "
@@ -129,10 +152,11 @@ def _as_class_ids(dataset: Any, attribute: str, labels: Any) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def _find_class_names(dataset: Any, labels: np.ndarray | None) -> list[str] | None:
+def _find_class_names(dataset: Any, labels: np.ndarray | None, width: int = 0) -> list[str] | None:
+    """The names in `classes`; without them the numbers of the labels, at least `width`."""
     if labels is None:
         return None
     names: Sequence[Any] | None = getattr(dataset, "classes", None)
     if names is None:
-        return [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+        return [str(i) for i in range(max(width, int(labels.max(initial=-1)) + 1))]
     return [str(name) for name in names]

@@ -20,6 +20,7 @@ from torch import Tensor
 from fkd.crops.augment import NO_AUGMENT, AugmentConfig, apply_augment, sample_augment
 from fkd.crops.replay import InputSpec, replay
 from fkd.data.ahead import in_bursts, look_ahead, single_threaded_pool
+from fkd.data.class_sets import is_multi_label, known_labels, padded
 from fkd.data.crop_sources import CropRequest, CropSource
 from fkd.data.decode import Decoder
 from fkd.data.mixing import Mix, mix_crops, mix_labels
@@ -45,6 +46,8 @@ class Batch:
             stored embeddings; None where there is no store.
         mix: how the crops were mixed; None where they were not.
         crops_per_image: m.
+        classes: all true classes of each crop before it was mixed, padded with -1, int64
+            (B * m, L), where images have several each; else None.
     """
 
     crops: tuple[Tensor, ...]
@@ -52,6 +55,7 @@ class Batch:
     targets: SoftTargets | Embeddings | None
     mix: Mix | None = None
     crops_per_image: int = 1
+    classes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,6 +82,7 @@ class Batch:
             crops=tuple(function(crops) for crops in self.crops),
             labels=function(self.labels),
             targets=None if self.targets is None else function(self.targets),
+            classes=None if self.classes is None else function(self.classes),
         )
 
 
@@ -135,7 +140,14 @@ class CropCutter:
                     self._augment(out, i, start)
         labels = torch.tensor([self.label(i) for i in images]).repeat_interleave(m)
         targets = None if selected.targets is None else replace(selected.targets, labels=labels)
-        return Batch(crops, labels, targets, crops_per_image=m)
+        return Batch(crops, labels, targets, None, m, self._all_classes(images, m))
+
+    def _all_classes(self, images: Sequence[int], m: int) -> Tensor | None:
+        """The classes of m crops of each image, where images have several."""
+        if not is_multi_label(self.images):
+            return None
+        sets = [known_labels(self.images, i, self._class_ids) for i in images]
+        return torch.from_numpy(padded(sets)).repeat_interleave(m, dim=0)
 
     def label(self, i: int) -> int:
         """The true class id of image `i`, -1 where unknown."""

@@ -36,6 +36,7 @@ from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError
 from fkd.labels.codecs import Codec
 from fkd.labels.embeddings import Embeddings
+from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, permutations, stream_keys
 from fkd.store import LabelStore
@@ -146,6 +147,11 @@ class StoredCropSource:
         self._seed = seed
         self._order = order
         self._codec = codec or store.codec
+        if is_multi_label(self._codec) != is_multi_label(store.codec):
+            raise ConfigError(
+                f"codec: {store.path} holds {store.codec.name} labels, which cannot be read as "
+                f"{self._codec.name}; leave it out"
+            )
         if not store.is_of_classes and self._codec != store.codec:
             raise ConfigError(
                 f"store: {store.path} holds embeddings, which are read as they are; leave out how "

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from fkd.data.class_sets import is_multi_label, labels_of
 from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, fingerprint
 from fkd.data.subset import is_named_part
@@ -134,20 +135,23 @@ def describe_differing_classes(
         known: classes of the student, often more.
     """
     here = class_names_among(images, known) or []
-    counts = np.bincount([images.label(i) + 1 for i in range(len(images))], minlength=len(here) + 1)
+    sets = [labels_of(images, i) for i in range(len(images))]
+    without = sum(len(classes) == 0 for classes in sets)
+    counts = np.bincount(np.concatenate(sets), minlength=len(here))
     unknown = set(here) - set(known)
-    num_unknown = sum(int(counts[i + 1]) for i, name in enumerate(here) if name in unknown)
+    num_unknown = sum(int(counts[i]) for i, name in enumerate(here) if name in unknown)
     missing = [name for name in trained if name not in set(here)]
     parts = []
     if missing:
         parts.append(f"no images of {len(missing)} classes ({_some(missing)})")
     if unknown:
         parts.append(
-            f"{num_unknown:,} images of {len(unknown)} classes that the student does not know "
+            f"{num_unknown:,} {'labels' if is_multi_label(images) else 'images'} of {len(unknown)} "
+            f"classes that the student does not know "
             f"({_some(sorted(unknown))}), which are left out"
         )
-    if counts[0]:
-        parts.append(f"{int(counts[0]):,} images without a class, which are left out")
+    if without and not is_multi_label(images):
+        parts.append(f"{without:,} images without a class, which are left out")
     return f"val: {images.root} has {', and '.join(parts)}" if parts else None
 
 

@@ -3,6 +3,7 @@
     train.txt           n01440764/10026.JPEG 0        a path, perhaps a class after blanks or a tab
     train.csv, .tsv     path,class                    with or without a header
                         n01440764/10026.JPEG,tench
+                        beach.jpg,person|boat         several classes; or numbers, 3 7
     classnames.txt      names of numbered classes, one per line, if it is there
 
 Paths begin at the folder of the list. The images are read where they lie, as those of a folder.
@@ -14,9 +15,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fkd.data.folder import FolderSource
 from fkd.data.formats import image_extensions
-from fkd.data.tars import number_classes
+from fkd.data.noted_classes import NUMBER, Noted, class_list, number_noted, split_classes
 from fkd.errors import ConfigError, escape_controls
 from fkd.userfiles import read_text
 
@@ -25,7 +28,7 @@ EXTENSIONS = (".txt", ".csv", ".tsv")
 
 _PATHS = ("image", "path", "file", "filename", "file_name", "filepath", "image_path", "img")
 _CLASSES = ("label", "class", "class_name", "class_id", "target", "category")
-_NUMBER = re.compile(r"-?[0-9]{1,15}")
+_BETWEEN = re.compile(r"\s*[|;]\s*")  # several classes in a cell
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -53,6 +56,7 @@ class ListSource(FolderSource):
     Attributes:
         root: the list.
         labels_are_ids: whether the classes are numbers in the list.
+        multi_label: whether images have several classes each, or none.
 
     Args:
         file: the list.
@@ -72,15 +76,19 @@ class ListSource(FolderSource):
             raise ConfigError(f"images.root: {file} names no image; write one path per line")
         folder = os.path.dirname(file) or "."
         keys = _keys(file, folder, rows)
-        classes = [_class(row.label) for row in rows]
-        class_names, labels = number_classes(classes, folder, file)
-        super().__init__(file, keys, labels, class_names)
+        found = number_noted([_class(row.label) for row in rows], [None] * len(rows), folder, file)
+        super().__init__(file, keys, found.labels, found.names)
         self._folder = os.fsencode(folder)
-        self.labels_are_ids = any(isinstance(value, int) for value in classes)
+        self._sets, self.multi_label = found.sets, found.multi_label
+        self.labels_are_ids = found.are_ids
 
     def __repr__(self) -> str:
         classes = "no classes" if self.class_names is None else f"{len(self.class_names)} classes"
         return f"ListSource({self.root!r}, {len(self)} images, {classes})"
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        return self._sets[i]
 
     def _path(self, i: int) -> bytes:
         return os.path.join(self._folder, self._keys[i])
@@ -246,11 +254,16 @@ def _below(folder: str, path: str) -> str:
     return (path if below.startswith(os.pardir) else below).replace(os.sep, "/")
 
 
-def _class(label: str | None) -> int | str | None:
-    """A class by its number, or by its name."""
+def _class(label: str | None) -> Noted:
+    """A class by its number or by its name, or several of them."""
     if label is None:
         return None
-    return int(label) if _NUMBER.fullmatch(label) else escape_controls(label)
+    parts = split_classes(label)
+    if isinstance(parts, str) and _BETWEEN.search(label):
+        parts = [part for part in _BETWEEN.split(label) if part]
+    if isinstance(parts, list):
+        return class_list([escape_controls(part) for part in parts])
+    return int(label) if NUMBER.fullmatch(label) else escape_controls(label)
 
 
 def _shown(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fkd.data.class_ids import require_class_ids
+from fkd.data.class_sets import is_multi_label, labels_of
 from fkd.data.imagenet import wordnet_ids
 from fkd.errors import ConfigError
 
@@ -112,6 +113,7 @@ class NumberedSource:
         class_names: "0", "1", ... up to the largest number, also those without an image; the names
             that the source has, where its labels are numbers by themselves.
         remarks: those of the source, and without a request one on the numbers.
+        multi_label: whether its images have several classes each.
 
     Args:
         whole: the source, which has classes.
@@ -138,6 +140,7 @@ class NumberedSource:
                 f"the classes of {whole.root} are numbers and are taken for class ids "
                 f"(0 to {len(names) - 1}); images.classes by_name takes them for names"
             )
+        self.multi_label = is_multi_label(whole)
         self._whole = whole
 
     def __len__(self) -> int:
@@ -154,6 +157,11 @@ class NumberedSource:
         """The number of the class of image `i`, -1 for none."""
         label = self._whole.label(i)
         return label if label < 0 else int(self._ids[label])
+
+    def labels(self, i: int) -> np.ndarray:
+        """The numbers of all classes of image `i`, int64 (n,)."""
+        numbers: np.ndarray = self._ids[labels_of(self._whole, i)]
+        return numbers
 
     def name(self, i: int) -> str:
         """What messages call image `i`."""

@@ -1,7 +1,8 @@
 """Images in Parquet files, as Hugging Face writes them (extra `[hf]`: pyarrow).
 
 A row holds the encoded file in a struct {bytes, path} or in a plain binary column, and a label as
-an integer (its names in the schema metadata `huggingface`) or as text.
+an integer (its names in the schema metadata `huggingface`) or as text. Images with several classes
+have a list of either.
 """
 
 import os

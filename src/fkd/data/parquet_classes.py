@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fkd.data.class_ids import require_class_ids
+from fkd.data.class_sets import ClassSets
 from fkd.data.parquet_files import DAMAGE, Footer, damage_reason
 from fkd.errors import ConfigError
 
@@ -27,8 +28,60 @@ def read_classes(footers: Sequence[Footer], column: str) -> tuple[list[str] | No
     Raises:
         ConfigError: the column holds no classes; files name different classes, or none for a label.
     """
-    names = _same_names(footers, column)
     values = [_read_column(footer, column) for footer in footers]
+    return _classes_of(footers, column, values)
+
+
+def read_class_sets(footers: Sequence[Footer], column: str) -> tuple[list[str] | None, ClassSets]:
+    """Class names as `read_classes`, and the classes of every row of a column of lists.
+
+    A list that is null or empty, and a label of -1, mean no class.
+
+    Raises:
+        ConfigError: as `read_classes`.
+    """
+    values = [_read_column(footer, column) for footer in footers]
+    values = [
+        part.cast(pa.list_(pa.null())) if pa.types.is_null(part.type) else part for part in values
+    ]
+    flat = [part.combine_chunks().flatten() for part in values]
+    names, labels = _classes_of(footers, column, flat)
+    counts = [pc.list_value_length(part).fill_null(0).to_numpy() for part in values]
+    ends = np.cumsum(np.concatenate(counts))[:-1]
+    return names, ClassSets(labels_of[labels_of >= 0] for labels_of in np.split(labels, ends))
+
+
+def holds_lists(footers: Sequence[Footer], column: str) -> bool:
+    """Whether the column holds lists of classes.
+
+    Raises:
+        ConfigError: in some files only.
+    """
+    known = [footer for footer in footers if not pa.types.is_null(_kind(footer, column))]
+    of_lists = {_is_list(_kind(footer, column)): footer for footer in known}
+    if len(of_lists) > 1:
+        raise ConfigError(
+            f"images.label_column: column {column!r} of {of_lists[True].name} holds lists of "
+            f"classes and that of {of_lists[False].name} does not; keep one data set in one folder"
+        )
+    return True in of_lists
+
+
+def _kind(footer: Footer, column: str) -> Any:
+    return footer.schema.field(column).type
+
+
+def _is_list(kind: Any) -> bool:
+    return any(
+        (pa.types.is_list(kind), pa.types.is_large_list(kind), pa.types.is_fixed_size_list(kind))
+    )
+
+
+def _classes_of(
+    footers: Sequence[Footer], column: str, values: Sequence[Any]
+) -> tuple[list[str] | None, np.ndarray]:
+    """Class names, and the label of every value of the files."""
+    names = _same_names(footers, column)
     kinds = sorted({_kind_of(part.type) for part in values if not pa.types.is_null(part.type)})
     if len(kinds) > 1:
         raise ConfigError(
@@ -54,7 +107,8 @@ def read_classes(footers: Sequence[Footer], column: str) -> tuple[list[str] | No
 
 def holds_numbers(footers: Sequence[Footer], column: str) -> bool:
     """Whether the labels in the files are integers, so that they have an order of their own."""
-    kinds = [footer.schema.field(column).type for footer in footers]
+    kinds = [_kind(footer, column) for footer in footers]
+    kinds = [kind.value_type if _is_list(kind) else kind for kind in kinds]
     values = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
     return any(pa.types.is_integer(kind) for kind in values)
 
@@ -74,10 +128,12 @@ def _read_column(footer: Footer, column: str) -> Any:
             f"images.root: column {column!r} of {footer.name} cannot be read "
             f"({damage_reason(error)}); restore the file"
         ) from error
-    if not (_is_text(values.type) or pa.types.is_integer(values.type) or values.type == pa.null()):
+    kind = values.type.value_type if _is_list(values.type) else values.type
+    if not (_is_text(kind) or pa.types.is_integer(kind) or kind == pa.null()):
         raise ConfigError(
             f"images.label_column: column {column!r} of {footer.name} holds {kind}, not classes; "
-            "name a column of integers or text, or null for images without labels"
+            "name a column of integers or text (or of lists of these), or null for images without "
+            "labels"
         )
     return values
 
@@ -153,9 +209,13 @@ def _names_in_metadata(schema: Any, column: str) -> list[str] | None:
     """
     try:
         document = json.loads((schema.metadata or {})[b"huggingface"])
-        names = document["info"]["features"][column]["names"]
+        feature = document["info"]["features"][column]
+        feature = feature[0] if isinstance(feature, list) else feature  # of lists, as once written
+        names = feature.get("feature", feature)["names"]
     except (
+        AttributeError,
         KeyError,
+        IndexError,
         TypeError,
         ValueError,
         RecursionError,

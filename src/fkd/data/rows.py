@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fkd.data.class_sets import ClassSets
 from fkd.data.folder import read_regular_file
-from fkd.data.parquet_classes import holds_numbers, read_classes
+from fkd.data.parquet_classes import holds_lists, holds_numbers, read_class_sets, read_classes
 from fkd.data.parquet_files import DAMAGE, Footer, damage_reason
 from fkd.errors import ImageError
 from fkd.store.canonical import printable
@@ -41,13 +42,14 @@ class RowSource:
 
     A label that is null or -1 means none. Without names in the metadata, the classes of an
     integer column are called "0", "1", ...; those of a column of text or truth values are its
-    values, sorted.
+    values, sorted. A column of lists is of images with several classes each, or none.
 
     Attributes:
         root: the folder or file, as given.
         class_names: names in the order of the labels, or None without labels.
         remarks: what the user may want to know of the files, a sentence each.
         labels_are_ids: whether the labels are numbers in the files, too, and not text.
+        multi_label: whether an image has a list of classes.
     """
 
     def __init__(
@@ -77,7 +79,11 @@ class RowSource:
         self._first_rows = np.cumsum([0, *(footer.num_rows for footer in footers)])
         self.class_names: list[str] | None = None
         self._labels = np.full(len(self), -1, dtype=np.int32)
-        if label_column is not None:
+        self._sets: ClassSets | None = None
+        self.multi_label = label_column is not None and holds_lists(footers, label_column)
+        if label_column is not None and self.multi_label:
+            self.class_names, self._sets = read_class_sets(footers, label_column)
+        elif label_column is not None:
             self.class_names, self._labels = read_classes(footers, label_column)
         self.labels_are_ids = label_column is not None and holds_numbers(footers, label_column)
 
@@ -95,8 +101,14 @@ class RowSource:
         return os.fsencode(self._files[file]) + b"/%0*d" % (digits, row)
 
     def label(self, i: int) -> int:
-        """The class of image `i`, -1 for none."""
+        """The class of image `i`, -1 for none or where it has a list."""
         return int(self._labels[i])
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        if self._sets is not None:
+            return self._sets[i]
+        return self._labels[i : i + 1][self._labels[i : i + 1] >= 0].astype(np.int64)
 
     def name(self, i: int) -> str:
         """File and row of image `i`, printable."""

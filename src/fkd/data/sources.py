@@ -40,6 +40,9 @@ SourceFormat = Literal[
 class ImageSource(Protocol):
     """Encoded images by position, in strictly ascending bytewise order of their keys.
 
+    A source of images with several classes each has besides an attribute `multi_label` that is true
+    and a method `labels(i)`, see `fkd.data.class_sets`.
+
     Attributes:
         root: where the images are, for messages.
         class_names: names in the order of the labels, or None if images have no labels.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fkd.data.class_sets import is_multi_label, labels_of
 from fkd.data.subset_files import find_named
 from fkd.errors import StoreMismatch
 from fkd.store import NOT_HERE, LabelStore
@@ -31,6 +32,7 @@ class SubsetSource:
         classes_are_numbers: whether its classes are ids (`fkd.data.numbered`).
         is_named: whether a user has named the images, so that others are missing on purpose.
         is_spread: whether they were chosen by `spread`.
+        multi_label: whether its images have several classes each.
 
     Args:
         whole: the source.
@@ -53,6 +55,7 @@ class SubsetSource:
         self.classes_are_numbers = bool(getattr(whole, "classes_are_numbers", False))
         self.is_named = is_named or is_named_part(whole)
         self.is_spread = False
+        self.multi_label = is_multi_label(whole)
         self._whole = whole
         self._positions = list(positions)
 
@@ -69,6 +72,10 @@ class SubsetSource:
     def label(self, i: int) -> int:
         """The class of image `i`, -1 for none."""
         return self._whole.label(self._positions[i])
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        return labels_of(self._whole, self._positions[i])
 
     def name(self, i: int) -> str:
         """What messages call image `i`."""

@@ -6,7 +6,13 @@
         n01440764_10026.json     or that under "cls", "label" or "class"
     train-000001.tar
         n01440764/10027.JPEG     or the folder that it lies in is its class
+    train-000002.tar
+        COCO_139.cls             several numbers with spaces or commas, or one class a line
+        COCO_285.json            or a list, also under "labels" or "classes"; [] is no class
     classnames.txt               names of numbered classes, one per line, if it is there
+
+Where any image has several classes, or a list, all are taken for images with several classes each,
+or none, and folders are no classes.
 
 The members of every archive are listed once, by their headers. An image is then read by one read at
 its place, in any order.
@@ -15,7 +21,6 @@ its place, in any order.
 import errno
 import json
 import os
-import re
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -24,20 +29,17 @@ from typing import Any
 
 import numpy as np
 
-from fkd.data.class_ids import require_class_ids
 from fkd.data.folder import MAX_FILE_BYTES
 from fkd.data.formats import image_extensions
+from fkd.data.noted_classes import NUMBER, Noted, class_list, number_noted, split_classes
 from fkd.errors import ConfigError, ImageError
 from fkd.store.canonical import printable
-from fkd.userfiles import os_reason, read_text
+from fkd.userfiles import os_reason
 
-NAMES_FILES = ("classnames.txt", "classes.txt")
-"""What the names of numbered classes may be called, beside the archives."""
+_LABELS = ("cls", "label", "class", "labels", "classes")
+"""Members of a .json file that say a class, or several; the first that is there counts."""
 
-_LABELS = ("cls", "label", "class")  # members of a .json file, the first that is there
 _NOTE_BYTES = 1 << 20  # of a .cls or .json file
-_NUMBER = re.compile(r"-?[0-9]{1,15}")
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class TarSource:
         class_names: names in the order of the labels, or None without labels.
         remarks: what the user may want to know of the archives, a sentence each.
         labels_are_ids: whether the labels are numbers in the archives, too, and no names.
+        multi_label: whether images have several classes each.
     """
 
     def __init__(self, root: str, files: Sequence[str], remarks: Sequence[str] = ()) -> None:
@@ -100,9 +103,11 @@ class TarSource:
         self._require_sound(folder, sum(archive.left_out for archive in archives))
         for path, archive in zip(self._paths, archives, strict=True):
             _refuse_samples_of_several(path, archive)
-        classes = [self._class_of(archives[n], n, member) for _, n, member in self._entries]
-        self.class_names, self._labels = number_classes(classes, folder, root)
-        self.labels_are_ids = any(isinstance(value, int) for value in classes)
+        noted = [self._noted_class(archives[n], n, member) for _, n, member in self._entries]
+        folders = [_folder_of(member) for _, _, member in self._entries]
+        found = number_noted(noted, folders, folder, root)
+        self.class_names, self._labels, self._sets = found.names, found.labels, found.sets
+        self.multi_label, self.labels_are_ids = found.multi_label, found.are_ids
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -116,8 +121,12 @@ class TarSource:
         return self._entries[i][0]
 
     def label(self, i: int) -> int:
-        """The class of image `i`, -1 for none."""
+        """The class of image `i`, -1 for none or where images have several."""
         return int(self._labels[i])
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        return self._sets[i]
 
     def name(self, i: int) -> str:
         """Archive and member of image `i`, printable."""
@@ -147,15 +156,20 @@ class TarSource:
         if left_out:
             self.remarks.append(f"{left_out:,} members of the archives are left out, as no images")
 
-    def _class_of(self, archive: _Archive, number: int, member: Member) -> int | str | None:
-        """The class of an image: by its .cls or .json file, else by its folder."""
+    def _noted_class(self, archive: _Archive, number: int, member: Member) -> Noted:
+        """The class of an image, or several, by its .cls or .json file; None without one."""
         path = self._paths[number]
         for note in archive.notes.get(_stem(member.name), []):
             found = _read_class(path, note)
             if found is not None:
                 return found
-        folder = member.name.rpartition(b"/")[0].rpartition(b"/")[2]
-        return printable(folder) if folder and folder != b"." else None
+        return None
+
+
+def _folder_of(member: Member) -> str | None:
+    """The folder that a member lies in, whose name may be a class."""
+    folder = member.name.rpartition(b"/")[0].rpartition(b"/")[2]
+    return printable(folder) if folder and folder != b"." else None
 
 
 def read_member(path: str, member: Member, name: str) -> bytes:
@@ -261,68 +275,27 @@ def _stem(name: bytes) -> bytes:
     return folder + slash + leaf.partition(b".")[0]
 
 
-def _read_class(path: str, note: Member) -> int | str | None:
-    """The class that a .cls or .json file says; None if it says none."""
+def _read_class(path: str, note: Member) -> Noted:
+    """The class that a .cls or .json file says, or several; None if it says none."""
     name = f"{printable(os.fsencode(path))}/{printable(note.name)}"
     if note.size > _NOTE_BYTES:
         raise ConfigError(f"images.root: {name} has {note.size:,} bytes, too many for a class")
     try:
         text = _read_at(path, note).decode("utf-8")
-        value: Any = json.loads(text) if note.name.lower().endswith(b".json") else text.strip()
+        is_json = note.name.lower().endswith(b".json")
+        value: Any = json.loads(text) if is_json else split_classes(text.strip())
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"images.root: {name} cannot be read ({error}); pack it again") from error
     if isinstance(value, dict):
         value = next((value[key] for key in _LABELS if value.get(key) is not None), None)
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, list):
+        return class_list(value)
+    if isinstance(value, str) and NUMBER.fullmatch(value):
         return int(value)
     if isinstance(value, str) and value:
         return value
-    if value is None or isinstance(value, list) or value == "":
+    if value is None or value == "":
         return None
     if type(value) is not int:
         raise ConfigError(f"images.root: the class in {name} is neither a number nor a name")
     return value
-
-
-def number_classes(
-    classes: Sequence[int | str | None], folder: str, root: str
-) -> tuple[list[str] | None, np.ndarray]:
-    """Names of all classes, and the label of each image, int32; None where there are none.
-
-    Args:
-        classes: the number or the name of the class of each image, None for none.
-        folder: where a file may have the names of numbered classes.
-        root: what holds the images, for messages.
-
-    Raises:
-        ConfigError: some are numbers and others names, or a number is no class id.
-    """
-    numbers = {value for value in classes if isinstance(value, int)}
-    texts = {value for value in classes if isinstance(value, str)}
-    if not numbers and not texts:
-        return None, np.full(len(classes), -1, np.int32)
-    if numbers and texts:
-        some = ", ".join(sorted(texts)[:_SHOWN])
-        raise ConfigError(
-            f"images.root: some images of {root} have a number as class, others a name ({some}); "
-            "write all of them alike"
-        )
-    if texts:
-        names = sorted(texts, key=os.fsencode)
-        ids = {name: i for i, name in enumerate(names)}
-        labels = [ids[value] if isinstance(value, str) else -1 for value in classes]
-        return names, np.array(labels, np.int32)
-    named = _class_names_beside(folder)
-    low, high = min(numbers), max(numbers)
-    require_class_ids(low, high, num_images=len(classes), names=named, where=f"images.root: {root}")
-    labels = [value if isinstance(value, int) else -1 for value in classes]
-    return named or [str(i) for i in range(high + 1)], np.array(labels, np.int32)
-
-
-def _class_names_beside(folder: str) -> list[str] | None:
-    """Names of numbered classes, if a file beside the archives has them."""
-    for name in NAMES_FILES:
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            return [line.strip() for line in read_text("images.root", path).splitlines() if line]
-    return None

@@ -2,8 +2,9 @@
 
 Every line of metrics.jsonl has "step" (optimizer steps done) and "epoch"; training lines add "lr",
 "loss" and "train_top1", evaluation lines "val_top1" and "val_top5", of a student of embeddings
-"val_knn". Only "seconds" and "crops_per_second" depend on the clock: apart from them, a run that
-was killed and resumed writes the same file as one that was not.
+"val_knn", on images with several classes "val_map". Only "seconds" and "crops_per_second" depend on
+the clock: apart from them, a run that was killed and resumed writes the same file as one that was
+not.
 """
 
 import json

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fkd.crops.replay import resize
 from fkd.data.ahead import map_ahead
+from fkd.data.class_sets import refuse_several
 from fkd.data.joining import class_ids_among
 from fkd.data.numbered import numbers_of
 from fkd.data.sources import ImageSource, load
@@ -61,6 +62,7 @@ class LabeledImages:
         Raises:
             ConfigError: the images have no classes, or the model knows none of them.
         """
+        refuse_several(source)
         ids = class_ids_among(source, class_names)
         if ids is None or source.class_names is None:
             raise ConfigError(f"{source.root} has no classes; give images in class folders")
@@ -69,8 +71,8 @@ class LabeledImages:
         chosen = np.flatnonzero(labels >= 0)
         if len(chosen) == 0:
             raise ConfigError(
-                f"none of the classes of {source.root} ({_some(source.class_names)}) is known to "
-                f"the model ({_some(class_names)}); use a model that was trained on these "
+                f"none of the classes of {source.root} ({some_names(source.class_names)}) is known "
+                f"to the model ({some_names(class_names)}); use a model that was trained on these "
                 "classes, or rename the folders if only their names differ"
                 + suggest_numbers(source)
             )
@@ -164,5 +166,7 @@ def is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _some(names: Sequence[str]) -> str:
+def some_names(names: Sequence[str] | None) -> str:
+    """The first of some class names, for messages."""
+    names = names or []
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

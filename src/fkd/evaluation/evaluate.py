@@ -18,11 +18,11 @@ from fkd.checks import require_whole
 from fkd.data.identity import identify_images
 from fkd.data.sources import ImagesConfig, ImageSource, open_source, remarks_of
 from fkd.errors import ConfigError
-from fkd.evaluation.metrics import Comparison, Predictions, calibration_error, count_by_class
+from fkd.evaluation.figures import summarize, summarize_comparison
 from fkd.evaluation.passes import Pass, run_pass
 from fkd.evaluation.reference import Reference, load_reference, share_classes
-from fkd.evaluation.results import ClassResult, EvalResult, ResultsFile, find_result
-from fkd.evaluation.sets import SetConfig, Truth, describe_subset, find_truth, parse_set
+from fkd.evaluation.results import EvalResult, ResultsFile, find_result
+from fkd.evaluation.sets import SetConfig, describe_subset, find_truth, parse_set
 from fkd.models.architectures.embedders import Embedder
 from fkd.models.checkpoints import weights_sha256
 from fkd.models.classes import numbered_classes, read_class_names
@@ -352,39 +352,6 @@ def _measure(
         num_shared_classes=None if one.shared is None else len(one.shared),
         seconds=round(time.perf_counter() - started, 3),
         identity=planned.identity,
-        **_summarize(predictions, one.truth),
-        **_summarize_comparison(comparison),
+        **summarize(predictions, one.truth),
+        **summarize_comparison(comparison),
     )
-
-
-def _summarize(predictions: Predictions, truth: Truth) -> dict[str, Any]:
-    """The figures that need true classes."""
-    if truth.labels.shape[1] == 0:
-        names = ("top1", "top5", "mean_class_top1", "calibration_error")
-        return {**dict.fromkeys(names), "classes": []}
-    labels = torch.from_numpy(truth.labels)
-    counts, right = count_by_class(labels, predictions.top1, len(truth.class_names))
-    classes = [
-        ClassResult(truth.class_names[i], int(counts[i]), 100.0 * int(right[i]) / int(counts[i]))
-        for i in counts.nonzero()[:, 0].tolist()
-    ]
-    return {
-        "top1": _percent(predictions.top1),
-        "top5": _percent(predictions.top5),
-        "mean_class_top1": sum(of_one.top1 for of_one in classes) / len(classes),
-        "calibration_error": 100.0 * calibration_error(predictions.confidence, predictions.top1),
-        "classes": classes,
-    }
-
-
-def _summarize_comparison(comparison: Comparison | None) -> dict[str, Any]:
-    if comparison is None:
-        return {"agreement": None, "divergence": None}
-    return {
-        "agreement": _percent(comparison.agree),
-        "divergence": float(comparison.divergence.double().mean()),
-    }
-
-
-def _percent(right: torch.Tensor) -> float:
-    return 100.0 * int(right.sum()) / len(right)

@@ -26,18 +26,20 @@ class Predictions:
         confidence: its probability, float32 (n,).
         top1: whether it is right, bool (n,).
         top5: whether one of the five most probable classes is, of all where there are fewer.
+        logits: where images have several classes each, float32 (n, C); else None.
     """
 
     predicted: Tensor
     confidence: Tensor
     top1: Tensor
     top5: Tensor
+    logits: Tensor | None = None
 
     @classmethod
     def join(cls, parts: Sequence["Predictions"]) -> "Predictions":
         """Those of several batches as one."""
-        names = [field.name for field in fields(cls)]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+        names = [field.name for field in fields(cls) if getattr(parts[0], field.name) is not None]
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 class Comparison(NamedTuple):
@@ -73,6 +75,18 @@ def compare_outputs(teacher: Tensor, student: Tensor) -> Comparison:
     ).sum(dim=1)
     agree = teacher.argmax(dim=1) == student.argmax(dim=1)
     return Comparison(agree, divergence.clamp_min(0.0))
+
+
+def compare_multi_label(teacher: Tensor, student: Tensor) -> Comparison:
+    """`compare_outputs` of the sigmoids of logits (n, C): the divergences of all classes together.
+
+    Uses KL = p (t - s) + softplus(s) - softplus(t) for logits t and s, and p of the teacher.
+    """
+    teacher, student = teacher.double(), student.double()
+    p = torch.sigmoid(teacher)
+    divergence = p * (teacher - student) + F.softplus(student) - F.softplus(teacher)
+    agree = teacher.argmax(dim=1) == student.argmax(dim=1)
+    return Comparison(agree, divergence.sum(dim=1).clamp_min(0.0).float())
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:

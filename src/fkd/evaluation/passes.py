@@ -12,7 +12,13 @@ from fkd.data.ahead import map_ahead
 from fkd.data.sources import ImageSource, load
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import center_crop
-from fkd.evaluation.metrics import Comparison, Predictions, compare_outputs, predict
+from fkd.evaluation.metrics import (
+    Comparison,
+    Predictions,
+    compare_multi_label,
+    compare_outputs,
+    predict,
+)
 from fkd.evaluation.reference import Reference, ReferencePass, SharedClasses
 from fkd.evaluation.sets import Truth
 from fkd.models.numerics import precision
@@ -122,7 +128,11 @@ def _predict(truth: Truth, logits: Tensor, rows: slice) -> Predictions:
         logits = logits[:, torch.from_numpy(truth.outputs).to(logits.device)]
     found = predict(logits, torch.from_numpy(truth.labels[rows]).to(logits.device))
     return Predictions(
-        found.predicted.cpu(), found.confidence.cpu(), found.top1.cpu(), found.top5.cpu()
+        found.predicted.cpu(),
+        found.confidence.cpu(),
+        found.top1.cpu(),
+        found.top5.cpu(),
+        logits.cpu() if truth.multi_label else None,
     )
 
 
@@ -131,7 +141,8 @@ def _compare(one: Pass, of_teacher: Tensor, logits: Tensor) -> Comparison:
     assert one.reference is not None
     assert one.shared is not None  # known with the teacher
     shared = one.shared.to(logits.device)
-    found = compare_outputs(one.reference.scale(of_teacher, shared), logits[:, shared.model])
+    compare = compare_multi_label if one.truth.multi_label else compare_outputs
+    found = compare(one.reference.scale(of_teacher, shared), logits[:, shared.model])
     return Comparison(found.agree.cpu(), found.divergence.cpu())
 
 

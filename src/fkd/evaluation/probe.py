@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fkd.checks import require_positive, require_whole
+from fkd.data.class_sets import refuse_several
 from fkd.data.joining import map_classes, true_classes
 from fkd.data.sources import ImagesConfig, ImageSource, open_source, refuse_same_folder, remarks_of
 from fkd.errors import ConfigError
@@ -237,6 +238,7 @@ def _open(config: ProbeConfig) -> tuple[_Labeled, _Labeled]:
     """
     sources = open_source(config.images), open_source(config.val)
     for name, source in zip(("images", "val"), sources, strict=True):
+        refuse_several(source)
         if source.class_names is None:
             raise ConfigError(
                 f"{name}: {source.root} has no classes, and a probe measures how well features "

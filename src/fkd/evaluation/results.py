@@ -24,6 +24,7 @@ from fkd.userfiles import os_reason
 FORMAT = "fkd results 1"
 
 _FIGURES = ("top1", "top5", "mean_class_top1", "calibration_error", "agreement", "divergence")
+_LATER_FIGURES = ("mean_ap", "micro_f1", "macro_f1")  # older files lack them
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class ClassResult:
     Attributes:
         name: of the class.
         num_images: images of it.
-        top1: share of them that are predicted right, percent.
+        top1: share of them that are predicted right, percent; None where images have several.
+        average_precision: percent; where images have several classes, else None.
     """
 
     name: str
     num_images: int
-    top1: float
+    top1: float | None
+    average_precision: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,11 @@ class EvalResult:
         seconds: that the pass took.
         classes: those that have images.
         identity: what all of this depends on.
+        mean_ap: mean average precision of the classes that have images, percent; where images have
+            several classes each.
+        micro_f1: of probabilities of 1/2 or more, over all classes together, percent.
+        macro_f1: likewise, mean of the classes that have images.
+        num_absent_classes: of the model, that no image has, and that are in no mean.
     """
 
     model: str
@@ -88,6 +96,10 @@ class EvalResult:
     seconds: float
     classes: list[ClassResult]
     identity: dict[str, Any]
+    mean_ap: float | None = None
+    micro_f1: float | None = None
+    macro_f1: float | None = None
+    num_absent_classes: int | None = None
 
     @property
     def place(self) -> tuple[str, str, str | None]:
@@ -190,6 +202,9 @@ def _from_json(entry: Any) -> EvalResult:
         raise TypeError(f"{entry!r} is no result")
     for name in _FIGURES:
         if not isinstance(entry[name], int | float | None):
+            raise TypeError(f"{name} is {entry[name]!r}")
+    for name in _LATER_FIGURES:
+        if not isinstance(entry.get(name), int | float | None):
             raise TypeError(f"{name} is {entry[name]!r}")
     known = {field.name for field in fields(EvalResult)}
     values = {name: value for name, value in entry.items() if name in known}

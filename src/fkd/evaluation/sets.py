@@ -6,7 +6,9 @@
     imagenet-a  the class of the image                        the 200 classes of ImageNet-A
     imagenet-r  the class of the image                        the 200 classes of ImageNet-R
 
-ImageNetV2 needs no kind: its folders are numbers, which `fkd.data.numbered` takes for class ids.
+Images with several classes each need no kind: all count, also those with none, and mean average
+precision is measured instead of accuracy. Nor does ImageNetV2: its folders are numbers, which
+`fkd.data.numbered` takes for class ids.
 """
 
 import hashlib
@@ -19,10 +21,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fkd.checks import require_one_of
+from fkd.data.class_sets import is_multi_label
 from fkd.data.imagenet import Subset, real_labels, subset_ids, validation_number, wordnet_ids
 from fkd.data.sources import ImagesConfig, ImageSource
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
+from fkd.evaluation.multi_label import MultiLabelImages
 from fkd.store.canonical import printable
 
 Kind = Literal["classes", "real", "imagenet-a", "imagenet-r"]
@@ -65,6 +69,7 @@ class Truth:
         class_names: of the ranked outputs.
         num_left_out: images of the set that do not count.
         reason: why they do not.
+        multi_label: whether the images have several classes each, which are all to be found.
     """
 
     chosen: np.ndarray
@@ -73,6 +78,7 @@ class Truth:
     class_names: list[str]
     num_left_out: int
     reason: str
+    multi_label: bool = False
 
     @property
     def sha256(self) -> str:
@@ -80,6 +86,8 @@ class Truth:
         digest = hashlib.sha256(repr((self.labels.shape, self.class_names)).encode())
         for array in (self.chosen, self.labels, self.outputs):
             digest.update(b"all" if array is None else np.ascontiguousarray(array).data)
+        if self.multi_label:
+            digest.update(b"multi-label")
         return digest.hexdigest()
 
 
@@ -177,6 +185,16 @@ def find_truth(
             class_names=list(class_names),
             num_left_out=0,
             reason="",
+        )
+    if is_multi_label(source):
+        return Truth(
+            chosen=np.arange(len(source)),
+            labels=MultiLabelImages.match(source, class_names).truth,
+            outputs=None,
+            class_names=list(class_names),
+            num_left_out=0,
+            reason="",
+            multi_label=True,
         )
     images = LabeledImages.match(source, class_names)
     return Truth(

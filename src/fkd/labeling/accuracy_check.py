@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkd.crops.records import CropRecords
+from fkd.data.class_sets import known_labels, labels_of
 from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, load, spread_images
 from fkd.errors import ConfigError, ImageError, TeacherError
@@ -32,10 +33,10 @@ class TeacherAccuracy:
 
     Attributes:
         num: images in the sample; 0 if nothing could be measured.
-        top1: share of them whose most probable class is the true one, among all classes of the
-            teacher.
+        top1: share of them whose most probable class is the true one, or one of several, among all
+            classes of the teacher.
         reason: why nothing was measured.
-        num_classes: classes of the teacher, among which it chooses.
+        num_classes: classes of the teacher, among which it chooses; as many for each right one.
     """
 
     num: int
@@ -68,11 +69,11 @@ def measure_accuracy(
     if names is None:
         return TeacherAccuracy(0, 0.0, "the images have no classes")
     try:
-        output_of = match_classes(names, teachers.class_names)
+        output_of = np.array(match_classes(names, teachers.class_names), np.int64)
     except ConfigError as error:
         return TeacherAccuracy(0, 0.0, str(error))
     places = _sample(source, num_images)
-    labels = {source.key(i): source.label(i) for i in places}
+    labels = {source.key(i): set(known_labels(source, i, output_of).tolist()) for i in places}
 
     def prepare(i: int) -> PreparedImage:
         return _center(source, i, teachers.teachers[0].preprocessing.crop_pct)
@@ -81,13 +82,15 @@ def measure_accuracy(
         truths = [labels[row.key] for row in batch.starting if row.records is not None]
         outputs = teachers.probabilities(batch.views, autocast=autocast)
         predicted = outputs[: len(truths)].argmax(dim=1).tolist()
-        return [output_of[t] == p for t, p in zip(truths, predicted, strict=True)]
+        return [p in right for right, p in zip(truths, predicted, strict=True)]
 
     batches = run_stages(places, prepare, teachers.views, are_right, parallelism)
     right = [is_right for batch in batches for is_right in batch]
     if not right:
         return TeacherAccuracy(0, 0.0, "none of the sampled images can be read")
-    return TeacherAccuracy(len(right), float(np.mean(right)), num_classes=len(teachers.class_names))
+    per_image = float(np.mean([len(classes) for classes in labels.values()]))
+    num_classes = max(1, round(len(teachers.class_names) / per_image))
+    return TeacherAccuracy(len(right), float(np.mean(right)), num_classes=num_classes)
 
 
 def describe_weakness(report: TeacherAccuracy) -> str:
@@ -133,7 +136,7 @@ def require_accuracy(report: TeacherAccuracy, minimum: float | None) -> None:
 
 def _sample(source: ImageSource, count: int) -> list[int]:
     """Images with a class, spread evenly over the source."""
-    return [i for i in spread_images(source, count) if source.label(i) >= 0]
+    return [i for i in spread_images(source, count) if len(labels_of(source, i))]
 
 
 def _center(source: ImageSource, i: int, crop_pct: float) -> PreparedImage:

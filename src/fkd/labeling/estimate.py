@@ -15,7 +15,7 @@ from fkd.errors import ConfigError, ImageError
 from fkd.labeling.config import LabelConfig, ceil_div, resolve_images_per_shard
 from fkd.labeling.identity import describe_environment
 from fkd.labeling.pipeline import TeacherInput, run_stages
-from fkd.labeling.setup import LabelSetup, build_setup
+from fkd.labeling.setup import LabelSetup, build_setup, remarks_on_codec
 from fkd.models.numerics import exact_numerics
 from fkd.store import predict_num_bytes
 from fkd.store.config import StoreConfig
@@ -124,7 +124,7 @@ def plan(config: PlanConfig, sample_seconds: float = _SAMPLE_SECONDS) -> CostEst
         cut_per_second=cut,
         num_devices=config.num_devices,
         seconds=min(slowest, store.num_images) * config.num_crops / speed,
-        remarks=remarks_of(setup.source),
+        remarks=remarks_of(setup.source) + remarks_on_codec(setup),
     )
 
 

@@ -14,10 +14,11 @@ from fkd.labeling.pipeline import ImageRow, TeacherInput
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.encoded import Encoded
 from fkd.labels.quantization import LARGEST_VALUE
+from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.models.dense import DenseTeacher
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
-from fkd.models.single_teacher import NotFinite
+from fkd.models.single_teacher import Activation, NotFinite
 from fkd.store import LABELED, UNREADABLE, ImageFacts, LabeledCrops
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
@@ -87,18 +88,22 @@ class TeacherLabeler:
         )
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
-        """Probabilities, or logits if the codec wants them, float32 (n, C), of uint8 crops; those
-        of every teacher (n, T, C) if it keeps them apart; features as the store projects them; for
-        label maps the logits of the cells of one image after the other."""
+        """Probabilities (of a softmax, or of sigmoids), or logits if the codec wants them, float32
+        (n, C), of uint8 crops; those of every teacher (n, T, C) if it keeps them apart; features as
+        the store projects them; for label maps the logits of the cells of one image after the
+        other."""
         if self.maps is not None:
             return self.maps.logit_maps(views[0], autocast=self.autocast).flatten(0, 1)
+        activation: Activation = "sigmoid" if is_multi_label(self.config.codec) else "softmax"
         if isinstance(self.config.codec, PerTeacher):
-            return self.teachers.each(list(views), autocast=self.autocast)
+            return self.teachers.each(list(views), autocast=self.autocast, activation=activation)
         if self.config.codec.encodes == "logits":
             logits = self.teachers.logits(list(views), autocast=self.autocast)
             projection = self.config.provenance.projection
             return logits if projection is None else projection(logits)
-        return self.teachers.probabilities(list(views), autocast=self.autocast)
+        return self.teachers.probabilities(
+            list(views), autocast=self.autocast, activation=activation
+        )
 
     def _check(self, outputs: Tensor, batch: TeacherInput) -> None:
         low, high = (0.0, 1.0 + _ABOVE_ONE)

@@ -1,10 +1,13 @@
 """How far fast numerics move labels, and how fast they are: measured on crops of the user."""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
+
+from torch import Tensor
 
 from fkd.data.sources import spread_images
 from fkd.labeling.config import ceil_div
@@ -17,9 +20,11 @@ from fkd.labels.comparison import (
     compare,
     compare_embeddings,
 )
+from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.labels.targets import SoftTargets
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
+from fkd.models.single_teacher import Activation
 
 _MAX_IMAGES = 32
 _MAX_CROPS = 256
@@ -90,7 +95,13 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
             return image
         return replace(image, row=replace(image.row, records=records[:crops_per_image]))
 
-    teach = partial(_compare_precisions, teachers=setup.teachers, autocast=autocast, kept=kept)
+    teach = partial(
+        _compare_precisions,
+        teachers=setup.teachers,
+        autocast=autocast,
+        kept=kept,
+        multi_label=is_multi_label(stored.codec),
+    )
     one_pass = replace(setup.parallelism, passes=1)
     stream = run_stages(places, prepare, setup.teachers.views, teach, one_pass)
     batches = []
@@ -114,13 +125,20 @@ def measure_precision_impact(setup: LabelSetup, autocast: Autocast) -> Precision
 
 
 def _compare_precisions(
-    batch: TeacherInput, teachers: TeacherEnsemble, autocast: Autocast, kept: int
+    batch: TeacherInput,
+    teachers: TeacherEnsemble,
+    autocast: Autocast,
+    kept: int,
+    multi_label: bool,
 ) -> _BatchImpact | None:
     """Label a batch in both precisions; None where it has no crops."""
     if not batch.crops:
         return None
     outputs, times = [], [time.perf_counter()]
-    ask = teachers.probabilities if teachers.is_classifier else teachers.logits
+    ask: Callable[..., Tensor] = teachers.logits
+    if teachers.is_classifier:
+        activation: Activation = "sigmoid" if multi_label else "softmax"
+        ask = partial(teachers.probabilities, activation=activation)
     for precision in (None, autocast):
         output = ask(batch.views, autocast=precision)
         outputs.append(output[: len(batch.crops)].cpu())  # waits for a GPU
@@ -130,4 +148,5 @@ def _compare_precisions(
         return _BatchImpact(compare_embeddings(*outputs), len(batch.crops), *seconds)
     exact, fast = (top_k(output, kept)[0].sort().values for output in outputs)
     same_kept = int((exact == fast).all(dim=1).sum())
-    return _BatchImpact(compare(*map(SoftTargets.full, outputs)), same_kept, *seconds)
+    labels = [SoftTargets.full(output, multi_label=multi_label) for output in outputs]
+    return _BatchImpact(compare(*labels), same_kept, *seconds)

@@ -34,7 +34,7 @@ from fkd.labeling.image_checks import find_changed_shards
 from fkd.labeling.labels import LabeledBatch, assemble_shard
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
-from fkd.labeling.setup import LabelSetup, build_setup
+from fkd.labeling.setup import LabelSetup, build_setup, remarks_on_codec
 from fkd.labeling.store_checks import CheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
 from fkd.store import (
@@ -161,7 +161,7 @@ def run(setup: LabelSetup, world: World, progress: Progress | None = None) -> La
         FKDError: as `label`.
     """
     listener = progress if progress is not None and world.leads else Progress()
-    for remark in remarks_of(setup.source):
+    for remark in (*remarks_of(setup.source), *remarks_on_codec(setup)):
         listener.remark(remark)
     out = setup.config.out
     if world.leads:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fkd.crops.replay import sample_crops, whole_image
+from fkd.data.class_sets import is_multi_label as has_class_sets
 from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImageSource, load, open_source
 from fkd.data.subset import spread
@@ -22,6 +23,7 @@ from fkd.labeling.identity import label_identity, label_maps_identity
 from fkd.labeling.labels import LabeledBatch, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
 from fkd.labeling.standardize import standardize
+from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.ensemble import TeacherEnsemble
@@ -134,3 +136,16 @@ def build_setup(
         store_config=store_config,
         labeler=TeacherLabeler(store_config, teachers, maps),
     )
+
+
+def remarks_on_codec(setup: LabelSetup) -> list[str]:
+    """A remark where images have several classes each and labels share one probability."""
+    codec = setup.store_config.codec
+    if not (has_class_sets(setup.source) and setup.teachers.is_classifier):
+        return []
+    if is_multi_label(codec) or setup.store_config.grid is not None:
+        return []
+    return [
+        f"the images have several classes each, and codec {codec.name} takes the teacher's "
+        "softmax; a multi-label teacher, which was trained with sigmoids, needs --codec sigmoid:K"
+    ]

@@ -18,10 +18,11 @@ from fkd.labels.codecs import (
     TopKLogProbs,
 )
 from fkd.labels.encoded import Encoded
+from fkd.labels.sigmoid_codecs import Sigmoid, TopKSigmoid, from_angles
 
 
 def decode_array(codec: Codec, encoded: Encoded, num_classes: int) -> np.ndarray:
-    """The decoded label q of every crop, float64 (B, C); rows sum to 1.
+    """The decoded label q of every crop, float64 (B, C); rows sum to 1, but for sigmoids.
 
     Raises:
         TypeError: the codec is none of this package's.
@@ -35,7 +36,12 @@ def decode_array(codec: Codec, encoded: Encoded, num_classes: int) -> np.ndarray
         return _normalized(values)
     if isinstance(codec, Logits):
         return _softmax(values / codec.temperature)
+    if isinstance(codec, Sigmoid):
+        return from_angles(values)
     rest = num_classes - ids.shape[1]
+    if isinstance(codec, TopKSigmoid):
+        p = from_angles(values)
+        return _spread(ids, p[:, :-1], p[:, -1:], num_classes)
     if isinstance(codec, Hard):
         return _spread(ids, np.ones(ids.shape), 0.0, num_classes)
     if isinstance(codec, MarginalRenorm):

@@ -24,6 +24,7 @@ from fkd.labels.codecs import (
     TopKLogProbs,
 )
 from fkd.labels.encoded import Encoded
+from fkd.labels.sigmoid_codecs import Sigmoid, TopKSigmoid, is_multi_label
 from fkd.labels.targets import SoftTargets
 from fkd.lazy import torch
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SPELLINGS = (
     "full, hard, smoothing, ms:K, mr:K (K kept classes, e.g. ms:5), logits or logits:K; "
+    "of multi-label teachers sigmoid or sigmoid:K; "
     "of T teachers side by side ms:5*T"
 )
 _NUMBER = re.compile("[0-9]{1,9}")
@@ -41,12 +43,14 @@ _PLAIN: dict[str, type[Codec]] = {
     "hard": Hard,
     "smoothing": Smoothing,
     "logits": Logits,
+    "sigmoid": Sigmoid,
 }
 _TOP_K: dict[str, Callable[[int], Codec]] = {
     "ms": MarginalSmoothing,
     "mr": MarginalRenorm,
     "logits": TopKLogProbs,
     "top": TopKLogits,
+    "sigmoid": TopKSigmoid,
 }
 
 
@@ -138,9 +142,9 @@ def _weighted_mean(labels: list[SoftTargets], shares: list[float]) -> SoftTarget
     tail = sum((share * label.tail for label, share in pairs), torch.zeros_like(first.tail))
     weights = [share * label.weight for label, share in pairs]
     if first.index is None:
-        return SoftTargets(None, torch.stack(weights).sum(0), tail, first.num_classes)
+        return replace(first, weight=torch.stack(weights).sum(0), tail=tail)
     index = torch.cat([label.index for label in labels if label.index is not None], dim=1)
-    return SoftTargets(index, torch.cat(weights, dim=1), tail, first.num_classes)
+    return replace(first, index=index, weight=torch.cat(weights, dim=1), tail=tail)
 
 
 def parse_codec(text: str) -> Codec:
@@ -174,9 +178,10 @@ def check_codec(codec: Codec, num_classes: int) -> None:
     if isinstance(codec, PerTeacher):
         codec = codec.codec
     if codec.num_ids(num_classes) > num_classes:
+        whole = "sigmoid" if is_multi_label(codec) else "full"
         raise ConfigError(
             f"codec {codec.name} keeps {codec.num_ids(num_classes)} classes but there are only "
-            f"{num_classes}; use a smaller K, or codec full"
+            f"{num_classes}; use a smaller K, or codec {whole}"
         )
 
 
@@ -194,6 +199,11 @@ def with_temperature(codec: Codec, temperature: float) -> Codec:
         return replace(codec, codec=with_temperature(codec.codec, temperature))
     if isinstance(codec, Logits | TopKLogProbs):
         return replace(codec, temperature=temperature)
+    if is_multi_label(codec):
+        raise ConfigError(
+            f"label_temperature: the temperature of {codec.name} labels is fixed when they are "
+            "made; label again with --teacher.temperature"
+        )
     raise ConfigError(
         f"label_temperature: the temperature of {codec.name} labels is fixed when they are made; "
         "label with --codec logits:5, which keeps what another temperature needs"

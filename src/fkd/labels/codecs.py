@@ -14,7 +14,8 @@
 Guards on rounded values: a sum above 1 is scaled back to 1, a sum of 0 becomes the uniform label.
 Ties go to the lower class id, so a label does not depend on the sorting library.
 
-Labels of several teachers side by side, and codecs by name: `fkd.labels.codec_names`.
+Labels of several teachers side by side, and codecs by name: `fkd.labels.codec_names`. Labels of
+multi-label teachers, `sigmoid` and `sigmoid:K`: `fkd.labels.sigmoid_codecs`.
 Source: FKD (Shen and Xing, ECCV 2022), Sec. 3.2.
 """
 
@@ -32,7 +33,7 @@ from fkd.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["probabilities", "logits"]
+Kind = Literal["probabilities", "logits", "sigmoids"]
 _LOG_OF_ZERO = -60000.0  # half floats hold it exactly
 
 
@@ -65,7 +66,7 @@ class Codec(Protocol):
 
 
 def decode(codec: Codec, encoded: Encoded, num_classes: int) -> Tensor:
-    """The decoded label q of every crop, float32 (B, C); rows sum to 1."""
+    """The decoded label q of every crop, float32 (B, C); rows sum to 1, but for sigmoids."""
     return codec.targets(encoded, num_classes).dense()
 
 

@@ -12,11 +12,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SMALLEST = 1e-12  # probabilities are raised to this before a logarithm
+_EQUAL = 1e-3  # multi-label probabilities that are called equally probable
 
 
 @dataclass(frozen=True)
 class LabelComparison:
     """Labels q of crops against reference labels p of the same crops.
+
+    Of multi-label labels, where each class has a probability of its own, the divergence is the sum
+    of those of all classes, the total variation that of the class with the largest, and several
+    classes may be next to certain: those within 1e-3 of the highest count as most probable.
 
     Attributes:
         num: crops compared.
@@ -140,9 +145,10 @@ def compare(reference: SoftTargets, other: SoftTargets) -> LabelComparison:
     """
     if len(reference) == 0:
         return LabelComparison.empty()
+    if reference.multi_label:
+        return _compare_multi_label(reference, other)
     p, q, count = _probabilities(reference, other)
-    clamped_p, clamped_q = p.clamp(min=_SMALLEST), q.clamp(min=_SMALLEST)
-    kl = (count * (clamped_p * (clamped_p / clamped_q).log() - clamped_p + clamped_q)).sum(1)
+    kl = (count * _divergence(p, q)).sum(1)
     # Probabilities that rounding made equal are no disagreement, whichever class comes first.
     agrees = q.gather(1, p.argmax(1, keepdim=True))[:, 0] == q.max(1).values
     return LabelComparison(
@@ -152,6 +158,26 @@ def compare(reference: SoftTargets, other: SoftTargets) -> LabelComparison:
         max_kl=float(kl.max()),
         total_variation=float((count * (p - q).abs()).sum(1).mean() / 2),
     )
+
+
+def _compare_multi_label(reference: SoftTargets, other: SoftTargets) -> LabelComparison:
+    """`compare` where each class has a probability of its own."""
+    p, q, count = _probabilities(reference, other)
+    kl = (count * (_divergence(p, q) + _divergence(1.0 - p, 1.0 - q))).sum(1)
+    agrees = q.gather(1, p.argmax(1, keepdim=True))[:, 0] >= q.max(1).values - _EQUAL
+    return LabelComparison(
+        num=len(p),
+        top1_agreement=float(agrees.double().mean()),
+        mean_kl=float(kl.mean()),
+        max_kl=float(kl.max()),
+        total_variation=float((p - q).abs().amax(1).mean()),
+    )
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """p log(p / q) - p + q of each entry; those of both sides of a coin sum to its divergence."""
+    p, q = p.clamp(min=_SMALLEST), q.clamp(min=_SMALLEST)
+    return p * (p / q).log() - p + q
 
 
 def _probabilities(reference: SoftTargets, other: SoftTargets) -> tuple[Tensor, Tensor, Tensor]:

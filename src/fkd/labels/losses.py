@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fkd.errors import ConfigError
-from fkd.labels.embeddings import Embeddings
+from fkd.labels.binary_losses import soft_binary_cross_entropy
+from fkd.labels.logits import require_targets, scale_logits
 from fkd.labels.targets import SoftTargets
 
 
@@ -37,7 +38,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         tail: Tensor,
         temperature: float,
     ) -> Tensor:
-        scaled = _scale(logits, temperature)
+        scaled = scale_logits(logits, temperature)
         probs = torch.softmax(scaled, dim=1)
         log_sum_exp = scaled.amax(1) - probs.amax(1).log()
         weight, tail = weight.to(probs.dtype), tail.to(probs.dtype)
@@ -57,24 +58,13 @@ class _SoftCrossEntropy(torch.autograd.Function):
         total_mass = weight.sum(1) + logits.shape[1] * tail
         grad_logits, ctx.probs = ctx.probs, None
         if grad_logits is None:  # overwritten by an earlier backward pass over a retained graph
-            grad_logits = torch.softmax(_scale(logits, ctx.temperature), dim=1)
+            grad_logits = torch.softmax(scale_logits(logits, ctx.temperature), dim=1)
         grad_logits.mul_(scale * total_mass[:, None]).sub_(scale * tail[:, None])
         if index is None:
             grad_logits.sub_(scale * weight)
         else:
             grad_logits.scatter_add_(1, index, -scale * weight)
         return grad_logits.to(logits.dtype), None, None, None, None
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    """Half precision loses the log-sum-exp; float64 stays, for tests."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _scale(logits: Tensor, temperature: float) -> Tensor:
-    """Logits over the temperature; no copy where there is nothing to do."""
-    logits = _at_least_float32(logits)
-    return logits if temperature == 1.0 else logits / temperature
 
 
 def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float = 1.0) -> Tensor:
@@ -85,7 +75,8 @@ def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float 
     authors' code does.
 
     Raises:
-        ConfigError: `logits` and `targets` differ in the number of classes, or there are none.
+        ConfigError: `logits` and `targets` differ in the number of classes, there are none, or each
+            class has a probability of its own.
 
     Example:
         >>> import torch
@@ -94,31 +85,31 @@ def soft_cross_entropy(logits: Tensor, targets: SoftTargets, temperature: float 
         >>> soft_cross_entropy(torch.zeros(2, 2), targets)
         tensor([0.6931, 0.6931])
     """
-    given: object = targets  # an item of `MultiCropDataset` has either
-    if isinstance(given, Embeddings):
-        raise ConfigError(
-            f"{targets} are no soft labels and have no classes; compare their values with what the "
-            "student gives, e.g. by their cosine"
-        )
-    if logits.shape[1] != targets.num_classes:
-        raise ConfigError(
-            f"the student gives {logits.shape[1]} classes but the labels have "
-            f"{targets.num_classes}; build the student with num_classes={targets.num_classes}"
-        )
+    require_targets(logits, targets, multi_label=False)
     loss: Tensor = _SoftCrossEntropy.apply(
         logits, targets.index, targets.weight, targets.tail, temperature
     )
     return loss
 
 
+def target_loss(logits: Tensor, targets: SoftTargets, temperature: float = 1.0) -> Tensor:
+    """The loss of each crop, (B,), that the targets are for: of a softmax, or of sigmoids."""
+    multi_label = getattr(targets, "multi_label", False)  # embeddings, which have none, are refused
+    of_kind = soft_binary_cross_entropy if multi_label else soft_cross_entropy
+    return of_kind(logits, targets, temperature)
+
+
 class SoftTargetLoss(nn.Module):
-    """Mean soft cross-entropy of a batch, optionally blended with that of the true class.
+    """Mean loss of a batch against soft labels, optionally blended with that of the true class.
 
         L = soft_weight * soft_scale * L_soft(z / temperature, q) + (1 - soft_weight) * CE(z, y)
 
     Source: FKD Eq. 1; `soft_weight` is its lambda. The default 1 is FKD, which uses no labels.
     `soft_scale` is temperature^2 where the teacher's logits were divided by the same temperature
     (Hinton et al. 2015), which keeps the size of the soft gradient.
+
+    L_soft is the soft cross-entropy; of multi-label targets, whose classes have a probability each,
+    the binary cross-entropy (`soft_binary_cross_entropy`). The targets say which they are.
 
     Example:
         >>> import torch
@@ -160,14 +151,12 @@ class SoftTargetLoss(nn.Module):
         Raises:
             ConfigError: the truth is needed and unknown, or the numbers of classes differ.
         """
-        loss = self.soft_scale * soft_cross_entropy(logits, targets, self.temperature)
+        loss = self.soft_scale * target_loss(logits, targets, self.temperature)
         if self.soft_weight == 1.0:
             return loss
         if truth is None:
             truth = _known_classes(targets)
-        return self.soft_weight * loss + (1.0 - self.soft_weight) * soft_cross_entropy(
-            logits, truth
-        )
+        return self.soft_weight * loss + (1.0 - self.soft_weight) * target_loss(logits, truth)
 
     def extra_repr(self) -> str:
         """Settings shown by `repr`."""
@@ -185,6 +174,11 @@ def kl_divergence(logits: Tensor, targets: SoftTargets, temperature: float = 1.0
 
 def _known_classes(targets: SoftTargets) -> SoftTargets:
     """The true classes that travel with soft labels, as labels of their own."""
+    if targets.multi_label:
+        raise ConfigError(
+            "soft_weight below 1 needs the true classes of every crop, which multi-label targets "
+            "do not carry; give them as the truth (SoftTargets.multi_hot), or use soft_weight=1"
+        )
     if targets.labels is None or bool((targets.labels < 0).any()):
         raise ConfigError(
             "soft_weight below 1 needs the true class of every crop, which some lack (mixed crops, "

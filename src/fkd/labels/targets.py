@@ -7,6 +7,9 @@ A soft label q over C classes is written as a constant tail plus a few correctio
 which holds top-K labels of every codec, their mixtures (MixUp, CutMix) and their blend with the
 true classes without ever forming the C numbers. With `index = None` the C weights are given in
 class order (full labels).
+
+Of a softmax, the q_c of a crop sum to 1; of multi-label targets, each q_c is the probability of a
+class by itself. The form is the same, and the loss is another.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ class SoftTargets:
         tail: probability of every class that is not named, float32 (B,).
         num_classes: C.
         labels: true class ids, int64 (B,), -1 where unknown; None when there are none.
+        multi_label: whether each class has a probability of its own, as from a sigmoid.
 
     Example:
         >>> import torch
@@ -46,6 +50,7 @@ class SoftTargets:
     tail: Tensor
     num_classes: int
     labels: Tensor | None = None
+    multi_label: bool = False
 
     @staticmethod
     def one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> SoftTargets:
@@ -55,17 +60,37 @@ class SoftTargets:
         return SoftTargets(labels[:, None], weight, tail, num_classes, labels)
 
     @staticmethod
-    def full(probabilities: Tensor, labels: Tensor | None = None) -> SoftTargets:
+    def multi_hot(classes: Tensor, num_classes: int, smoothing: float = 0.0) -> SoftTargets:
+        """Ground truth of images with several classes as multi-label targets.
+
+        A class that an image has gets 1 - smoothing + smoothing / C, any other smoothing / C, as in
+        timm's `BinaryCrossEntropy`.
+
+        Args:
+            classes: ids int64 (B, L), each once, padded with -1; an image may have none.
+            num_classes: C.
+            smoothing: in [0, 1).
+        """
+        tail = torch.full((len(classes),), smoothing / num_classes, device=classes.device)
+        weight = (classes >= 0).float() * (1.0 - smoothing)
+        return SoftTargets(classes.clamp(min=0), weight, tail, num_classes, multi_label=True)
+
+    @staticmethod
+    def full(
+        probabilities: Tensor, labels: Tensor | None = None, *, multi_label: bool = False
+    ) -> SoftTargets:
         """Probabilities (B, C) of all classes as soft targets."""
         tail = torch.zeros(len(probabilities), device=probabilities.device)
-        return SoftTargets(None, probabilities, tail, probabilities.shape[1], labels)
+        num_classes = probabilities.shape[1]
+        return SoftTargets(None, probabilities, tail, num_classes, labels, multi_label)
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def __repr__(self) -> str:
         kept = "all" if self.index is None else self.index.shape[1]
-        return f"SoftTargets(crops={len(self)}, classes={self.num_classes}, kept={kept})"
+        kind = ", multi_label" if self.multi_label else ""
+        return f"SoftTargets(crops={len(self)}, classes={self.num_classes}, kept={kept}{kind})"
 
     def dense(self) -> Tensor:
         """All C probabilities, float32 (B, C): for losses that want them, e.g. F.cross_entropy."""
@@ -88,10 +113,18 @@ class SoftTargets:
         return self._map(lambda t: t[rows])
 
     def entropy(self) -> Tensor:
-        """Entropy of each label in nats, (B,); kept classes must be distinct (not mixed labels)."""
-        kept: Tensor = torch.special.entr(self.weight + self.tail[:, None]).sum(1)
+        """Entropy of each label in nats, (B,); kept classes must be distinct (not mixed labels).
+
+        Of multi-label targets it is the sum of the entropies of all classes.
+        """
+
+        def entropy(p: Tensor) -> Tensor:
+            of_p: Tensor = torch.special.entr(p)
+            return of_p + torch.special.entr(1.0 - p) if self.multi_label else of_p
+
+        kept = entropy(self.weight + self.tail[:, None]).sum(1)
         unnamed = self.num_classes - self.weight.shape[1]
-        unnamed_total: Tensor = unnamed * torch.special.entr(self.tail)
+        unnamed_total = unnamed * entropy(self.tail)
         return kept + unnamed_total
 
     def _map(self, function: Any) -> SoftTargets:

@@ -2,6 +2,8 @@
 
     L = lambda t^2 H(softmax(T(x) / t), softmax(S(x) / t)) + (1 - lambda) H(y, softmax(S(x)))
 
+Of a multi-label teacher, the softmax is a sigmoid of each class and H the binary cross-entropy.
+
 With temperature t = 1 it is Eq. 1. Both networks see mixed crops.
 Source: FKD (Shen and Xing, ECCV 2022), Eq. 1 and Fig. 5 (left); Hinton et al. 2015.
 """
@@ -29,4 +31,4 @@ class KD(PairedMethod):
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """The teacher's probabilities."""
         answer = self._teacher.answer(batch.crops, self._inputs.temperature)
-        return SoftTargets.full(answer.probabilities)
+        return SoftTargets.full(answer.probabilities, multi_label=self._inputs.multi_label)

@@ -11,6 +11,7 @@ from fkd.data.batches import Batch
 from fkd.labels.losses import SoftTargetLoss
 from fkd.labels.targets import SoftTargets
 from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.single_teacher import Activation
 
 CropSourceKind = Literal["stored", "fresh"]
 OF_EQUATION_1 = frozenset({"temperature", "soft_weight", "label_smoothing"})
@@ -36,6 +37,7 @@ class MethodInputs:
         label_smoothing: of the true class.
         options: of this method alone, such as a `DeitConfig`; None where it has none.
         contrast: of contrastive learning, a `ContrastConfig`.
+        multi_label: whether each class has a probability of its own (sigmoids).
     """
 
     num_classes: int
@@ -48,6 +50,12 @@ class MethodInputs:
     options: Any
     contrast: Any = None
     bank: Tensor | None = None
+    multi_label: bool = False
+
+    @property
+    def activation(self) -> Activation:
+        """What makes probabilities of an online teacher's logits."""
+        return "sigmoid" if self.multi_label else "softmax"
 
 
 class Method(Protocol):
@@ -64,6 +72,7 @@ class Method(Protocol):
         needs_pairs: whether every access to an image must give two crops.
         needs_classes: whether every image must have a true class.
         learns_embeddings: whether the student gives embeddings, by a head, and not classes.
+        learns_multi_label: whether it can learn several classes of an image.
         formats: how crops are cut for it, the student's first.
         auxiliary_model: a network of its own that is trained beside the student.
     """
@@ -78,6 +87,7 @@ class Method(Protocol):
     needs_pairs: ClassVar[bool] = False
     needs_classes: bool = False
     learns_embeddings: ClassVar[bool] = False
+    learns_multi_label: ClassVar[bool] = False
     formats: tuple[InputSpec, ...]
     auxiliary_model: nn.Module | None = None
 
@@ -130,6 +140,7 @@ class PairedMethod(Method):
     """
 
     uses: ClassVar[frozenset[str]] = OF_EQUATION_1
+    learns_multi_label: ClassVar[bool] = True
 
     def __init__(self, inputs: MethodInputs, soft_scale: float = 1.0) -> None:
         self.formats: tuple[InputSpec, ...] = (inputs.student,)
@@ -150,7 +161,8 @@ class PairedMethod(Method):
         return PairedTargets(soft, true_labels(batch, inputs.num_classes, inputs.label_smoothing))
 
     def loss(self, outputs: Outputs, targets: PairedTargets) -> Tensor:
-        """Soft cross-entropy, straight from sparse labels, and that of the true classes."""
+        """The loss of sparse labels, and that of the true classes: soft cross-entropy, or of
+        multi-label targets binary cross-entropy."""
         loss: Tensor = self._loss(class_logits(outputs), *targets)
         return loss
 
@@ -161,5 +173,10 @@ def class_logits(outputs: Outputs) -> Tensor:
 
 
 def true_labels(batch: Batch, num_classes: int, smoothing: float) -> SoftTargets:
-    """The true classes of the crops of a batch: one-hot, smoothed, and mixed like the crops."""
-    return batch.label_mixed(SoftTargets.one_hot(batch.labels, num_classes, smoothing))
+    """The true classes of the crops of a batch, smoothed, and mixed like the crops: one-hot, or
+    where images have several classes multi-hot."""
+    if batch.classes is not None:
+        truth = SoftTargets.multi_hot(batch.classes, num_classes, smoothing)
+    else:
+        truth = SoftTargets.one_hot(batch.labels, num_classes, smoothing)
+    return batch.label_mixed(truth)

@@ -31,6 +31,7 @@ class OnlineTeacher:
     def __init__(self, inputs: MethodInputs, *, shares_crops: bool = False) -> None:
         assert inputs.teacher is not None
         self._teacher: TeacherEnsemble = inputs.teacher
+        self._activation = inputs.activation
         student, wanted = inputs.student, list(self._teacher.views)
         if shares_crops:
             wanted = [student] * len(wanted)
@@ -43,5 +44,8 @@ class OnlineTeacher:
         inputs = [crops[i] for i in self._format_indices]
         size = _CHUNK if inputs[0].device.type == "cpu" else len(inputs[0])
         chunks = zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
-        answers = [self._teacher.answer(chunk, temperature=temperature) for chunk in chunks]
+        answers = [
+            self._teacher.answer(chunk, temperature=temperature, activation=self._activation)
+            for chunk in chunks
+        ]
         return Answer(*map(torch.cat, zip(*answers, strict=True)))

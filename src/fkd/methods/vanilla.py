@@ -1,5 +1,6 @@
 """Plain training: random crops against the true classes.
 
+Images with several classes each are learned by binary cross-entropy, against all of these.
 With several crops per image it is the paper's multi-crop baseline.
 Source: FKD (Shen and Xing, ECCV 2022), Table 7, first row.
 """
@@ -29,6 +30,7 @@ class Vanilla(Method):
     crop_source: ClassVar[CropSourceKind] = "fresh"
     uses: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     needs_classes = True
+    learns_multi_label: ClassVar[bool] = True
 
     def __init__(self, inputs: MethodInputs) -> None:
         self.formats: tuple[InputSpec, ...] = (inputs.student,)
@@ -37,10 +39,10 @@ class Vanilla(Method):
         self._loss = SoftTargetLoss()
 
     def targets(self, batch: Batch) -> SoftTargets:
-        """The class of each image, smoothed by `label_smoothing`."""
+        """The class of each image, or its classes, smoothed by `label_smoothing`."""
         return true_labels(batch, self._num_classes, self._smoothing)
 
     def loss(self, outputs: Outputs, targets: SoftTargets) -> Tensor:
-        """Cross-entropy."""
+        """Cross-entropy; of images with several classes each binary cross-entropy."""
         loss: Tensor = self._loss(class_logits(outputs), targets)
         return loss

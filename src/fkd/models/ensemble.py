@@ -21,7 +21,7 @@ from fkd.crops.replay import InputSpec
 from fkd.errors import ConfigError
 from fkd.models.classes import numbered_classes, refuse_duplicates
 from fkd.models.numerics import Autocast
-from fkd.models.single_teacher import Teacher
+from fkd.models.single_teacher import Activation, Teacher, activate
 
 
 class Standardization(NamedTuple):
@@ -109,9 +109,15 @@ class TeacherEnsemble:
             teacher.to(torch.device(device))
         return self
 
-    def probabilities(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
+    def probabilities(
+        self,
+        crops: Sequence[Tensor],
+        *,
+        autocast: Autocast | None = None,
+        activation: Activation = "softmax",
+    ) -> Tensor:
         """The probabilities of `answer`, float32 (B, C); arguments and errors likewise."""
-        return self.answer(crops, autocast=autocast).probabilities
+        return self.answer(crops, autocast=autocast, activation=activation).probabilities
 
     def answer(
         self,
@@ -119,6 +125,7 @@ class TeacherEnsemble:
         *,
         autocast: Autocast | None = None,
         temperature: float = 1.0,
+        activation: Activation = "softmax",
     ) -> Answer:
         """The mean outputs of the teachers.
 
@@ -129,6 +136,7 @@ class TeacherEnsemble:
             crops: the same crops once for each of `views`, uint8 (B, 3, S, S).
             autocast: compute in half precision; faster and less exact.
             temperature: divides the logits before the softmax, besides each teacher's own.
+            activation: softmax, or of multi-label teachers sigmoid.
 
         Raises:
             TeacherError: an output is not finite, or the crops are not of the views.
@@ -136,16 +144,23 @@ class TeacherEnsemble:
         total = sum(teacher.weight for teacher in self.teachers)
         logits = [t.logits(self._for(t, crops), autocast=autocast) for t in self.teachers]
         shares = [
-            torch.softmax(of_one / (teacher.temperature * temperature), dim=1)
+            activate(of_one / (teacher.temperature * temperature), activation)
             * (teacher.weight / total)
             for teacher, of_one in zip(self.teachers, logits, strict=True)
         ]
         return Answer(sum(shares[1:], start=shares[0]), torch.stack(logits).mean(0))
 
-    def each(self, crops: Sequence[Tensor], *, autocast: Autocast | None = None) -> Tensor:
+    def each(
+        self,
+        crops: Sequence[Tensor],
+        *,
+        autocast: Autocast | None = None,
+        activation: Activation = "softmax",
+    ) -> Tensor:
         """Every teacher's own probabilities, float32 (B, T, C); errors as `answer`."""
         probabilities = [
-            t.probabilities(self._for(t, crops), autocast=autocast) for t in self.teachers
+            t.probabilities(self._for(t, crops), autocast=autocast, activation=activation)
+            for t in self.teachers
         ]
         return torch.stack(probabilities, dim=1)
 

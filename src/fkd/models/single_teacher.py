@@ -24,6 +24,13 @@ from fkd.models.preprocessing import Preprocessing
 from fkd.models.trial import try_network
 
 TeacherOutput = Literal["logits", "features", "head"]
+Activation = Literal["softmax", "sigmoid"]
+"""What makes probabilities of logits: shared by the classes, or of each class by itself."""
+
+
+def activate(logits: Tensor, activation: Activation) -> Tensor:
+    """Probabilities of logits (B, C)."""
+    return torch.sigmoid(logits) if activation == "sigmoid" else torch.softmax(logits, dim=1)
 
 
 class NotFinite(TeacherError):
@@ -45,7 +52,7 @@ class Teacher:
         output: what the columns are: logits of classes, features, or what a projection head says.
         license: of the weights; None if unknown.
         weight: its share in an ensemble.
-        temperature: divides its logits before the softmax.
+        temperature: divides its logits before the softmax or the sigmoid.
         num_folded: batch norms that were folded into convolutions.
         num_unfolded: those that were left.
     """
@@ -149,9 +156,15 @@ class Teacher:
             self._refuse_not_finite(logits, autocast)
         return logits.clone()  # outside inference mode: a loss may keep it for its backward pass
 
-    def probabilities(self, crops: Tensor, *, autocast: Autocast | None = None) -> Tensor:
-        """Softmax of the logits at its temperature, float32 (B, C); raises like `logits`."""
-        return torch.softmax(self.logits(crops, autocast=autocast) / self.temperature, dim=1)
+    def probabilities(
+        self,
+        crops: Tensor,
+        *,
+        autocast: Autocast | None = None,
+        activation: Activation = "softmax",
+    ) -> Tensor:
+        """Those of its logits at its temperature, float32 (B, C); raises like `logits`."""
+        return activate(self.logits(crops, autocast=autocast) / self.temperature, activation)
 
     def identity(self) -> dict[str, Any]:
         """What its outputs depend on, in values of JSON."""

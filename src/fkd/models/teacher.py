@@ -32,7 +32,8 @@ class TeacherConfig:
         head: a file with that head, where the network has none by itself.
         checkpoint: a file of weights, or a model folder, which needs no name.
         weight: its share in an ensemble, relative to the others'.
-        temperature: divides the logits before the softmax; of no embeddings, which have none.
+        temperature: divides the logits before the softmax, or with codec sigmoid:K before the
+            sigmoid; of no embeddings, which have neither.
         input_size: pixels of its crops; by default those of its own configuration.
         interpolation: how its crops are resized; by default that of its own configuration.
         mean: of red, green, blue, where white is 1, for weights that were trained with others than

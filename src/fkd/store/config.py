@@ -17,6 +17,7 @@ from fkd.errors import ConfigError, FormatError, NewerFormat
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import Codec, Logits, TopKLogits, TopKLogProbs
 from fkd.labels.quantization import SCALED, VALUE_DTYPES
+from fkd.labels.sigmoid_codecs import TopKSigmoid
 from fkd.store import canonical
 from fkd.store.canonical import Fields
 from fkd.store.geometry import parse_crops
@@ -281,8 +282,8 @@ def _parse_codec(fields: Fields, form: str, num_classes: int, file: str) -> Code
 
 
 def _is_packable(codec: Codec) -> bool:
-    """Whether there is a compact form: not of top logits, nor of teachers side by side."""
-    return not isinstance(codec, PerTeacher | TopKLogProbs | TopKLogits)
+    """Whether there is a compact form: not of labels whose values share no sum of 1."""
+    return not isinstance(codec, PerTeacher | TopKLogProbs | TopKLogits | TopKSigmoid)
 
 
 def _has_ids_and_values(codec: Codec, num_classes: int) -> bool:

@@ -36,6 +36,7 @@ from fkd.labels.comparison import (
 )
 from fkd.labels.encoded import Encoded
 from fkd.labels.quantization import LARGEST_VALUE
+from fkd.labels.sigmoid_codecs import Sigmoid, TopKSigmoid, keep_fewer
 from fkd.labels.targets import SoftTargets
 from fkd.lazy import torch
 from fkd.store.config import (
@@ -168,6 +169,8 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
         return
     if new == old or (isinstance(old, Full) and _has_one_label(new)):
         return
+    if isinstance(old, Sigmoid) and isinstance(new, TopKSigmoid):
+        return
     fewer = new.num_ids(num_classes) <= old.num_ids(num_classes)
     simpler = isinstance(old, MarginalSmoothing) and isinstance(
         new, Hard | MarginalSmoothing | MarginalRenorm
@@ -175,6 +178,7 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
     simpler |= isinstance(old, TopKLogProbs) and isinstance(
         new, Hard | MarginalSmoothing | MarginalRenorm | TopKLogProbs
     )
+    simpler |= isinstance(old, TopKSigmoid) and isinstance(new, TopKSigmoid)
     # What mr labels leave out may have been scaled away.
     simpler |= isinstance(old, MarginalRenorm) and isinstance(new, Hard | MarginalRenorm)
     if not (fewer and simpler):
@@ -293,6 +297,8 @@ def _derive(old: Codec, new: Codec, label: Encoded, num_classes: int) -> Encoded
     if isinstance(old, PerTeacher) and isinstance(new, PerTeacher):
         parts = [_derive(old.codec, new.codec, part, num_classes) for part in old.split(label)]
         return Encoded.concatenate(parts, axis=-1)
+    if isinstance(old, TopKSigmoid):
+        return keep_fewer(label, new.num_ids(num_classes), num_classes)
     if label.ids is None or isinstance(old, TopKLogProbs):
         encoded = new.encode(decode(old, label, num_classes))
         assert label.values is not None

@@ -126,7 +126,8 @@ class TrainConfig:
         allow_missing_images: train on the images that are there where others of the store are not;
             without it they are an error, unless images.subset names those to train on.
         val: images in class folders to measure accuracy on after every pass; of a student of
-            embeddings, that of its nearest neighbors among them.
+            embeddings, that of its nearest neighbors among them; of images with several classes
+            each mean average precision.
         val_every: passes between two such measurements; the last pass ends with one anyway.
         crops_per_image: m, crops of one image in a mini-batch; by default 4 of stored crops (all
             where a store has fewer), as in the paper, and 1 of fresh ones, as in the papers of the
@@ -161,6 +162,9 @@ class TrainConfig:
         ssl: how a student's embeddings are compared with those of a store.
         teacher: the online teacher.
         teachers: several online teachers, averaged with their weights.
+        multi_label: learn each class by itself, with sigmoids and binary cross-entropy: for images
+            with several classes, with methods fkd, kd and vanilla. By default where the labels of
+            the store or the classes of the images are like that.
         classes: of a student with a teacher and no store: all of the teacher's head, or the
             dataset's.
         max_images: train on a random choice of that many images.
@@ -233,6 +237,7 @@ class TrainConfig:
     ssl: SslConfig = field(default_factory=SslConfig)
     teacher: TeacherConfig | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
+    multi_label: bool | None = None
     classes: Literal["teacher", "dataset"] = "teacher"
     max_images: int | None = None
     ema_decay: float | None = None

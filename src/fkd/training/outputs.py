@@ -6,8 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from fkd.data.banks import draw_bank
+from fkd.data.class_sets import is_multi_label as has_class_sets
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
+from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.methods import METHODS, find_method
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.store import LabelStore
@@ -88,6 +90,50 @@ def find_outputs(
     else:
         names = list(teacher.class_names) if teacher is not None else require_class_names(images)
     return StudentOutputs(len(names), names, False)
+
+
+def learns_multi_label(config: TrainConfig, images: ImageSource, store: LabelStore | None) -> bool:
+    """Whether the student of a run learns each class by itself.
+
+    The labels of a store decide it where these are learned, else the setting, else what the classes
+    of the images are.
+
+    Raises:
+        ConfigError: the setting, the store, the images and the method do not fit each other.
+    """
+    method = find_method(config.method)
+    labels_are = store is not None and store.is_of_classes and is_multi_label(store.codec)
+    reads_labels = method.crop_source == "stored" and not method.learns_embeddings
+    if reads_labels and config.multi_label not in (None, labels_are):
+        assert store is not None
+        raise ConfigError(
+            f"multi_label: the {store.codec.name} labels of {store.path} are "
+            f"{'' if labels_are else 'not '}multi-label; leave it out"
+        )
+    chosen = config.multi_label
+    if chosen is None:
+        chosen = labels_are if reads_labels else labels_are or has_class_sets(images)
+        chosen &= method.learns_multi_label or reads_labels
+    if chosen and not method.learns_multi_label:
+        users = ", ".join(name for name, kind in METHODS.items() if kind.learns_multi_label)
+        raise ConfigError(f"method: {config.method} learns no multi-label labels; use {users}")
+    _require_fitting_truth(config, images, chosen)
+    return chosen
+
+
+def _require_fitting_truth(config: TrainConfig, images: ImageSource, multi_label: bool) -> None:
+    """Refuse one true class where several are learned, and the other way round."""
+    uses, of_several = find_method(config.method).uses, has_class_sets(images)
+    weighs = "soft_weight" in uses
+    needs_truth = "label_smoothing" in uses and (config.soft_weight < 1.0 or not weighs)
+    if not needs_truth or of_several == multi_label or images.class_names is None:
+        return
+    remedy = "use soft_weight 1" if weighs else "use method vanilla"
+    raise ConfigError(
+        f"method: {config.method} learns the true classes, and the images in {images.root} have "
+        f"{'several' if of_several else 'one'} each, but the student learns "
+        f"{'several' if multi_label else 'one'}; {remedy}, without multi_label"
+    )
 
 
 def require_class_names(images: ImageSource) -> list[str]:

@@ -26,6 +26,7 @@ from fkd.engine.state import TrainState
 from fkd.engine.trackers import require_trackers
 from fkd.errors import RunError
 from fkd.evaluation.accuracy import measure_accuracy
+from fkd.evaluation.multi_label import MultiLabelImages, measure_multi_label
 from fkd.evaluation.neighbors import measure_neighbors
 from fkd.methods import find_method
 from fkd.models.trial import try_training
@@ -42,6 +43,8 @@ from fkd.training.setup import TrainData, TrainSetup, build_setup, fill_in, open
 from fkd.training.students import save_student
 from fkd.training.workers import count_workers, kind_of_workers, on_gpu
 
+_EVALUATED = {"val_top1", "val_knn", "val_map"}
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -55,6 +58,7 @@ class TrainResult:
         val_top1, val_top5: accuracy after the last pass, percent; None without validation images,
             and of a student of embeddings.
         val_knn: of such a student, accuracy of the nearest neighbors among them.
+        val_map: mean average precision on images with several classes each, percent.
         leads: whether this is the main process, which reports to the user.
         already_finished: whether nothing was left to do.
     """
@@ -68,6 +72,7 @@ class TrainResult:
     leads: bool
     already_finished: bool
     val_knn: float | None = None
+    val_map: float | None = None
 
 
 def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
@@ -222,9 +227,15 @@ def loop_config(
 def _evaluate(
     config: TrainConfig, setup: TrainSetup, device: torch.device, model: nn.Module
 ) -> Metrics:
-    """Accuracy on the validation images, percent: top-1 and top-5, or that of neighbors."""
+    """Accuracy on the validation images, percent: top-1 and top-5, or that of neighbors, or mean
+    average precision and F1."""
     assert setup.validation is not None
     expected, num_workers = setup.card.preprocessing, count_workers(config)
+    if isinstance(setup.validation, MultiLabelImages):
+        scores = measure_multi_label(
+            model, setup.validation, expected, device=device, num_workers=num_workers
+        )
+        return {"val_map": scores.mean_ap, "val_micro_f1": scores.micro_f1}
     if find_method(config.method).learns_embeddings:
         top1 = measure_neighbors(
             model, setup.validation, expected, device=device, num_workers=num_workers
@@ -262,7 +273,7 @@ def _read_result(path: Path, *, leads: bool, already_finished: bool) -> TrainRes
     trained = [line for line in lines if "loss" in line]
     if not trained:
         raise RunError(f"{path / METRICS} is missing or damaged; the student beside it is whole")
-    evaluated = [line for line in lines if "val_top1" in line or "val_knn" in line]
+    evaluated = [line for line in lines if _EVALUATED & line.keys()]
     last = evaluated[-1] if evaluated else {}
     return TrainResult(
         path=path,
@@ -274,4 +285,5 @@ def _read_result(path: Path, *, leads: bool, already_finished: bool) -> TrainRes
         leads=leads,
         already_finished=already_finished,
         val_knn=last.get("val_knn"),
+        val_map=last.get("val_map"),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fkd.crops.replay import InputSpec
 from fkd.data.batches import CropCutter
 from fkd.data.canary import check_canaries, describe_missing_canaries
+from fkd.data.class_sets import is_multi_label
 from fkd.data.crop_sources import CropSource, FreshCropSource, StoredCropSource
 from fkd.data.decode import Decoder
 from fkd.data.decoders import DecoderReport, choose_decoder
@@ -29,6 +30,7 @@ from fkd.data.sources import ImageSource, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
+from fkd.evaluation.multi_label import MultiLabelImages
 from fkd.evaluation.neighbors import require_halves
 from fkd.labels.codec_names import with_teacher_weights, with_temperature
 from fkd.methods import Method, MethodInputs, find_method
@@ -42,6 +44,7 @@ from fkd.training.defaults import fill_defaults
 from fkd.training.outputs import (
     StudentOutputs,
     find_outputs,
+    learns_multi_label,
     open_bank,
     require_class_names,
     require_fitting_store,
@@ -49,6 +52,9 @@ from fkd.training.outputs import (
 from fkd.training.students import build_student
 
 _SUBSET = b"max_images"  # names the random stream that chooses them
+
+
+Validation: TypeAlias = LabeledImages | MultiLabelImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +69,9 @@ class TrainSetup:
         method: gives targets and losses.
         cutter: builds the batches.
         decoder: decodes the images, and how its pixels compare.
-        validation: what accuracy is measured on, if there are images for it.
+        validation: what accuracy (of images with several classes mean average precision) is
+            measured on, if there are images for it.
+        multi_label: whether the student learns each class by itself.
         data: JSON object that identifies the data, wherever they lie.
         remarks: what the user may want to know of the images and the store, a sentence each.
         inputs: input sizes of teachers and student side by side, for people.
@@ -76,7 +84,8 @@ class TrainSetup:
     method: Method
     cutter: CropCutter
     decoder: DecoderReport
-    validation: LabeledImages | None
+    validation: Validation | None
+    multi_label: bool
     data: dict[str, Any]
     remarks: list[str]
     inputs: str
@@ -134,11 +143,12 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         seed=config.seed,
     )
     bank = open_bank(config, store, chosen if join is None else join.rows[chosen])
-    method = _build_method(config, card, outputs.width, teacher, bank)
+    multi_label = learns_multi_label(config, images, store)
+    method = _build_method(config, card, outputs.width, teacher, bank, multi_label)
     method.prepare_student(student)
     class_names = outputs.class_names
     class_ids = class_ids_among(images, class_names)
-    if method.needs_classes:
+    if method.needs_classes and not is_multi_label(images):
         _require_classes(images, true_classes(images, class_ids), chosen)
     validation = _open_validation(config, outputs)
     cutter = CropCutter(
@@ -159,6 +169,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         cutter=cutter,
         decoder=decoder,
         validation=validation,
+        multi_label=multi_label,
         data=_identify(images, store, teacher, validation),
         remarks=_image_remarks(images, validation, outputs) + _store_remarks(store, join),
         inputs=_describe_inputs(store, teacher, card),
@@ -262,6 +273,7 @@ def _build_method(
     num_outputs: int,
     teacher: TeacherEnsemble | None,
     bank: Tensor | None,
+    multi_label: bool,
 ) -> Method:
     kind = find_method(config.method)
     student = InputSpec(
@@ -281,15 +293,18 @@ def _build_method(
             options=None if kind.options is None else getattr(config, kind.options),
             contrast=config.contrast,
             bank=bank,
+            multi_label=multi_label,
         )
     )
 
 
-def _open_validation(config: TrainConfig, outputs: StudentOutputs) -> LabeledImages | None:
+def _open_validation(config: TrainConfig, outputs: StudentOutputs) -> Validation | None:
     """The images that accuracy is measured on; neighbors are found among classes of any names."""
     if config.val is None:
         return None
     source = open_source(config.val)
+    if not outputs.are_embeddings and is_multi_label(source):
+        return MultiLabelImages.match(source, outputs.class_names)
     if not outputs.are_embeddings:
         return LabeledImages.match(source, outputs.class_names)
     images = LabeledImages.match(source, source.class_names or [])
@@ -298,7 +313,7 @@ def _open_validation(config: TrainConfig, outputs: StudentOutputs) -> LabeledIma
 
 
 def _image_remarks(
-    images: ImageSource, validation: LabeledImages | None, outputs: StudentOutputs
+    images: ImageSource, validation: Validation | None, outputs: StudentOutputs
 ) -> list[str]:
     """What the user may want to know of the images, and of their classes."""
     remarks = remarks_of(images)
@@ -325,7 +340,7 @@ def _identify(
     images: ImageSource,
     store: LabelStore | None,
     teacher: TeacherEnsemble | None,
-    validation: LabeledImages | None,
+    validation: Validation | None,
 ) -> dict[str, Any]:
     """What the data are: paths may change, these must not."""
     return {

@@ -9,7 +9,9 @@ from fkd.engine.accelerators import start_accelerator
 from fkd.engine.durable import replace_text
 from fkd.engine.logging import Progress
 from fkd.engine.run_folder import is_finished
+from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import measure_accuracy
+from fkd.evaluation.multi_label import MultiLabelImages
 from fkd.models.cards import read_card
 from fkd.training.config import FREE_FIELDS, StudentConfig, TrainConfig
 from fkd.training.failures import explained_failures
@@ -128,6 +130,12 @@ def _measure_before(config: TrainConfig) -> tuple[float, float] | None:
         is_finished(Path(config.out), asdict(filled), None, free=FREE_FIELDS)  # refuses first
         setup = build_setup(filled, data, accelerator.device)
         assert setup.validation is not None
+        if isinstance(setup.validation, MultiLabelImages):
+            raise ConfigError(
+                f"val: the images in {setup.validation.source.root} have several classes each; "
+                "fine-tune by `fkd train --method vanilla --student.checkpoint FILE "
+                "--student.new_head true`, which measures mean average precision"
+            )
         accuracy = measure_accuracy(
             setup.student.to(accelerator.device),
             setup.validation,

@@ -15,7 +15,7 @@ _TRAINING = {
     *("crops_per_second", "images_per_second"),  # of a student, of a detector
 }
 _LOSS_PART = "loss_"
-_FIRST = ("val_top1", "val_knn")  # what a run is judged by, where it has it
+_FIRST = ("val_top1", "val_knn", "val_map")  # what a run is judged by, where it has it
 _LOWER_IS_BETTER = re.compile(r"loss|error|ece|kl\b|seconds|perplexity")
 
 # Settings that do not change what comes out: where things lie, and what is written when.
@@ -85,6 +85,7 @@ def _logged(runs: Sequence[Run]) -> set[str]:
 def label_of(metric: str) -> str:
     """A metric for people: "val_top1" is "val top-1", "val_box_ap50" is "val box AP50"."""
     words = metric.replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
+    words = re.sub(r"\bmap$", "mAP", re.sub(r"\bf1$", "F1", words))
     return re.sub(r"\bap(?=\d*$)", "AP", words)
 
 

@@ -58,7 +58,7 @@ def read_statistics(
         crops = np.broadcast_to(numbers, (len(chunk), len(numbers)))
         targets = store.codec.targets(store.read(chunk, crops).label, store.num_classes)
         if isinstance(store.codec, PerTeacher):  # classes of several teachers side by side
-            targets = SoftTargets.full(targets.dense())
+            targets = SoftTargets.full(targets.dense(), multi_label=targets.multi_label)
         shape, part = crops.shape, slice(first, first + len(chunk))
         found.entropy[part] = targets.entropy().double().reshape(shape).mean(1).numpy()
         found.top_probability[part] = _top_probability(targets).reshape(shape).mean(1).numpy()

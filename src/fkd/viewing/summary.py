@@ -8,6 +8,7 @@ import numpy as np
 
 from fkd.errors import escape_controls
 from fkd.labels.arrays import decode_array, entropies
+from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.models.classes import display_names
 from fkd.store import LabelStore
 from fkd.store.canonical import printable
@@ -182,7 +183,10 @@ def _statistics(store: LabelStore, rows: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     labels = [_probabilities(store, key) for key in store.keys(rows)]
     confidence = np.mean([label.max(1).mean() for label in labels])
-    entropy = np.mean([entropies(label).mean() for label in labels])
+    per_class = is_multi_label(store.codec)  # each has an entropy of its own
+    entropy = np.mean(
+        [(entropies(q) + (entropies(1.0 - q) if per_class else 0.0)).mean() for q in labels]
+    )
     return float(confidence), float(entropy)
 
 
