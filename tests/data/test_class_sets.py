@@ -3,6 +3,7 @@
 import io
 import tarfile
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,7 +14,7 @@ from pyarrow import parquet
 from fkd.data.arrays import ArraySource
 from fkd.data.class_sets import ClassSets, is_multi_label, known_labels, labels_of
 from fkd.data.numbered import NumberedSource
-from fkd.data.sources import ImagesConfig, ImageSource, open_source
+from fkd.data.sources import ImagesConfig, ImageSource, as_source, open_source
 from fkd.data.subset import SubsetSource
 from fkd.errors import ConfigError
 
@@ -133,8 +134,50 @@ class TestTar:
         assert source.class_names == ["golden retriever", "images"]
 
     def test_numbers_beside_names_are_refused(self, tmp_path):
-        with pytest.raises(ConfigError, match="pack them alike"):
+        with pytest.raises(ConfigError, match="write all of them alike"):
             open_tar(tmp_path, [("json", "[1, 2]"), ("cls", "cat")])
+
+
+CELLS = {
+    "numbers": ["0 2", "", "1"],
+    "numbers with commas": ['"0,2"', "", "1"],
+    "names": ["ant|cat", "", "bee"],
+    "names with semicolons": ["ant; cat", "", "bee"],
+}
+
+
+class TestList:
+    @pytest.mark.parametrize("cells", CELLS.values(), ids=CELLS)
+    def test_a_cell_may_hold_several(self, cells, tmp_path):
+        for i in range(3):
+            (tmp_path / f"{i}.png").write_bytes(png(i))
+        lines = [f"{i}.png,{cell}" for i, cell in enumerate(cells)]
+        (tmp_path / "list.csv").write_text("\n".join(["image,label", *lines]))
+        source = open_source(ImagesConfig(root=str(tmp_path / "list.csv")))
+        assert is_multi_label(source)
+        assert sets_of(source) == [[0, 2], [], [1]]
+        assert [source.label(i) for i in range(3)] == [-1, -1, -1]
+
+    def test_one_class_each_is_not_several(self, tmp_path):
+        (tmp_path / "0.png").write_bytes(png())
+        (tmp_path / "list.csv").write_text("image,label\n0.png,black cat\n")
+        source = open_source(ImagesConfig(root=str(tmp_path / "list.csv")))
+        assert not is_multi_label(source)
+        assert (source.class_names, source.label(0)) == (["black cat"], 0)
+
+
+class TestDatasetsObject:
+    @pytest.mark.parametrize("chosen", [[0, 1, 2], [2, 0]])
+    def test_lists_of_classes_follow_a_selection(self, chosen):
+        rows = {
+            "image": [{"bytes": png(i), "path": None} for i in range(3)],
+            "label": [[2, 0], [], [1]],
+        }
+        label = datasets.ClassLabel(names=["ant", "bee", "cat"])
+        kinds = datasets.Features({"image": datasets.Image(), "label": datasets.List(label)})
+        source = as_source(datasets.Dataset.from_dict(rows, features=kinds).select(chosen))
+        assert source.class_names == ["ant", "bee", "cat"]
+        assert sets_of(source) == [[[0, 2], [], [1]][i] for i in chosen]
 
 
 class TestInMemory:

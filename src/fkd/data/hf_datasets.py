@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fkd.data.parquet_classes import holds_numbers, read_classes
+from fkd.data.class_sets import ClassSets
+from fkd.data.parquet_classes import holds_lists, holds_numbers, read_class_sets, read_classes
 from fkd.data.parquet_files import Footer, keep_images
 from fkd.data.rows import image_bytes
 from fkd.errors import ConfigError, ImageError
@@ -43,6 +44,7 @@ class DatasetSource:
         root: what messages call it.
         class_names: names in the order of the labels, or None without labels.
         labels_are_ids: whether the labels are numbers.
+        multi_label: whether an image has a list of classes.
 
     Args:
         dataset: the object.
@@ -70,7 +72,11 @@ class DatasetSource:
         self._positions = np.arange(len(dataset)) if positions is None else np.array(positions)
         self.class_names: list[str] | None = None
         labels = np.full(len(dataset), -1, np.int32)
-        if label is not None:
+        self._sets: ClassSets | None = None
+        self.multi_label = label is not None and holds_lists([rows], label)
+        if label is not None and self.multi_label:
+            self.class_names, self._sets = read_class_sets([rows], label)
+        elif label is not None:
             self.class_names, labels = read_classes([rows], label)
         self._labels = labels[self._positions]
         self.labels_are_ids = label is not None and holds_numbers([rows], label)
@@ -88,8 +94,14 @@ class DatasetSource:
         return b"%0*d" % (digits, self._positions[i])
 
     def label(self, i: int) -> int:
-        """The class of image `i`, -1 for none."""
+        """The class of image `i`, -1 for none or where it has a list."""
         return int(self._labels[i])
+
+    def labels(self, i: int) -> np.ndarray:
+        """All classes of image `i`, int64 (n,)."""
+        if self._sets is not None:
+            return self._sets[int(self._positions[i])]
+        return self._labels[i : i + 1][self._labels[i : i + 1] >= 0].astype(np.int64)
 
     def name(self, i: int) -> str:
         """Data set and row."""
@@ -161,7 +173,11 @@ def _find_columns(features: Any) -> tuple[str, str | None]:
             f"column {image!r} of the data set reads images as {mode}, and labels are of RGB; "
             "cast it with dataset.cast_column to datasets.Image()"
         )
-    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    classes = [
+        name
+        for name, feature in features.items()
+        if isinstance(getattr(feature, "feature", feature), ClassLabel)
+    ]
     for name in _LABELS:
         if name in features:
             return image, name
