@@ -137,4 +137,5 @@ def _draw(p: np.ndarray, threshold: np.ndarray, k: int, draws: np.ndarray) -> np
 def _normalized(outputs: Tensor) -> np.ndarray:
     """Probabilities float64 (n, C) with sum 1, which a softmax in float32 has but for rounding."""
     p: np.ndarray = outputs.cpu().double().numpy()
-    return p / p.sum(axis=1, keepdims=True)
+    normalized: np.ndarray = p / p.sum(axis=1, keepdims=True)
+    return normalized
