@@ -38,7 +38,7 @@ class LabelSetsConfig(ClaimsConfig):
         output_codecs: compared with the other teacher.
         pruned: crops that are kept of `stored`, and which.
         stored: crops of the label set that is pruned.
-        test_images: PNG files of the test images to compare students and the other teacher on.
+        test_images: about so many PNG files of the test images are measured on.
     """
 
     other_teacher: TeacherConfig
@@ -148,28 +148,31 @@ def _train(config: LabelSetsConfig, variant: Variant, store: Path, seed: int) ->
     row = Row(name, {"method": "fkd", "crops_per_image": 1}, labels=("full", config.epochs))
     run = replace(settings(config, row, seed, lambda line: None), store=str(store))
     if variant.group != "outputs":
-        return {"top1": train(run).val_top1 or 0.0}
+        result = train(replace(run, val=test_images(config, classes=True)))
+        return {"top1": result.val_top1 or 0.0}
     train(replace(run, val=None, val_every=1))
-    (result,) = evaluate(
+    (measured,) = evaluate(
         EvalConfig(
             run.out,
-            images=_unnamed(config),
+            images=test_images(config, classes=False),
             teacher=config.other_teacher,
             out=str(Path(config.out) / "evaluations.json"),
         )
     )
-    return {"agreement": result.agreement or 0.0, "kl": result.divergence or 0.0}
+    return {"agreement": measured.agreement or 0.0, "kl": measured.divergence or 0.0}
 
 
-def _unnamed(config: LabelSetsConfig) -> ImagesConfig:
-    """Test images in a folder of their own without classes: no student of outputs knows these."""
-    folder = Path(config.out) / "test-images"
+def test_images(config: LabelSetsConfig, *, classes: bool) -> ImagesConfig:
+    """Test images spread evenly, in class folders or without: no student of outputs knows these."""
+    folder = Path(config.out) / ("test-classes" if classes else "test-images")
     if not folder.exists():
         source = open_source(config.val)
-        partial = folder.with_name("test-images.partial")
-        partial.mkdir(parents=True, exist_ok=True)
+        assert source.class_names is not None
+        partial = folder.with_name(f"{folder.name}.partial")
         for i in range(0, len(source), max(1, len(source) // config.test_images)):
-            (partial / f"{i:07}.png").write_bytes(source.read(i))
+            name = source.class_names[source.label(i)] if classes else ""
+            (partial / name).mkdir(parents=True, exist_ok=True)
+            (partial / name / f"{i:07}.png").write_bytes(source.read(i))
         partial.rename(folder)
     return ImagesConfig(root=str(folder))
 
