@@ -5,10 +5,12 @@ import pytest
 
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, StoreMismatch
+from fkd.labeling.foreign.run import ImportConfig
 from fkd.labeling.run import label
 from fkd.labeling.setup import build_setup
 from fkd.labeling.store_checks import require_agreement, spot_check
 from fkd.labels.codecs import decode
+from fkd.labels.sampled import Sampled
 from fkd.store import LabelStore, convert_store, verify_store
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
@@ -76,3 +78,14 @@ def test_the_labels_of_each_teacher_are_not_sampled(make_config, make_teacher, t
     config = make_config(tmp_path / "s", teachers=teachers, codec="sampled:3", separate=True)
     with pytest.raises(ConfigError, match="leave out --separate"):
         label(config)
+
+
+def test_labels_of_others_are_no_sampled_ones(image_folder):
+    with pytest.raises(ConfigError, match="labels of others are no sampled:5"):
+        ImportConfig(
+            images=ImagesConfig(root=str(image_folder)),
+            labels="labels",
+            format="ml-dr",
+            out="out",
+            codec=Sampled(5),
+        )
