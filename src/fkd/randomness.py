@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     STEP = 6
     STUDENT_AUGMENT = 7
     BANK = 8
+    LABEL = 9
     PROJECTION = 16
 
 

@@ -72,3 +72,14 @@ def test_convert_needs_a_folder_to_write_to(label, capsys):
         main(["convert", str(label("plain"))])
     assert exit_.value.code == 2
     assert "out: give the folder" in capsys.readouterr().err
+
+
+def test_sampled_labels_and_chosen_crops(label, image_folder, teacher_flags, tmp_path, capsys):
+    store = label("sampled", "--codec", "sampled:2")
+    fewer = ["--num_crops", "4", "--keep", "confident", "--out", tmp_path / "fewer"]
+    printed = run(capsys, "convert", store, *fewer)
+    assert "x 4 crops, sampled:2, compact, boxes stored" in printed
+    images = ["--images.root", image_folder]
+    printed = run(capsys, "verify", tmp_path / "fewer", *images, *teacher_flags)
+    assert "top-1 agreement 100.00%" in printed
+    run(capsys, "view", tmp_path / "fewer", *images)

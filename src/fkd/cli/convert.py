@@ -9,6 +9,7 @@ from fkd.labels.quantization import ValueDtype
 from fkd.store import Conversion, convert_store
 from fkd.store.config import Form
 from fkd.store.convert import Progress
+from fkd.store.pruning import Keep
 from fkd.userfiles import home_path
 
 
@@ -18,6 +19,7 @@ def convert(
     out: str | None = None,
     form: Form = "compact",
     num_crops: int | None = None,
+    keep: Keep = "first",
     codec: str | None = None,
     value_dtype: ValueDtype | None = None,
 ) -> None:
@@ -30,7 +32,10 @@ def convert(
         out: folder of the new store.
         form: compact packs the labels of an image into few bits and draws boxes again where it can;
             plain is what `fkd label` writes by default.
-        num_crops: keep the first so many crops of each image; by default all.
+        num_crops: keep so many crops of each image; by default all.
+        keep: which crops: first is a random choice; confident and uncertain keep those whose most
+            probable class has the highest or lowest probability, agree those that give most to the
+            class of the image, which has the highest mean over all of its crops.
         codec: keep less of each label, e.g. ms:5 of ms:10, or hard; by default the same.
         value_dtype: how a value is stored, e.g. i8 instead of f16 for the features of a
             self-supervised teacher; by default the same.
@@ -44,6 +49,7 @@ def convert(
             home_path(out),
             form=form,
             num_crops=num_crops,
+            keep=keep,
             codec=codec,
             value_dtype=value_dtype,
             progress=_Reporter(bar),

@@ -125,10 +125,10 @@ class LabelConfig(LabelRunConfig):
         crops: how they are drawn.
         teacher_augment: further augmentations of the crops that the teacher sees; their parameters
             are stored with the label, and students replay them.
-        codec: how a label is compressed: full, hard, smoothing, ms:K, mr:K, logits, or logits:K,
-            whose temperature is chosen when a student is trained; of a multi-label teacher
-            sigmoid:K, or sigmoid for all classes. By default ms:5, or ms:C where there are only C
-            classes.
+        codec: how a label is compressed: full, hard, smoothing, ms:K, mr:K, sampled:K (K classes
+            drawn so that labels are right on average), logits, or logits:K, whose temperature is
+            chosen when a student is trained; of a multi-label teacher sigmoid:K, or sigmoid for all
+            classes. By default ms:5, or ms:C where there are only C classes.
         separate: keep the label of every teacher instead of their mean; weights are chosen when a
             student is trained.
         value_dtype: how a value is stored; by default u16 for probabilities and f16 for logits. i8

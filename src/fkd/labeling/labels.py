@@ -14,6 +14,7 @@ from fkd.labeling.pipeline import ImageRow, TeacherInput
 from fkd.labels.codec_names import PerTeacher
 from fkd.labels.encoded import Encoded
 from fkd.labels.quantization import LARGEST_VALUE
+from fkd.labels.sampled import encode_labels
 from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.models.dense import DenseTeacher
 from fkd.models.ensemble import TeacherEnsemble
@@ -83,9 +84,8 @@ class TeacherLabeler:
             place = self._name(batch, min(error.crop, num_crops - 1))
             raise TeacherError(f"{error}; it is {place}") from error
         self._check(outputs, batch)
-        return LabeledBatch(
-            batch.shard, batch.starting, num_crops, self.config.codec.encode(outputs)
-        )
+        label = encode_labels(self.config.codec, outputs, batch.draws)
+        return LabeledBatch(batch.shard, batch.starting, num_crops, label)
 
     def outputs(self, views: Sequence[Tensor]) -> Tensor:
         """Probabilities (of a softmax, or of sigmoids), or logits if the codec wants them, float32

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import groupby
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,7 @@ class ImageRow:
         size: height and width after decoding.
         records: its crops (M,), or None where it cannot be read.
         reason: why it cannot be read.
+        draws: random numbers of its labels, float64 (M,); None where the codec needs none.
     """
 
     key: bytes
@@ -63,6 +65,7 @@ class ImageRow:
     size: tuple[int, int] = (0, 0)
     records: CropRecords | None = None
     reason: str = ""
+    draws: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,14 @@ class TeacherInput:
         starting: rows of the images that begin with this batch.
         views: uint8 (batch size, 3, S, S) per view; rows beyond the crops are zero.
         crops: (name of the image, crop number) of every crop.
+        draws: random number of the label of every crop, float64; None where none are needed.
     """
 
     shard: int
     starting: list[ImageRow]
     views: list[Tensor]
     crops: list[tuple[str, int]]
+    draws: np.ndarray | None = None
 
 
 def run_stages(
@@ -182,7 +187,18 @@ def replay_batch(batch: CropBatch, views: Sequence[InputSpec], batch_size: int) 
             for piece in batch.pieces
             for number in range(piece.first, piece.stop)
         ],
+        _join_draws(batch),
     )
+
+
+def _join_draws(batch: CropBatch) -> np.ndarray | None:
+    """The random numbers of the labels of all crops of a batch, if it has such."""
+    parts = [
+        piece.image.row.draws[piece.first : piece.stop]
+        for piece in batch.pieces
+        if piece.image.row.draws is not None
+    ]
+    return np.concatenate(parts) if parts else None
 
 
 def _replay_view(batch: CropBatch, view: InputSpec, batch_size: int) -> Tensor:

@@ -23,11 +23,13 @@ from fkd.labeling.identity import label_identity, label_maps_identity
 from fkd.labeling.labels import LabeledBatch, TeacherLabeler
 from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stages
 from fkd.labeling.standardize import standardize
+from fkd.labels.sampled import Sampled, draw_labels
 from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.teacher import load_teachers
+from fkd.randomness import stream_key
 from fkd.store.config import StoreConfig
 
 _GPU_PASSES = 2  # while one waits for its result, the other is queued
@@ -76,8 +78,18 @@ class LabelSetup:
             augment = self.config.teacher_augment
             content = loaded.content_key
             records = sample_crops(self.config.crops, content, size, numbers, augment)
-        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records)
+        draws = self._draw_labels(loaded.content_key)
+        row = ImageRow(key, name, loaded.crc32, loaded.num_bytes, size, records, draws=draws)
         return PreparedImage(shard, row, loaded.image)
+
+    def _draw_labels(self, content_key: bytes) -> np.ndarray | None:
+        """Random numbers of the labels of an image's crops, from the stream of its crops."""
+        if isinstance(self.config, LabelMapsConfig) or not isinstance(
+            self.store_config.codec, Sampled
+        ):
+            return None
+        stream = stream_key(self.config.crops.seed, content_key)
+        return draw_labels(stream, np.arange(self.config.num_crops))
 
     def label(self, places: Iterable[tuple[int, int]]) -> Generator[LabeledBatch, None, None]:
         """Labeled batches of the images at these places (shard, position), in order.

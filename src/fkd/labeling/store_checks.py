@@ -33,7 +33,10 @@ from fkd.labels.comparison import (
     compare,
     compare_embeddings,
 )
+from fkd.labels.encoded import Encoded
 from fkd.labels.quantization import SCALED, dequantize_rows, quantize_rows
+from fkd.labels.sampled import Sampled
+from fkd.labels.targets import SoftTargets
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.ensemble import TeacherEnsemble
@@ -62,7 +65,8 @@ class SpotCheckReport:
             labels with the classes that the codec would keep now, all else that of new labels of
             the stored classes.
         omitted_lead: by how much the most probable omitted class is more probable than the least
-            probable stored one, mean over labels, in [0, 1]; 0 where the right classes are stored.
+            probable stored one (of `sampled:K`: than the threshold), mean over labels, in [0, 1]; 0
+            where the right classes are stored.
     """
 
     labels: LabelComparison
@@ -186,6 +190,8 @@ def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) ->
         kept = torch.as_tensor(stored.label.values).flatten(0, 1)
         return compare_embeddings(outputs, kept)
     label = codec.targets(stored.label, num_classes)
+    if isinstance(codec, Sampled):
+        return _compare_sampled(codec, outputs, stored.label, label)
     anew = compare(codec.targets(codec.encode(outputs), num_classes), label)
     if stored.label.ids is None:
         return SpotCheckReport(anew, 0.0)
@@ -196,6 +202,24 @@ def compare_outputs(store: LabelStore, outputs: Tensor, stored: LabeledCrops) ->
     return SpotCheckReport(
         replace(same_classes, top1_agreement=anew.top1_agreement),
         float(_omitted_leads(probabilities, ids).mean()),
+    )
+
+
+def _compare_sampled(
+    codec: Sampled, outputs: Tensor, stored: Encoded, label: SoftTargets
+) -> SpotCheckReport:
+    """Compare labels of drawn classes with what the teacher gives now for these classes.
+
+    Which ones are drawn turns on the last bits of an output, and any may be drawn; but none that is
+    more probable than the threshold may be missing.
+    """
+    assert stored.ids is not None
+    ids = stored.ids.reshape(len(outputs), -1)
+    expected, threshold = codec.values_of(outputs, ids)
+    omitted = outputs.scatter(-1, torch.from_numpy(ids), 0.0).amax(-1).double()
+    return SpotCheckReport(
+        compare(codec.targets(expected, outputs.shape[-1]), label),
+        float((omitted - torch.from_numpy(threshold)).clamp(min=0.0).mean()),
     )
 
 

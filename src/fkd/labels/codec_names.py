@@ -24,6 +24,7 @@ from fkd.labels.codecs import (
     TopKLogProbs,
 )
 from fkd.labels.encoded import Encoded
+from fkd.labels.sampled import Sampled
 from fkd.labels.sigmoid_codecs import Sigmoid, TopKSigmoid, is_multi_label
 from fkd.labels.targets import SoftTargets
 from fkd.lazy import torch
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPELLINGS = (
-    "full, hard, smoothing, ms:K, mr:K (K kept classes, e.g. ms:5), logits or logits:K; "
+    "full, hard, smoothing, ms:K, mr:K, sampled:K (K kept classes, e.g. ms:5), logits or logits:K; "
     "of multi-label teachers sigmoid or sigmoid:K; "
     "of T teachers side by side ms:5*T"
 )
@@ -48,6 +49,7 @@ _PLAIN: dict[str, type[Codec]] = {
 _TOP_K: dict[str, Callable[[int], Codec]] = {
     "ms": MarginalSmoothing,
     "mr": MarginalRenorm,
+    "sampled": Sampled,
     "logits": TopKLogProbs,
     "top": TopKLogits,
     "sigmoid": TopKSigmoid,
@@ -76,6 +78,11 @@ class PerTeacher:
         if self.count < 2:
             raise ConfigError(
                 f"labels of {self.count} teacher are not several; use {self.codec.name}"
+            )
+        if isinstance(self.codec, Sampled):
+            raise ConfigError(
+                f"codec {self.codec.name} has no form of several teachers side by side; leave out "
+                "--separate, and the mean of the teachers is sampled"
             )
         if self.codec.encodes == "logits":
             raise ConfigError(

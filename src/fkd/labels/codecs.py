@@ -6,6 +6,7 @@
     smoothing (y, p_y)               p_y if c = y else (1 - p_y) / (C - 1)        Eq. 4
     ms:K      top-K (id, p)          p_c if c in top-K else (1 - sum p) / (C - K) Eq. 5
     mr:K      top-K (id, p)          p_c / sum p if c in top-K else 0             Eq. 6-7
+    sampled:K K drawn (id, p)        as mr:K; E[q_c] = p_c: `fkd.labels.sampled`
     logits    z (D values)           softmax(z / t): for self-supervised teachers
     logits:K  top-K (id, log p),     the same with any t; at t = 1 it is ms:K
               log of the rest

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fkd.checks import require_whole
+from fkd.checks import require_one_of, require_whole
+from fkd.crops.sampling import content_streams
 from fkd.errors import ConfigError, FormatError, MissingLabel, StoreError
 from fkd.labels.codec_names import PerTeacher, check_codec, parse_codec
 from fkd.labels.codecs import (
@@ -36,6 +37,7 @@ from fkd.labels.comparison import (
 )
 from fkd.labels.encoded import Encoded
 from fkd.labels.quantization import LARGEST_VALUE
+from fkd.labels.sampled import Sampled, draw_labels, encode_labels
 from fkd.labels.sigmoid_codecs import Sigmoid, TopKSigmoid, keep_fewer
 from fkd.labels.targets import SoftTargets
 from fkd.lazy import torch
@@ -46,8 +48,9 @@ from fkd.store.config import (
     form_members,
     has_value_dtype,
 )
-from fkd.store.content import LABELED, LabeledCrops
+from fkd.store.content import LABELED, ImageFacts, LabeledCrops
 from fkd.store.geometry import draw_geometry, parse_crops
+from fkd.store.pruning import CropChoice, Keep
 from fkd.store.reader import LabelStore
 from fkd.store.writer import StoreWriter
 
@@ -91,6 +94,7 @@ def convert_store(
     *,
     form: Form = "compact",
     num_crops: int | None = None,
+    keep: Keep = "first",
     codec: str | None = None,
     value_dtype: str | None = None,
     progress: Progress | None = None,
@@ -102,7 +106,8 @@ def convert_store(
             are of all images.
         out: folder of the new store.
         form: of the new store.
-        num_crops: keep the first so many crops of each image; by default all.
+        num_crops: keep so many crops of each image; by default all.
+        keep: which ones, see `fkd.store.pruning`.
         codec: keep less of each label: fewer classes, or a simpler codec.
         value_dtype: how values are stored; by default as they are, where the new store has such.
         progress: called as the work proceeds.
@@ -113,6 +118,9 @@ def convert_store(
         StoreError: the source cannot be read, or the new store cannot be written.
     """
     require_whole(None, "num_crops", num_crops)
+    require_one_of(Keep, "keep", keep)
+    if keep != "first" and num_crops is None:
+        raise ConfigError(f"keep: {keep} chooses crops to be kept; say how many (--num_crops)")
     before, listener = LabelStore.open(source, partial=True), progress or Progress()
     if before.is_partial:
         raise MissingLabel(
@@ -126,26 +134,28 @@ def convert_store(
         )
     target = before.codec if codec is None else _with_weights_of(before.codec, parse_codec(codec))
     require_derivable(before.codec, target, before.num_classes)
-    config = _new_config(before, form, num_crops, target, value_dtype, listener)
+    choice = _choose(before, form, num_crops, keep)
+    config = _new_config(choice, form, target, value_dtype, listener)
     with StoreWriter.open(out, config) as writer:
         pending = writer.pending()
         ranges = [writer.shard_range(number) for number in pending]
         listener.begins("converting", sum(stop - first for first, stop in ranges))
         for number, (first, stop) in zip(pending, ranges, strict=True):
             rows = np.arange(first, stop)
-            _commit(writer, number, before, rows)
+            _commit(writer, number, choice, rows)
             listener.advanced(stop - first)
         listener.begins("comparing", before.num_images)
         written = LabelStore.open(out, partial=True)
-        comparison = _compare_labels(before, written, listener)
-        writer.finish(before.environment, _canaries(before, written.num_crops))
+        comparison = _compare_labels(choice, written, listener)
+        writer.finish(before.environment, _canaries(choice))
     return Conversion(before, LabelStore.open(out), comparison)
 
 
-def _commit(writer: StoreWriter, number: int, store: LabelStore, rows: np.ndarray) -> None:
+def _commit(writer: StoreWriter, number: int, choice: CropChoice, rows: np.ndarray) -> None:
     """Write these rows of a store as a shard."""
+    store = choice.store
     try:
-        writer.commit(number, store.keys(rows), _content(store, writer.config, rows))
+        writer.commit(number, store.keys(rows), _content(choice, writer.config, rows))
     except ConfigError:  # of the settings, not of the store
         raise
     except ValueError as error:  # in a store of this package nothing of the kind is found
@@ -181,7 +191,8 @@ def require_derivable(old: Codec, new: Codec, num_classes: int) -> None:
     simpler |= isinstance(old, TopKSigmoid) and isinstance(new, TopKSigmoid)
     # What mr labels leave out may have been scaled away.
     simpler |= isinstance(old, MarginalRenorm) and isinstance(new, Hard | MarginalRenorm)
-    if not (fewer and simpler):
+    drawn = isinstance(old, Sampled) or isinstance(new, Sampled)  # they are no top-K
+    if drawn or not (fewer and simpler):
         remedy = "label again"
         if isinstance(old, PerTeacher) and not isinstance(new, PerTeacher):
             remedy = f"for a label of each teacher write {new.name}*{old.count}"
@@ -202,15 +213,8 @@ def _has_one_label(codec: Codec) -> bool:
     return codec.encodes == "probabilities" and not isinstance(codec, PerTeacher)
 
 
-def _new_config(
-    store: LabelStore,
-    form: Form,
-    num_crops: int | None,
-    codec: Codec,
-    value_dtype: str | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """The identity of the new store."""
+def _choose(store: LabelStore, form: Form, num_crops: int | None, keep: Keep) -> CropChoice:
+    """The crops that the new store has."""
     kept = store.num_crops if num_crops is None else num_crops
     most = min(store.num_crops, MAX_PACKED_CROPS if form == "compact" else store.num_crops)
     if not 0 < kept <= most:
@@ -218,21 +222,35 @@ def _new_config(
             f"num_crops: a {form} store made from {store.path} has 1 to {most:,} crops per image, "
             f"not {kept:,}; label again for more"
         )
+    return CropChoice(store, kept, keep)
+
+
+def _new_config(
+    choice: CropChoice, form: Form, codec: Codec, value_dtype: str | None, progress: Progress
+) -> dict[str, Any]:
+    """The identity of the new store."""
+    store = choice.store
     config: dict[str, Any] = json.loads(json.dumps(store.config))
     for name in _FORM_MEMBERS:
         config.pop(name, None)
     same_kind = codec.stores == store.codec.stores
     if value_dtype is None and same_kind and has_value_dtype(form, codec, store.num_classes):
         value_dtype = store.config.get("value_dtype")
-    config |= {"num_crops": kept, "codec": codec.name, "converted_from": store.root_hash}
+    num_crops = choice.num_crops
+    config |= {"num_crops": num_crops, "codec": codec.name, "converted_from": store.root_hash}
+    if choice.depends_on_labels:
+        config["kept_crops"] = {"keep": choice.keep, "of": store.num_crops}
     config |= form_members(form, codec, store.num_classes, value_dtype)
-    if form == "compact" and not _can_recompute(store, kept, progress):
+    if form == "compact" and not _can_recompute(choice, progress):
         config["geometry"] = "stored"
     return config
 
 
-def _can_recompute(store: LabelStore, num_crops: int, progress: Progress) -> bool:
+def _can_recompute(choice: CropChoice, progress: Progress) -> bool:
     """Whether all boxes and flips are those that our generator draws."""
+    store, num_crops = choice.store, choice.num_crops
+    if choice.depends_on_labels:
+        return False
     try:
         crops = parse_crops(store.config.get("crops"), "the config")
     except FormatError:
@@ -251,20 +269,35 @@ def _can_recompute(store: LabelStore, num_crops: int, progress: Progress) -> boo
     return True
 
 
-def _content(store: LabelStore, config: StoreConfig, rows: np.ndarray) -> LabeledCrops:
+def _content(choice: CropChoice, config: StoreConfig, rows: np.ndarray) -> LabeledCrops:
     """These images as the new store holds them."""
+    store = choice.store
     images = store.images(rows)
     labeled = np.flatnonzero(images.status == LABELED)
-    read = store.read(rows[labeled], _first_crops(len(labeled), config.num_crops))
+    numbers = choice.numbers(rows[labeled])
+    read = store.read(rows[labeled], numbers)
 
     def spread(array: np.ndarray) -> np.ndarray:
         whole = np.zeros((len(rows), *array.shape[1:]), array.dtype)
         whole[labeled] = array
         return whole
 
-    label = _derive(store.codec, config.codec, read.label, store.num_classes)
+    draws = None
+    if isinstance(config.codec, Sampled):
+        draws = _draw_labels(store, read.images, numbers).reshape(-1)
+    label = _derive(store.codec, config.codec, read.label, store.num_classes, draws)
     _require_storable(label.values, config.value_dtype)
     return LabeledCrops(images, read.records.map(spread), label.map(spread))
+
+
+def _draw_labels(store: LabelStore, images: ImageFacts, numbers: np.ndarray) -> np.ndarray:
+    """Random numbers for labels of the crops (n, m) of these images, as `fkd label` draws them."""
+    try:
+        seed = parse_crops(store.config.get("crops"), "the config").seed
+    except FormatError:  # of an imported store
+        seed = 0
+    streams = content_streams(seed, images.crc32, images.num_bytes)
+    return draw_labels(streams[:, None], numbers)
 
 
 def _require_storable(values: np.ndarray | None, value_dtype: str | None) -> None:
@@ -290,8 +323,10 @@ def _first_crops(num_images: int, num_crops: int) -> np.ndarray:
     return np.broadcast_to(np.arange(num_crops), (num_images, num_crops))
 
 
-def _derive(old: Codec, new: Codec, label: Encoded, num_classes: int) -> Encoded:
-    """Labels (n, M) by a codec from those of another."""
+def _derive(
+    old: Codec, new: Codec, label: Encoded, num_classes: int, draws: np.ndarray | None = None
+) -> Encoded:
+    """Labels (n, M) by a codec from those of another, with random numbers (n M,) for drawn ones."""
     if new == old:
         return label
     if isinstance(old, PerTeacher) and isinstance(new, PerTeacher):
@@ -300,7 +335,7 @@ def _derive(old: Codec, new: Codec, label: Encoded, num_classes: int) -> Encoded
     if isinstance(old, TopKSigmoid):
         return keep_fewer(label, new.num_ids(num_classes), num_classes)
     if label.ids is None or isinstance(old, TopKLogProbs):
-        encoded = new.encode(decode(old, label, num_classes))
+        encoded = encode_labels(new, decode(old, label, num_classes), draws)
         assert label.values is not None
         leading = label.values.shape[:-1]
         return encoded.map(lambda array: array.reshape(*leading, array.shape[-1]))
@@ -310,15 +345,15 @@ def _derive(old: Codec, new: Codec, label: Encoded, num_classes: int) -> Encoded
 
 
 def _compare_labels(
-    before: LabelStore, after: LabelStore, progress: Progress
+    choice: CropChoice, after: LabelStore, progress: Progress
 ) -> LabelComparison | EmbeddingComparison:
-    """All labels of `after` against those of the same crops in `before`."""
+    """All labels of `after` against those of the same crops in the store before."""
+    before = choice.store
     if not before.is_of_classes:
         return _compare_features(before, after, progress)
 
-    def targets(store: LabelStore, rows: np.ndarray) -> SoftTargets:
-        label = store.read(rows, _first_crops(len(rows), after.num_crops)).label
-        return store.codec.targets(label, store.num_classes)
+    def targets(store: LabelStore, rows: np.ndarray, numbers: np.ndarray | None) -> SoftTargets:
+        return store.codec.targets(store.read(rows, numbers).label, store.num_classes)
 
     comparison = LabelComparison.empty()
     kept = [store.codec.num_ids(store.num_classes) for store in (before, after)]
@@ -326,7 +361,8 @@ def _compare_labels(
     crops = _CROPS_AT_ONCE if sparse else _PROBABILITIES_AT_ONCE // before.num_classes
     for rows in _chunks(before, crops):
         labeled = rows[before.labeled(rows)]
-        comparison += compare(targets(before, labeled), targets(after, labeled))
+        numbers = choice.numbers(labeled)
+        comparison += compare(targets(before, labeled, numbers), targets(after, labeled, None))
         progress.advanced(len(rows))
     return comparison
 
@@ -351,6 +387,10 @@ def _compare_features(
     return comparison
 
 
-def _canaries(store: LabelStore, num_crops: int) -> list[dict[str, Any]]:
-    """The canaries whose crops are still there."""
-    return [canary.in_manifest() for canary in store.canaries if canary.crop < num_crops]
+def _canaries(choice: CropChoice) -> list[dict[str, Any]]:
+    """The canaries whose crops are still there, by their numbers in the new store."""
+    found = []
+    for canary in choice.store.canaries:
+        places = np.flatnonzero(choice.numbers(np.array([canary.row]))[0] == canary.crop)
+        found += [replace(canary, crop=place).in_manifest() for place in places.tolist()]
+    return found

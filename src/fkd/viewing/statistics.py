@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkd.labels.codec_names import PerTeacher
+from fkd.labels.summaries import top_class, top_probability
 from fkd.labels.targets import SoftTargets
-from fkd.lazy import torch
 from fkd.store import LabelStore
 from fkd.viewing.samples import spread_crops
 
@@ -61,8 +61,8 @@ def read_statistics(
             targets = SoftTargets.full(targets.dense(), multi_label=targets.multi_label)
         shape, part = crops.shape, slice(first, first + len(chunk))
         found.entropy[part] = targets.entropy().double().reshape(shape).mean(1).numpy()
-        found.top_probability[part] = _top_probability(targets).reshape(shape).mean(1).numpy()
-        found.top_class[part] = _top_class(targets, len(chunk))
+        found.top_probability[part] = top_probability(targets).reshape(shape).mean(1).numpy()
+        found.top_class[part] = top_class(targets, len(chunk)).numpy()
         advance(len(chunk))
     return found
 
@@ -72,24 +72,3 @@ def _images_at_once(store: LabelStore, num_crops: int) -> int:
     sparse = store.codec.num_ids(store.num_classes) > 0 and not isinstance(store.codec, PerTeacher)
     rows_of_classes = 1 if sparse else num_crops
     return max(1, min(_MOST_IMAGES, _MOST_NUMBERS // (store.num_classes * rows_of_classes)))
-
-
-def _top_probability(targets: SoftTargets) -> "torch.Tensor":
-    """Probability of the most probable class of each crop, float64 (B,)."""
-    top = (targets.weight + targets.tail[:, None]).amax(1)
-    if targets.weight.shape[1] < targets.num_classes:
-        top = torch.maximum(top, targets.tail)
-    return top.double()
-
-
-def _top_class(targets: SoftTargets, num_images: int) -> np.ndarray:
-    """The class with the highest mean probability over the crops of each image, int64 (n,)."""
-    if targets.index is None:
-        mean = targets.weight.reshape(num_images, -1, targets.num_classes).mean(1)
-    else:  # the tails add the same to every class
-        mean = torch.zeros(num_images, targets.num_classes)
-        mean.scatter_add_(
-            1, targets.index.reshape(num_images, -1), targets.weight.reshape(num_images, -1)
-        )
-    found: np.ndarray = mean.argmax(1).numpy()
-    return found

@@ -32,6 +32,7 @@ from fkd.labeling.pipeline import ImageRow
 from fkd.labeling.ranks import World
 from fkd.labels.codecs import Codec, TopKLogits
 from fkd.labels.encoded import Encoded
+from fkd.labels.sampled import Sampled
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 from fkd.store.config import StoreConfig
@@ -119,6 +120,11 @@ class ImportConfig:
             raise ConfigError("value_dtype: label maps hold logits; use f16 or f32")
         if self.format == "relabel" and self.codec is not None:
             raise ConfigError("codec: label maps have one codec; leave it out")
+        if isinstance(self.codec, Sampled):
+            raise ConfigError(
+                f"codec: labels of others are no {self.codec.name}, whose classes fkd draws; use "
+                "ms:K or mr:K"
+            )
 
 
 @dataclass(frozen=True)
