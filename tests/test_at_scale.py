@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fkd.crops.sampling import GENERATOR
+from fkd.crops.sampling import CropConfig
 from fkd.labeling.config import resolve_images_per_shard
 from fkd.labels.codec_names import parse_codec
 from fkd.store import form_members, predict_num_bytes
+from fkd.store.geometry import crops_member
 
 TEXT = (Path(__file__).parents[1] / "docs" / "at-scale.md").read_text(encoding="utf-8")
 KEY_LENGTH = len("n01440764/n01440764_10026.JPEG")
@@ -33,13 +34,7 @@ def gigabytes(num_images: int, num_classes: int, num_crops: int, form: str) -> f
         "extras": {},
         "images_per_shard": resolve_images_per_shard(None, num_images, num_crops),
         "keys_sha256": "0" * 64,
-        "crops": {
-            "generator": GENERATOR,
-            "scale": [0.08, 1.0],
-            "ratio": [3 / 4, 4 / 3],
-            "flip_prob": 0.5,
-            "seed": 0,
-        },
+        "crops": crops_member(CropConfig()),
     }
     return predict_num_bytes(config, KEY_LENGTH, num_canaries=64) / 1e9
 

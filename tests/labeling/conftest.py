@@ -1,5 +1,6 @@
 """A teacher that takes milliseconds, settings to label with it, and a look at a store's bytes."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 
 from fkd.data.sources import ImagesConfig
 from fkd.labeling.config import LabelConfig
+from fkd.labeling.estimate import CostEstimate, PlanConfig, plan
 from fkd.labels.codec_names import parse_codec
 from fkd.models.teacher import TeacherConfig
 
@@ -66,5 +68,16 @@ def make_config(teacher, image_folder):
         settings |= options
         settings["codec"] = parse_codec(settings["codec"])
         return LabelConfig(out=str(out), **settings)
+
+    return make
+
+
+@pytest.fixture
+def planned():
+    """Plans a labeling run, measured for a moment only."""
+
+    def make(config: LabelConfig, **options) -> CostEstimate:
+        settings = {field.name: getattr(config, field.name) for field in fields(config)}
+        return plan(PlanConfig(**settings, **options), sample_seconds=0.05)
 
     return make

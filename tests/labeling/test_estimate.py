@@ -1,22 +1,13 @@
 """The plan: within 2 % of what labeling then writes, and nothing written; for other images and
 devices as if it had been made there."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from fkd.data.sources import ImagesConfig
 from fkd.errors import ConfigError, ImageError
-from fkd.labeling.config import LabelConfig
-from fkd.labeling.estimate import CostEstimate, PlanConfig, plan
 from fkd.labeling.run import label
-
-
-def planned(config: LabelConfig, **options) -> CostEstimate:
-    """The plan of a labeling run."""
-    settings = {field.name: getattr(config, field.name) for field in fields(config)}
-    return plan(PlanConfig(**settings, **options), sample_seconds=0.05)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +21,7 @@ def planned(config: LabelConfig, **options) -> CostEstimate:
     ],
 )
 def test_bytes_are_predicted_within_two_percent(
-    make_config, make_images, tmp_path, per_class, options
+    make_config, make_images, planned, tmp_path, per_class, options
 ):
     images = make_images(tmp_path / "train", per_class=per_class)
     store = tmp_path / "store"
@@ -49,7 +40,7 @@ def test_bytes_are_predicted_within_two_percent(
 
 @pytest.mark.parametrize("form", ["plain", "compact"])
 def test_more_images_than_are_there_are_planned_as_if_they_were(
-    make_config, make_images, tmp_path, form
+    make_config, make_images, planned, tmp_path, form
 ):
     few, many = (make_images(tmp_path / str(n), per_class=n) for n in (4, 40))
     few, many = (
@@ -66,7 +57,7 @@ def test_more_images_than_are_there_are_planned_as_if_they_were(
     assert here.num_bytes == pytest.approx(there.num_bytes, rel=0.01)
 
 
-def test_the_device_with_most_shards_decides_when_all_are_done(make_config, tmp_path):
+def test_the_device_with_most_shards_decides_when_all_are_done(make_config, planned, tmp_path):
     config = make_config(tmp_path / "store")  # 15 images in shards of 4, with 5 crops each
     seconds = [
         planned(config, crops_per_second=2.0, num_devices=n).seconds for n in (1, 2, 3, 4, 64)
@@ -82,13 +73,13 @@ def test_the_device_with_most_shards_decides_when_all_are_done(make_config, tmp_
     "options",
     [{"for_images": 0}, {"num_devices": 0}, {"crops_per_second": 0.0}, {"shards": "1/2"}],
 )
-def test_impossible_plans_are_refused(make_config, tmp_path, options):
+def test_impossible_plans_are_refused(make_config, planned, tmp_path, options):
     config = make_config(tmp_path / "store", **({} if "shards" not in options else options))
     with pytest.raises(ConfigError, match=next(iter(options))):
         planned(config, **({} if "shards" in options else options))
 
 
-def test_images_that_cannot_be_read_end_the_plan(make_config, tmp_path):
+def test_images_that_cannot_be_read_end_the_plan(make_config, planned, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"")

@@ -8,7 +8,6 @@ import pytest
 
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labeling.config import ProjectionConfig
-from fkd.labeling.estimate import plan
 from fkd.labeling.run import label
 from fkd.labeling.store_checks import load_teachers_of, require_agreement, spot_check
 from fkd.store import verify_store
@@ -91,21 +90,21 @@ def test_what_cannot_be_projected_is_refused(config, make_config, tmp_path):
 
 @pytest.mark.parametrize("value_dtype", ["f16", "f32", "i8"])
 @pytest.mark.parametrize("dims", [None, 12])
-def test_the_plan_counts_the_bytes_of_features(config, value_dtype, dims):
+def test_the_plan_counts_the_bytes_of_features(config, planned, value_dtype, dims):
     config = replace(config, value_dtype=value_dtype, projection=ProjectionConfig(dims=dims))
-    planned = plan(config, sample_seconds=0.05)
+    cost = planned(config)
     label(config)
     real = sum(path.stat().st_size for path in Path(config.out).rglob("*") if path.is_file())
-    assert planned.num_bytes == pytest.approx(real, rel=0.02)
+    assert cost.num_bytes == pytest.approx(real, rel=0.02)
 
 
 @pytest.mark.parametrize("value_dtype", ["f16", "f32", "i8"])
-def test_the_plan_of_packed_features_is_near(config, value_dtype):
+def test_the_plan_of_packed_features_is_near(config, planned, value_dtype):
     config = replace(config, value_dtype=value_dtype, form="compact")
-    planned = plan(config, sample_seconds=0.05)
+    cost = planned(config)
     label(config)
     real = sum(path.stat().st_size for path in Path(config.out).rglob("*") if path.is_file())
-    assert planned.num_bytes == pytest.approx(real, rel=0.1)
+    assert cost.num_bytes == pytest.approx(real, rel=0.1)
 
 
 @pytest.mark.parametrize("setting", [{"min_accuracy": 0.5}, {"classes": "dataset"}])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from fkd.crops.sampling import content_streams
 from fkd.errors import ConfigError
 from fkd.labels.codecs import decode
 from fkd.labels.sampled import Sampled, draw_labels
-from fkd.randomness import stream_keys
 from fkd.store import LabelStore, convert_store, verify_store
 from tests.store.test_convert import make
 
@@ -86,7 +86,7 @@ def test_full_labels_become_sampled_ones_by_the_numbers_of_their_crops(lab, tmp_
     q = decode(plain.codec, image.label, plain.num_classes)
     numbers = np.sort(np.argsort(-naive(q.double().numpy(), "agree"), kind="stable")[:2])
     seed = plain.config["crops"]["seed"]
-    draws = draw_labels(stream_keys(seed, plain.keys([row])), numbers)
+    draws = draw_labels(content_streams(seed, image.images.crc32, image.images.num_bytes), numbers)
     expected = Sampled(2).encode(q[numbers], draws)
     np.testing.assert_array_equal(done.after.read([row]).label.ids[0], expected.ids)
     found = done.after.read([row]).label.values[0]

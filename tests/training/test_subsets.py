@@ -28,7 +28,7 @@ from fkd.models.teacher import TeacherConfig
 from fkd.store import LabelStore, convert_store
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
-from tests.data.kinds import write_tar
+from tests.data.kinds import place
 
 KINDS = ("folder", "tar")
 FORMS = {"plain": "fkd", "compact": "fkd", "mealv2": "mealv2-fkd", "map": "relabel"}
@@ -39,7 +39,7 @@ FORMS |= {"features": "fkd-ssl"}
 @pytest.fixture(scope="module")
 def roots(image_folder, tmp_path_factory) -> dict[str, Path]:
     """15 images of three classes, in a folder and in two archives."""
-    tar = write_tar(image_folder, tmp_path_factory.mktemp("tar") / "archives")
+    tar = place("tar", image_folder, tmp_path_factory.mktemp("tar") / "archives")
     return {"folder": image_folder, "tar": tar}
 
 
