@@ -39,7 +39,7 @@ def label(config: LabelConfig) -> None:
     console = make_console()
     with closing(LabelReporter(console, "crops")) as reporter:
         result = run_label(config, reporter)
-    _print_result(result, config.out, console)
+    print_result(result, config.out, console)
 
 
 def label_maps(config: LabelMapsConfig) -> None:
@@ -50,7 +50,7 @@ def label_maps(config: LabelMapsConfig) -> None:
     console = make_console()
     with closing(LabelReporter(console, "images")) as reporter:
         result = make_maps(config, reporter)
-    _print_result(result, config.out, console)
+    print_result(result, config.out, console)
 
 
 def import_labels(config: ImportConfig) -> None:
@@ -199,7 +199,8 @@ def _print_start(start: RunStart, console: Console) -> None:
     )
 
 
-def _print_result(result: LabelResult, out: str, console: Console) -> None:
+def print_result(result: LabelResult, out: str, console: Console) -> None:
+    """What was done, if this process speaks for the run."""
     if not result.leads:
         return
     for reason in result.unreadable:

@@ -143,7 +143,7 @@ class LabelConfig(LabelRunConfig):
 
 
     Example:
-        >>> from fkd import ImagesConfig, LabelConfig, TeacherConfig
+        >>> from fkd import ImagesConfig, TeacherConfig
         >>> images, teacher = ImagesConfig(root="photos"), TeacherConfig("resnet50")
         >>> LabelConfig(images=images, teacher=teacher, num_crops=100, out="new_labels").num_crops
         100
