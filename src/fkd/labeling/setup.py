@@ -17,6 +17,8 @@ from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
     all_teachers,
+    compiles,
+    resolve_autocast,
     resolve_batch_size,
 )
 from fkd.labeling.identity import label_identity, label_maps_identity
@@ -25,6 +27,7 @@ from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stag
 from fkd.labeling.standardize import standardize
 from fkd.labels.sampled import Sampled, draw_labels
 from fkd.labels.sigmoid_codecs import is_multi_label
+from fkd.models.compiling import require_compiler
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.ensemble import TeacherEnsemble
@@ -136,6 +139,8 @@ def build_setup(
     images = open_source(config.images) if given is None else given.source
     source = spread(images, config.max_images)
     device = resolve_device(config.device, local_rank)
+    if compiles(config):
+        require_compiler(device)
     of_dataset = config.classes == "dataset" and source.class_names is not None
     if of_dataset and any(t.output != "logits" for t in all_teachers(config)):
         raise ConfigError("classes: features are no classes; leave out --classes dataset")
@@ -161,6 +166,8 @@ def build_setup(
         identity = label_maps_identity(config, source, teachers, maps.grid, parallelism.batch_size)
     else:
         maps = None
+        if compiles(config):
+            teachers.compile(parallelism.batch_size, resolve_autocast(config))
         teachers = standardize(teachers, config, source, parallelism.batch_size)
         identity = label_identity(config, source, teachers, parallelism.batch_size)
     store_config = StoreConfig.parse(identity, "the config")
