@@ -2,13 +2,14 @@
 
 from rich.console import Console
 
-from fkd.cli.console import make_bar, make_console, print_remark, print_warning
+from fkd.cli.console import make_bar, make_console, print_below, print_remark, print_warning
 from fkd.cli.verify import check_bytes, repair_damaged
 from fkd.data.canary import check_canaries, describe_missing_canaries
 from fkd.data.joining import shared_rows
 from fkd.data.sources import ImagesConfig, ImageSource, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
+from fkd.labeling.axes import compare_axes_of
 from fkd.labeling.image_checks import check_images
 from fkd.labeling.store_checks import (
     describe_decoder_change,
@@ -97,6 +98,10 @@ def _spot_check(
     seed: int,
     console: Console,
 ) -> None:
+    if store.grid is not None and store.config.get("origin") == "imported":
+        axes = compare_axes_of(store, source, teachers)
+        swap_xy = store.config.get("swap_xy") is True
+        print_below(console, "axes", axes.describe(swap_xy=swap_xy))
     report = spot_check(store, source, teachers, spot_checks, seed)
     console.print(f"checked   {report}")
     change = describe_decoder_change(store)
