@@ -9,15 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fkd.cli import main
+from fkd.cli import main, verify_images
 from fkd.data.sources import ImagesConfig, open_source
 from fkd.errors import ConfigError, StoreMismatch
 from fkd.labeling import axes
 from fkd.labeling.axes import AxesReport, compare_axes_of
 from fkd.labeling.foreign.run import ImportConfig, check_axes, import_labels, require_axes
+from fkd.labeling.store_checks import SpotCheckReport
 from fkd.labels.comparison import LabelComparison
 from fkd.models.modules import TeacherModule
-from fkd.models.teacher import load_teachers
+from fkd.models.teacher import TeacherConfig, load_teachers
 
 NAMES = ("red", "green", "blue")
 CELLS = 6
@@ -30,6 +31,7 @@ class Color(nn.Module):
         return 12 * pixels.mean((2, 3))
 
 
+SAME = LabelComparison(1, 1.0, 0.0, 0.0, 0.0)
 TEACHER = TeacherModule(Color(), input_size=16, mean=(0.0,) * 3, std=(1.0,) * 3, class_names=NAMES)
 
 
@@ -89,10 +91,11 @@ def test_the_reading_of_the_files_is_told(tmp_path, by_columns):
     right, wrong = (asis.exchanged, asis.as_read) if by_columns else (asis.as_read, asis.exchanged)
     assert right.top1_agreement > 0.9 > wrong.top1_agreement
     assert right.mean_kl < wrong.mean_kl / 2
+    right_count = asis.num - asis.num_nearer if by_columns else asis.num_nearer
     name = "(column, row)" if by_columns else "(row, column)"
     for report, swap_xy in ((asis, False), (swapped, True)):
         lines = report.describe(swap_xy=swap_xy)
-        assert lines[1].startswith(f"the labels follow {name}: ")
+        assert lines[1].startswith(f"the labels follow {name}, to which {right_count} of")
     fitting, other = (swapped, asis) if by_columns else (asis, swapped)
     require_axes(fitting, replace(config, swap_xy=by_columns))
     with pytest.raises(
@@ -193,5 +196,17 @@ def test_the_command_line_prints_both_readings(tmp_path, capsys, monkeypatch):
     assert not Path(config.out).exists()
     main([*command, "--swap_xy"])
     out = capsys.readouterr().out
-    assert "          the labels follow (column, row): " in out
+    assert "          the labels follow (column, row), to which" in out
     assert "finished" in out
+
+
+def test_verify_prints_them_of_an_imported_store(tmp_path, capsys, monkeypatch):
+    config = write(tmp_path, quarters, by_columns=True)
+    import_labels(config)
+    teachers = load_teachers([TEACHER])
+    monkeypatch.setattr(verify_images, "load_teachers_of", lambda *_: teachers)
+    monkeypatch.setattr(verify_images, "spot_check", lambda *_: SpotCheckReport(SAME, 0.0))
+    verify_images.verify(config.out, images=config.images, teacher=TeacherConfig("any"))
+    out = capsys.readouterr().out
+    assert "          the labels follow (column, row), to which" in out
+    assert "import them again with --swap_xy" in out

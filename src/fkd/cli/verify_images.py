@@ -99,9 +99,7 @@ def _spot_check(
     console: Console,
 ) -> None:
     if store.grid is not None and store.config.get("origin") == "imported":
-        axes = compare_axes_of(store, source, teachers)
-        swap_xy = store.config.get("swap_xy") is True
-        print_below(console, "axes", axes.describe(swap_xy=swap_xy))
+        _check_axes(store, source, teachers, console)
     report = spot_check(store, source, teachers, spot_checks, seed)
     console.print(f"checked   {report}")
     change = describe_decoder_change(store)
@@ -110,3 +108,17 @@ def _spot_check(
             console, f"images are decoded otherwise than when they were labeled: {change}"
         )
     require_agreement(report, store, same_decoder=not change)
+
+
+def _check_axes(
+    store: LabelStore, source: ImageSource, teachers: TeacherEnsemble, console: Console
+) -> None:
+    """Which reading imported maps follow; labels of another teacher tell it as well."""
+    axes, swap_xy = compare_axes_of(store, source, teachers), store.config.get("swap_xy") is True
+    print_below(console, "axes", axes.describe(swap_xy=swap_xy))
+    if axes.is_right is False:
+        print_warning(
+            console,
+            "the maps were imported under the wrong reading; import them again "
+            + ("without --swap_xy" if swap_xy else "with --swap_xy"),
+        )

@@ -89,10 +89,16 @@ class AxesReport:
             for name, of_one in zip(names, (self.as_read, self.exchanged), strict=True)
         ]
         crops = f"{self.num} off-center crops, one per image"
-        nearer = f"{self.num_nearer} of {self.num} crops are nearer to {names[0]}"
-        verdict = f"cannot be told: {nearer}, which may be chance"
+        verdict = (
+            f"cannot be told: {self.num_nearer} of {self.num} crops are nearer to {names[0]}, "
+            "which may be chance"
+        )
         if self.is_right is not None:
-            verdict = f"the labels follow {names[0 if self.is_right else 1]}: {nearer}"
+            followed = names[0 if self.is_right else 1]
+            nearer = max(self.num_nearer, self.num - self.num_nearer)
+            verdict = (
+                f"the labels follow {followed}, to which {nearer} of {self.num} crops are nearer"
+            )
         return [f"{'; '.join(readings)} ({crops})", verdict]
 
 
