@@ -99,6 +99,16 @@ def test_the_store_is_that_of_the_command_line(
     assert capsys.readouterr().out == ""
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
     assert store.root_hash == fkd.LabelStore.open(tmp_path / "a").root_hash
+    named = fkd.TeacherConfig(
+        "test_efficientnet",
+        **{
+            name.removeprefix("--teacher."): value
+            for name, value in zip(files[4::2], files[5::2], strict=True)
+        },
+        input_size=32,
+    )
+    again = fkd.label(image_folder, named, out=tmp_path / "c", **SMALL | settings)
+    assert again.root_hash == store.root_hash
     main(["verify", str(tmp_path / "b"), "--images.root", str(image_folder), *files])
     assert fkd.verify(tmp_path / "a", image_folder, network).labels.top1_agreement == 1.0
 

@@ -102,6 +102,29 @@ def test_wrappers_of_torch_are_taken_off(wrap):
     assert load(wrap(Network())).identity() == load(Network()).identity()
 
 
+def test_a_network_as_a_graph_is_a_teacher():
+    model = Network(nn.Identity())
+    graph = torch.fx.symbolic_trace(model)
+    assert torch.equal(load(graph).logits(CROPS), load(model).logits(CROPS))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_network_of_torchscript_is_refused():
+    with pytest.raises(ConfigError, match="is a ScriptModule"):
+        load(torch.jit.trace(Network().eval(), torch.zeros(1, 3, 16, 16)))
+
+
+def test_weights_without_a_checksum_are_refused():
+    """Packed by quantization, for example: two networks would have the same identity."""
+
+    class Packed(nn.Linear):
+        def _save_to_state_dict(self, destination, prefix, keep_vars):
+            destination[f"{prefix}packed"] = (self.weight, self.bias)
+
+    with pytest.raises(ConfigError, match=r"1\.packed is a tuple without a checksum"):
+        load(nn.Sequential(nn.Flatten(), Packed(768, 3)))
+
+
 def test_a_network_without_weights_is_a_teacher():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     teachers = load_teachers([TeacherModule(model, **INPUT)], image_classes=["r", "g", "b"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fkd.checks import require_colors, require_one_of, require_positive, require_whole
 from fkd.crops.replay import Interpolation
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, reason_of
 from fkd.models.checkpoints import weights_sha256
 from fkd.models.classes import imagenet_classes, numbered_classes
 from fkd.models.features import PooledFeatures
@@ -117,7 +117,7 @@ def load_module(given: TeacherModule, image_classes: Sequence[str] | None = None
         std=given.std,
     )
     network = _copy_module(module, owner)
-    state = {key: value for key, value in network.state_dict().items() if _is_tensor(value)}
+    state = _state_of(network, owner)
     if given.output == "features" and _is_of_timm(network):
         remove_classifier(network, name)
         network = PooledFeatures(network, owner)
@@ -147,6 +147,11 @@ def _copy_module(module: nn.Module, owner: str) -> nn.Module:
     Raises:
         ConfigError: it has weights that are not there yet, or cannot be copied.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ConfigError(
+            f"{owner} is a ScriptModule, which cannot be copied into float32; give the module that "
+            "it was made of"
+        )
     memo: dict[int, Any] = {}
     for key, tensor in (*module.named_parameters(), *module.named_buffers()):
         if nn.parameter.is_lazy(tensor) or tensor.is_meta:
@@ -162,8 +167,8 @@ def _copy_module(module: nn.Module, owner: str) -> nn.Module:
         return copy.deepcopy(module, memo).eval()
     except Exception as error:  # of any class that a user's module holds
         raise ConfigError(
-            f"{owner} cannot be copied ({type(error).__name__}: {error}); labels are made by a "
-            "copy of the module, so remove from it what cannot be copied, such as open files"
+            f"{owner} cannot be copied ({reason_of(error)}); labels are made by a "
+            "copy of the module, so remove from it what cannot be copied, such as open files or weight_norm"
         ) from error
 
 
@@ -190,8 +195,21 @@ def _is_of_timm(module: nn.Module) -> bool:
     return hasattr(module, "forward_features") and hasattr(module, "forward_head")
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)  # a module may add other things to its state
+def _state_of(network: nn.Module, owner: str) -> dict[str, Tensor]:
+    """The tensors of its state dict, which has a checksum.
+
+    Raises:
+        ConfigError: weights are in another form, such as those of quantized layers.
+    """
+    state = network.state_dict()
+    extra = {key for key in state if key.endswith("_extra_state")}  # of any kind, not weights
+    for key in state.keys() - extra:
+        if not isinstance(state[key], Tensor) or state[key].is_quantized:
+            raise ConfigError(
+                f"{owner}: its weight {key} is a {type(state[key]).__name__} without a checksum, "
+                "as those of quantized layers; give the module before it was quantized"
+            )
+    return {key: value for key, value in state.items() if key not in extra}
 
 
 def _class_names(
