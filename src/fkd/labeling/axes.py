@@ -245,4 +245,6 @@ def _pixels(corner: tuple[float, float], size: np.ndarray) -> np.ndarray:
 
 def _tail(successes: int, trials: int) -> float:
     """How probable so many heads or more are, of so many throws of a coin."""
-    return sum(math.comb(trials, k) for k in range(successes, trials + 1)) / 2**trials
+    ways = sum(math.comb(trials, heads) for heads in range(successes, trials + 1))
+    probability: float = ways / 2**trials
+    return probability

@@ -168,7 +168,7 @@ def _copy_module(module: nn.Module, owner: str) -> nn.Module:
     except Exception as error:  # of any class that a user's module holds
         raise ConfigError(
             f"{owner} cannot be copied ({reason_of(error)}); labels are made by a "
-            "copy of the module, so remove from it what cannot be copied, such as open files or weight_norm"
+            "copy, so remove from the module what has none, such as open files or weight_norm"
         ) from error
 
 
