@@ -21,7 +21,6 @@ PUBLIC = [
     "Full",
     "Hard",
     "ImagesConfig",
-    "LabelConfig",
     "LabelStore",
     "Logits",
     "MarginalRenorm",
@@ -32,6 +31,7 @@ PUBLIC = [
     "SoftTargetLoss",
     "SoftTargets",
     "TeacherConfig",
+    "TeacherModule",
     "TrainConfig",
     "collate_crops",
     "evaluate",
@@ -45,6 +45,7 @@ PUBLIC = [
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "train",
+    "verify",
     "verify_store",
 ]
 

@@ -29,7 +29,7 @@ _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
 GROUPS = {
     "Label stores": "LabelStore verify_store open_store",
-    "Labeling": "label LabelConfig TeacherConfig load_teachers ImagesConfig open_source verify",
+    "Labeling": "label verify TeacherModule TeacherConfig load_teachers ImagesConfig open_source",
     "Training in your own loop": "MultiCropDataset collate_crops SoftTargets SoftTargetLoss "
     "soft_cross_entropy",
     "Training": "train TrainConfig",

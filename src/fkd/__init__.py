@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from fkd.errors import FKDError
     from fkd.evaluation.evaluate import EvalConfig, evaluate
     from fkd.evaluation.probe import ProbeConfig, probe
-    from fkd.labeling.config import LabelConfig
-    from fkd.labeling.run import label
     from fkd.labels.binary_losses import soft_binary_cross_entropy
     from fkd.labels.codec_names import parse_codec
     from fkd.labels.codecs import Full, Hard, Logits, MarginalRenorm, MarginalSmoothing, Smoothing
     from fkd.labels.losses import SoftTargetLoss, soft_cross_entropy
     from fkd.labels.targets import SoftTargets
+    from fkd.library import label, verify
+    from fkd.models.modules import TeacherModule
     from fkd.models.teacher import TeacherConfig, load_teachers
     from fkd.store import LabelStore, verify_store
     from fkd.training.config import TrainConfig
@@ -37,13 +37,13 @@ _MODULES = {
     "fkd.errors": "FKDError",
     "fkd.evaluation.evaluate": "EvalConfig evaluate",
     "fkd.evaluation.probe": "ProbeConfig probe",
-    "fkd.labeling.config": "LabelConfig",
-    "fkd.labeling.run": "label",
     "fkd.labels.binary_losses": "soft_binary_cross_entropy",
     "fkd.labels.codec_names": "parse_codec",
     "fkd.labels.codecs": "Full Hard Logits MarginalRenorm MarginalSmoothing Smoothing",
     "fkd.labels.losses": "SoftTargetLoss soft_cross_entropy",
     "fkd.labels.targets": "SoftTargets",
+    "fkd.library": "label verify",
+    "fkd.models.modules": "TeacherModule",
     "fkd.models.teacher": "TeacherConfig load_teachers",
     "fkd.store": "LabelStore verify_store",
     "fkd.training.config": "TrainConfig",
@@ -59,7 +59,6 @@ __all__ = [
     "Full",
     "Hard",
     "ImagesConfig",
-    "LabelConfig",
     "LabelStore",
     "Logits",
     "MarginalRenorm",
@@ -70,6 +69,7 @@ __all__ = [
     "SoftTargetLoss",
     "SoftTargets",
     "TeacherConfig",
+    "TeacherModule",
     "TrainConfig",
     "collate_crops",
     "evaluate",
@@ -83,6 +83,7 @@ __all__ = [
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "train",
+    "verify",
     "verify_store",
 ]
 

@@ -112,7 +112,7 @@ def _make_store(
     teachers = [_small_teacher(folder, teacher) for teacher in label_teachers(labels)]
     num_crops = max(crops_per_image(config), 2)
     small |= {"teacher": None, "teachers": teachers, "num_crops": num_crops}
-    label(replace(labels, **small, numerics="exact", autocast=None))
+    label(replace(labels, **small, numerics="exact", autocast=None, compile=False))
     return out
 
 

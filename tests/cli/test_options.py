@@ -18,7 +18,12 @@ from fkd.data.sources import ImagesConfig
 from fkd.models.teacher import TeacherConfig
 
 _SNAPSHOT = files("fkd.cli").joinpath("options.txt")
-_OPTIONAL_GROUPS = {"images": ImagesConfig, "val": ImagesConfig, "teacher": TeacherConfig}
+_OPTIONAL_GROUPS = {
+    "images": ImagesConfig,
+    "val": ImagesConfig,
+    "teacher": TeacherConfig,
+    "axes_teacher": TeacherConfig,
+}
 
 
 def options_of_all_verbs() -> str:

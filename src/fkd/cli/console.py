@@ -4,6 +4,7 @@ Names of images, classes and teachers are data. Whatever a verb prints goes thro
 which takes no markup and spells out control characters.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -57,6 +58,12 @@ def make_bar(console: Console, *columns: ProgressColumn, transient: bool = True)
         transient=transient,
         disable=not console.is_terminal,
     )
+
+
+def print_below(console: Console, name: str, lines: Sequence[str]) -> None:
+    """Lines of which the first begins with a name, and the others stand below it."""
+    for number, line in enumerate(lines):
+        console.print(f"{'' if number else name:10}{line}")
 
 
 def print_remark(console: Console, text: str) -> None:

@@ -13,13 +13,14 @@ from fkd.cli.console import (
     format_size,
     make_bar,
     make_console,
+    print_below,
     print_remark,
     print_warning,
 )
 from fkd.labeling.config import LabelConfig, LabelMapsConfig
 from fkd.labeling.estimate import CostEstimate, PlanConfig
 from fkd.labeling.estimate import plan as make_plan
-from fkd.labeling.foreign.run import ImportConfig
+from fkd.labeling.foreign.run import ImportConfig, check_axes, require_axes
 from fkd.labeling.foreign.run import import_labels as read_labels
 from fkd.labeling.run import LabelResult, Progress, RunStart
 from fkd.labeling.run import label as run_label
@@ -39,7 +40,7 @@ def label(config: LabelConfig) -> None:
     console = make_console()
     with closing(LabelReporter(console, "crops")) as reporter:
         result = run_label(config, reporter)
-    _print_result(result, config.out, console)
+    print_result(result, config.out, console)
 
 
 def label_maps(config: LabelMapsConfig) -> None:
@@ -50,7 +51,7 @@ def label_maps(config: LabelMapsConfig) -> None:
     console = make_console()
     with closing(LabelReporter(console, "images")) as reporter:
         result = make_maps(config, reporter)
-    _print_result(result, config.out, console)
+    print_result(result, config.out, console)
 
 
 def import_labels(config: ImportConfig) -> None:
@@ -59,9 +60,14 @@ def import_labels(config: ImportConfig) -> None:
     fkd: a file for each image, as the official code writes them; ml-dr: Apple's reinforced data
     sets of random crops; relabel: released label maps. No code of these files is run. Safe to
     kill: the same command resumes. Prove the labels by `fkd verify STORE --images.root ...
-    --teacher.name ...`, which needs what you state of the teacher here.
+    --teacher.name ...`, which needs what you state of the teacher here. Released maps do not say
+    whether cells are (row, column) or (column, row): --axes_teacher.name NAME asks a network.
     """
     console = make_console()
+    axes = check_axes(config)
+    if axes is not None:
+        print_below(console, "axes", axes.describe(swap_xy=config.swap_xy))
+        require_axes(axes, config)
     with make_bar(console) as bar:
         task = bar.add_task("images", total=None)
         done = read_labels(config, lambda num_images: bar.advance(task, num_images))
@@ -199,7 +205,8 @@ def _print_start(start: RunStart, console: Console) -> None:
     )
 
 
-def _print_result(result: LabelResult, out: str, console: Console) -> None:
+def print_result(result: LabelResult, out: str, console: Console) -> None:
+    """What was done, if this process speaks for the run."""
     if not result.leads:
         return
     for reason in result.unreadable:

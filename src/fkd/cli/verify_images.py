@@ -2,13 +2,14 @@
 
 from rich.console import Console
 
-from fkd.cli.console import make_bar, make_console, print_remark, print_warning
+from fkd.cli.console import make_bar, make_console, print_below, print_remark, print_warning
 from fkd.cli.verify import check_bytes, repair_damaged
 from fkd.data.canary import check_canaries, describe_missing_canaries
 from fkd.data.joining import shared_rows
 from fkd.data.sources import ImagesConfig, ImageSource, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
+from fkd.labeling.axes import compare_axes_of
 from fkd.labeling.image_checks import check_images
 from fkd.labeling.store_checks import (
     describe_decoder_change,
@@ -97,6 +98,8 @@ def _spot_check(
     seed: int,
     console: Console,
 ) -> None:
+    if store.grid is not None and store.config.get("origin") == "imported":
+        _check_axes(store, source, teachers, console)
     report = spot_check(store, source, teachers, spot_checks, seed)
     console.print(f"checked   {report}")
     change = describe_decoder_change(store)
@@ -105,3 +108,17 @@ def _spot_check(
             console, f"images are decoded otherwise than when they were labeled: {change}"
         )
     require_agreement(report, store, same_decoder=not change)
+
+
+def _check_axes(
+    store: LabelStore, source: ImageSource, teachers: TeacherEnsemble, console: Console
+) -> None:
+    """Which reading imported maps follow; labels of another teacher tell it as well."""
+    axes, swap_xy = compare_axes_of(store, source, teachers), store.config.get("swap_xy") is True
+    print_below(console, "axes", axes.describe(swap_xy=swap_xy))
+    if axes.is_right is False:
+        print_warning(
+            console,
+            "the maps were imported under the wrong reading; import them again "
+            + ("without --swap_xy" if swap_xy else "with --swap_xy"),
+        )

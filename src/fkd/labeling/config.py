@@ -140,10 +140,11 @@ class LabelConfig(LabelRunConfig):
             how much, and how fast it is here, is measured and printed before labeling starts.
         autocast: the half precision of fast numerics: bf16 (default), or fp16, which is closer but
             overflows with some models.
-
+        compile: let torch.compile make the teacher faster, after minutes of compiling. It changes
+            the last bits of labels and is part of the store's identity.
 
     Example:
-        >>> from fkd import ImagesConfig, LabelConfig, TeacherConfig
+        >>> from fkd import ImagesConfig, TeacherConfig
         >>> images, teacher = ImagesConfig(root="photos"), TeacherConfig("resnet50")
         >>> LabelConfig(images=images, teacher=teacher, num_crops=100, out="new_labels").num_crops
         100
@@ -161,6 +162,7 @@ class LabelConfig(LabelRunConfig):
     form: Form = "plain"
     numerics: Numerics = "exact"
     autocast: Autocast | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -312,6 +314,11 @@ def all_teachers(config: LabelConfig | LabelMapsConfig) -> list[TeacherConfig]:
 def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:
     """Inputs of a forward pass."""
     return batch_size or _BATCH_SIZE.get(device.type, _BATCH_SIZE["cuda"])
+
+
+def compiles(config: LabelConfig | LabelMapsConfig) -> bool:
+    """Whether the teachers are compiled."""
+    return isinstance(config, LabelConfig) and config.compile
 
 
 def resolve_autocast(config: LabelConfig) -> Autocast | None:

@@ -26,6 +26,7 @@ from fkd.labeling.config import (
 )
 from fkd.labels.codec_names import check_codec
 from fkd.labels.codecs import Codec, TopKLogits
+from fkd.models.compiling import BACKEND
 from fkd.models.devices import describe_device
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.numerics import Autocast
@@ -68,6 +69,8 @@ def label_identity(
     if projection is not None:
         identity["projection"] = projection_members(projection)
     members = _teacher_members(teachers, batch_size, resolve_autocast(config))
+    if config.compile:
+        members["numerics"]["compiled"] = BACKEND
     return identity | members | _part(source, config.max_images)
 
 

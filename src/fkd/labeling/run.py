@@ -34,7 +34,7 @@ from fkd.labeling.image_checks import find_changed_shards
 from fkd.labeling.labels import LabeledBatch, assemble_shard
 from fkd.labeling.precision_impact import PrecisionImpact, measure_precision_impact
 from fkd.labeling.ranks import World, join_world
-from fkd.labeling.setup import LabelSetup, build_setup, remarks_on_codec
+from fkd.labeling.setup import Given, LabelSetup, build_setup, remarks_on_codec
 from fkd.labeling.store_checks import CheckReport, require_agreement, spot_check
 from fkd.models.numerics import exact_numerics
 from fkd.store import (
@@ -115,10 +115,17 @@ class LabelResult:
     leads: bool
 
 
-def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
+def label(
+    config: LabelConfig, progress: Progress | None = None, given: Given | None = None
+) -> LabelResult:
     """Label random crops of images, or resume; ends with a finished store.
 
     Under torchrun every process calls this with the same arguments.
+
+    Args:
+        config: the settings.
+        progress: is told what happens.
+        given: images and teachers in the place of those that the settings name.
 
     Raises:
         ConfigError: a setting cannot work; nothing is written.
@@ -128,19 +135,9 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
             unreadable images are not, so that they are labeled once the files are replaced.
         StoreError: the store cannot be written, or belongs to other settings; see its subclasses.
         RunError: another process of the run has ended.
-
-    Example:
-        >>> from fkd import ImagesConfig, LabelConfig, TeacherConfig, label
-        >>> teacher = TeacherConfig("test_resnet", checkpoint="teacher.safetensors", input_size=32)
-        >>> config = LabelConfig(
-        ...     images=ImagesConfig(root="photos"), teacher=teacher, num_crops=4, out="new_labels"
-        ... )
-        >>> store = label(config).store
-        >>> store.num_images, store.num_crops
-        (15, 4)
     """
     with join_world() as world, exact_numerics() as passes:
-        return run(build_setup(config, passes, world.local_rank), world, progress)
+        return run(build_setup(config, passes, world.local_rank, given), world, progress)
 
 
 def label_maps(config: LabelMapsConfig, progress: Progress | None = None) -> LabelResult:

@@ -1,6 +1,6 @@
 """What a labeling run works with, opened once: images, teachers, and the identity of the store."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,8 @@ from fkd.labeling.config import (
     LabelConfig,
     LabelMapsConfig,
     all_teachers,
+    compiles,
+    resolve_autocast,
     resolve_batch_size,
 )
 from fkd.labeling.identity import label_identity, label_maps_identity
@@ -25,10 +27,12 @@ from fkd.labeling.pipeline import ImageRow, Parallelism, PreparedImage, run_stag
 from fkd.labeling.standardize import standardize
 from fkd.labels.sampled import Sampled, draw_labels
 from fkd.labels.sigmoid_codecs import is_multi_label
+from fkd.models.compiling import require_compiler
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.ensemble import TeacherEnsemble
-from fkd.models.teacher import load_teachers
+from fkd.models.modules import TeacherModule
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.randomness import stream_key
 from fkd.store.config import StoreConfig
 
@@ -100,8 +104,24 @@ class LabelSetup:
         return run_stages(places, self.prepare, self.teachers.views, self.labeler, self.parallelism)
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a program has instead of what the settings name.
+
+    Attributes:
+        source: the images.
+        teachers: the teachers; of each, the settings have name, output, weight and temperature.
+    """
+
+    source: ImageSource
+    teachers: Sequence[TeacherConfig | TeacherModule]
+
+
 def build_setup(
-    config: LabelConfig | LabelMapsConfig, passes: int, local_rank: int = 0
+    config: LabelConfig | LabelMapsConfig,
+    passes: int,
+    local_rank: int = 0,
+    given: Given | None = None,
 ) -> LabelSetup:
     """Open the images and load the teachers.
 
@@ -109,19 +129,29 @@ def build_setup(
         config: the settings.
         passes: forward passes side by side on a CPU.
         local_rank: number of this process on its machine, which picks the GPU.
+        given: images and teachers that are there already.
 
     Raises:
         ConfigError: a setting does not fit the images, the teachers or this machine.
         TeacherError: a teacher cannot be loaded; for label maps besides, its classifier is no
             linear function of mean features.
     """
-    source = spread(open_source(config.images), config.max_images)
+    images = open_source(config.images) if given is None else given.source
+    source = spread(images, config.max_images)
     device = resolve_device(config.device, local_rank)
+    if compiles(config):
+        require_compiler(device)
     of_dataset = config.classes == "dataset" and source.class_names is not None
     if of_dataset and any(t.output != "logits" for t in all_teachers(config)):
         raise ConfigError("classes: features are no classes; leave out --classes dataset")
     class_names = partial(class_names_among, source) if of_dataset else None
-    teachers = load_teachers(all_teachers(config), class_names=class_names, device=device)
+    are_ids = bool(getattr(source, "classes_are_numbers", False))
+    teachers = load_teachers(
+        all_teachers(config) if given is None else given.teachers,
+        class_names=class_names,
+        image_classes=None if are_ids else source.class_names,
+        device=device,
+    )
     if config.min_accuracy is not None and not teachers.is_classifier:
         raise ConfigError(
             "min_accuracy: the teacher gives features, which are no classes; leave it out"
@@ -136,6 +166,8 @@ def build_setup(
         identity = label_maps_identity(config, source, teachers, maps.grid, parallelism.batch_size)
     else:
         maps = None
+        if compiles(config):
+            teachers.compile(parallelism.batch_size, resolve_autocast(config))
         teachers = standardize(teachers, config, source, parallelism.batch_size)
         identity = label_identity(config, source, teachers, parallelism.batch_size)
     store_config = StoreConfig.parse(identity, "the config")

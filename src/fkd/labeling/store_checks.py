@@ -40,6 +40,7 @@ from fkd.labels.targets import SoftTargets
 from fkd.models.dense import DenseTeacher
 from fkd.models.devices import resolve_device
 from fkd.models.ensemble import TeacherEnsemble
+from fkd.models.modules import TeacherModule
 from fkd.models.numerics import exact_numerics
 from fkd.models.single_teacher import Teacher
 from fkd.models.teacher import TeacherConfig, load_teachers
@@ -284,17 +285,20 @@ def _require_same_directions(
 
 
 def load_teachers_of(
-    store: LabelStore, configs: Sequence[TeacherConfig], device: str | None = None
+    store: LabelStore,
+    configs: Sequence[TeacherConfig | TeacherModule],
+    device: str | None = None,
 ) -> TeacherEnsemble:
-    """The teachers of a configuration, if they are those that labeled a store.
+    """The teachers of a configuration, or of modules, if they are those that labeled a store.
 
     Raises:
         StoreMismatch: they are others; names the fields.
         ConfigError: a teacher cannot be loaded.
     """
     members: list[Teacher] = []
+    names = store.class_names or None  # features have none
     for config in configs:
-        members += load_teachers([config]).teachers
+        members += load_teachers([config], image_classes=names).teachers
     then = [_outputs_of(teacher) for teacher in store.config.get("teachers", [])]
     now = [_outputs_of(member.identity()) for member in members]
     if store.config.get("origin") == "imported":
@@ -302,7 +306,6 @@ def load_teachers_of(
     changes = list(differences(then, now, "teachers"))
     if changes:
         raise StoreMismatch(f"{store.path} was labeled by another teacher: {'; '.join(changes)}")
-    names = store.class_names or None  # features have none
     ensemble = TeacherEnsemble(members, names).to(resolve_device(device))
     recorded = recorded_in(store)
     return ensemble.standardized(recorded) if recorded else ensemble

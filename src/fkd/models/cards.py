@@ -155,14 +155,18 @@ def _of_transformers(fields: dict[str, Any], processor: Path) -> tuple[ModelCard
         names = None  # transformers' own, where the folder names none
     if not processor.exists():
         raise ConfigError(f"{PROCESSOR_FILE}, which says what the network sees, is not beside it")
-    preprocessing = _parse(processor, _of_processor)
+    preprocessing = _parse(processor, preprocessing_of_processor)
     return ModelCard("", _class_count(num_classes), preprocessing), _checked_names(
         names, num_classes
     )
 
 
-def _of_processor(fields: Any) -> Preprocessing:
-    """transformers' `preprocessor_config.json`; what it leaves out are ImageNet's usual values."""
+def preprocessing_of_processor(fields: Any) -> Preprocessing:
+    """transformers' `preprocessor_config.json`; what it leaves out are ImageNet's usual values.
+
+    Raises:
+        ConfigError: images are not cut to squares, or resized in a way that is not known here.
+    """
     if not isinstance(fields, dict):
         raise ConfigError("it is no object")
     whole = _side(fields.get("size", 224))

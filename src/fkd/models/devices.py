@@ -1,6 +1,9 @@
 """Where networks run: what torch offers on this machine, by its own names."""
 
+from itertools import chain
+
 import torch
+from torch import nn
 
 from fkd.errors import ConfigError, reason_of
 
@@ -50,6 +53,12 @@ def available_devices() -> list[str]:
     count = _count(accelerator.type)
     numbered = [f"{accelerator.type}:{i}" for i in range(count)]
     return [_CPU, *(numbered if count > 1 else [accelerator.type])]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network is; the CPU for one without weights."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device(_CPU))
 
 
 def describe_device(device: torch.device) -> str:

@@ -109,6 +109,11 @@ class TeacherEnsemble:
             teacher.to(torch.device(device))
         return self
 
+    def compile(self, batch_size: int | None = None, autocast: Autocast | None = None) -> None:
+        """Compile all networks on their device; arguments and errors as `Teacher.compile`."""
+        for teacher in self.teachers:
+            teacher.compile(batch_size, autocast)
+
     def probabilities(
         self,
         crops: Sequence[Tensor],

@@ -18,10 +18,12 @@ from fkd.crops.replay import InputSpec
 from fkd.errors import ConfigError, TeacherError
 from fkd.models.checkpoints import weights_sha256
 from fkd.models.classes import match_classes, refuse_duplicates
+from fkd.models.compiling import compile_network, explain_compiler_error
+from fkd.models.devices import device_of
 from fkd.models.folding import count_batch_norms, fold_batch_norms
 from fkd.models.numerics import Autocast, precision
 from fkd.models.preprocessing import Preprocessing
-from fkd.models.trial import try_network
+from fkd.models.trial import noise, try_network
 
 TeacherOutput = Literal["logits", "features", "head"]
 Activation = Literal["softmax", "sigmoid"]
@@ -68,8 +70,11 @@ class Teacher:
         temperature: float = 1.0,
         output: TeacherOutput = "logits",
         license: str | None = None,
+        weights: str | None = None,
     ) -> None:
         """Takes over a model whose outputs are called `class_names`, and changes it for speed.
+
+        `weights` is the SHA-256 of its weights, where they are those of a part of the model.
 
         Raises:
             ConfigError: two classes have one name, or the network cannot take crops of its size.
@@ -82,7 +87,7 @@ class Teacher:
         self.temperature = temperature
         self.output = output
         self.license = license
-        self._weights_sha256 = weights_sha256(model.state_dict())
+        self._weights_sha256 = weights or weights_sha256(model.state_dict())
         self._head = list(class_names)
         self._columns: Tensor | None = None  # outputs in the order of class_names; None for all
         self.model = model.eval().requires_grad_(False)
@@ -124,6 +129,32 @@ class Teacher:
         """Move the network."""
         self.model.to(device)
 
+    def compile(self, batch_size: int | None = None, autocast: Autocast | None = None) -> None:
+        """Let torch.compile make its forward pass faster; outputs change in the last bits.
+
+        Args:
+            batch_size: compile for so many crops at once; by default when the first come.
+            autocast: in which precision these will be.
+
+        Raises:
+            ConfigError: the network cannot be compiled.
+        """
+        compile_network(self.model, deterministic=True)
+        if batch_size is None:
+            return
+        size = self.preprocessing.input_size
+        crops = torch.zeros((batch_size, 3, size, size), dtype=torch.uint8)
+        try:
+            self.logits(crops.contiguous(memory_format=torch.channels_last), autocast=autocast)
+        except RuntimeError as error:
+            reason = explain_compiler_error(error)
+            if reason is None:
+                raise
+            raise ConfigError(
+                f"compile: torch.compile cannot compile teacher {self.name} ({reason}); leave out "
+                "--compile"
+            ) from error
+
     def logits(self, crops: Tensor, *, autocast: Autocast | None = None) -> Tensor:
         """Outputs before the softmax, float32 (B, C), for uint8 crops (B, 3, S, S) of its view.
 
@@ -148,7 +179,7 @@ class Teacher:
             autocast: compute in half precision.
         """
         self._refuse_unsuitable(crops)
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         with torch.inference_mode(), precision(device, autocast):
             logits = network(self.preprocessing.normalize(crops.to(device))).to(torch.float32)
             if self._columns is not None:
@@ -184,10 +215,7 @@ class Teacher:
 
     def _example(self) -> Tensor:
         """One crop of noise, always the same."""
-        size = self.preprocessing.input_size
-        generator = torch.Generator().manual_seed(0)
-        crop = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
-        return self.preprocessing.normalize(crop.to(next(self.model.parameters()).device))
+        return noise(self.model, self.preprocessing, 1)
 
     def _refuse_unsuitable(self, crops: Tensor) -> None:
         if any(module.training for module in self.model.modules()):

@@ -14,6 +14,7 @@ from fkd.models.classes import numbered_classes, read_class_names
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.features import PooledFeatures
 from fkd.models.heads import load_head
+from fkd.models.modules import TeacherModule, load_module
 from fkd.models.single_teacher import Teacher, TeacherOutput
 from fkd.models.trial import try_network
 from fkd.models.zoo import LoadedModel, is_published_headless, load_model
@@ -84,18 +85,20 @@ class TeacherConfig:
 
 
 def load_teachers(
-    configs: Sequence[TeacherConfig],
+    configs: Sequence[TeacherConfig | TeacherModule],
     *,
     class_names: Sequence[str] | Callable[[list[str]], list[str] | None] | None = None,
+    image_classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> TeacherEnsemble:
-    """The teachers of a configuration, on their device.
+    """The teachers of a configuration, or of modules, on their device.
 
     Args:
         configs: one or more.
         class_names: of the outputs, in this order, matched by name in every head: the
             same names, WordNet ids or their lemmas. Or what makes these of the classes of the first
             teacher. By default all classes of the first teacher.
+        image_classes: what the outputs of a module are called where nothing else says it.
         device: where they run.
 
     Raises:
@@ -110,7 +113,12 @@ def load_teachers(
         >>> teachers.probabilities([crops]).shape
         torch.Size([2, 7])
     """
-    teachers = [_load_teacher(config) for config in configs]
+    teachers = [
+        load_module(config, image_classes)
+        if isinstance(config, TeacherModule)
+        else _load_teacher(config)
+        for config in configs
+    ]
     if callable(class_names):
         class_names = class_names(teachers[0].class_names)
     return TeacherEnsemble(teachers, class_names).to(device)

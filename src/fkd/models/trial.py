@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fkd.errors import ConfigError, reason_of
+from fkd.models.devices import device_of
 from fkd.models.preprocessing import Preprocessing
 
 _CANDIDATES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384)  # pixels, usual sides of crops
@@ -70,7 +71,7 @@ def _error_of(model: nn.Module, preprocessing: Preprocessing, num_crops: int) ->
     """What goes wrong with so many crops; None if nothing does."""
     try:
         with torch.no_grad():
-            model(_noise(model, preprocessing, num_crops))
+            model(noise(model, preprocessing, num_crops))
     except torch.OutOfMemoryError:
         raise  # says nothing of the size itself
     except Exception as error:  # networks are strangers' code: asserts, shapes, anything
@@ -78,13 +79,13 @@ def _error_of(model: nn.Module, preprocessing: Preprocessing, num_crops: int) ->
     return None
 
 
-def _noise(model: nn.Module, preprocessing: Preprocessing, num_crops: int) -> Tensor:
+def noise(model: nn.Module, preprocessing: Preprocessing, num_crops: int) -> Tensor:
+    """Crops of noise, always the same, as a network on any device takes them."""
     side = preprocessing.input_size
     generator = torch.Generator().manual_seed(0)
     shape = (num_crops, 3, side, side)
     crops = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    device = next((parameter.device for parameter in model.parameters()), None)
-    return preprocessing.normalize(crops.to(device))
+    return preprocessing.normalize(crops.to(device_of(model)))
 
 
 @contextmanager

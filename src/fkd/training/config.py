@@ -173,6 +173,8 @@ class TrainConfig:
         clip_grad: largest norm of the gradient.
         accumulate_steps: forward passes per optimizer step; each sees a part of batch_size.
         amp: compute in bf16 or fp16 instead of float32.
+        compile: let torch.compile make student and online teacher faster, after minutes of
+            compiling for each size of a batch. Files of the run are those of any other.
         device: cpu, cuda, cuda:1, mps, xpu; by default a GPU if there is one.
         seed: of weights, order, crops, mixing and dropout.
         decoder: what decodes JPEGs: auto is simplejpeg where it is installed and gives exactly the
@@ -244,6 +246,7 @@ class TrainConfig:
     clip_grad: float | None = None
     accumulate_steps: int = 1
     amp: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False
     device: str | None = None
     seed: int = 0
     decoder: DecoderChoice = "auto"

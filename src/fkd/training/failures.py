@@ -1,4 +1,4 @@
-"""What torch raises when memory or another process fails a run, as RunError."""
+"""What torch raises when memory, another process or torch.compile fails a run, as RunError."""
 
 import re
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from fkd.errors import RunError
+from fkd.models.compiling import explain_compiler_error
 
 _AGAIN = "the same command resumes from the last checkpoint"
 _LOST = re.compile("gloo|nccl|connection (closed|reset|refused) by peer", re.IGNORECASE)
@@ -17,7 +18,8 @@ def explained_failures(num_processes: int) -> Iterator[None]:
     """Around everything that a run computes.
 
     Raises:
-        RunError: memory does not suffice, or another process of the run has ended.
+        RunError: memory does not suffice, another process of the run has ended, or torch.compile
+            fails.
     """
     try:
         yield
@@ -29,6 +31,12 @@ def explained_failures(num_processes: int) -> Iterator[None]:
     except MemoryError as error:
         raise _too_little_memory() from error
     except RuntimeError as error:
+        reason = explain_compiler_error(error)
+        if reason is not None:
+            raise RunError(
+                f"torch.compile cannot compile a network of this run ({reason}); leave out "
+                "--compile, and give another --out"
+            ) from error
         if "DefaultCPUAllocator" in str(error):
             raise _too_little_memory() from error
         if num_processes == 1 or not _is_lost(error):

@@ -29,6 +29,7 @@ from fkd.evaluation.accuracy import measure_accuracy
 from fkd.evaluation.multi_label import MultiLabelImages, measure_multi_label
 from fkd.evaluation.neighbors import measure_neighbors
 from fkd.methods import find_method
+from fkd.models.compiling import compile_network, require_compiler
 from fkd.models.trial import try_training
 from fkd.training.config import (
     FREE_FIELDS,
@@ -119,6 +120,8 @@ def _run(
     """Train with settings whose defaults are filled in."""
     path, settings, main = Path(config.out), asdict(config), accelerator.is_main_process
     is_finished(path, settings, None, free=FREE_FIELDS)  # refuses before anything is loaded
+    if config.compile:
+        require_compiler(accelerator.device)
     setup = build_setup(config, data, accelerator.device)
     environment = describe_environment(
         config.seed, accelerator.num_processes, accelerator.device, setup.data
@@ -134,6 +137,8 @@ def _run(
         f"student {setup.card.name}",
         build_order(config, setup, accelerator).fewest_crops,
     )
+    if config.compile:
+        compile_network(setup.student)
     state = TrainState.build(
         setup.student, setup.method, accelerator, config.optimizer, config.ema_decay
     )

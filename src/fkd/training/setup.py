@@ -203,7 +203,10 @@ def _load_teacher(
     elif config.classes == "dataset":
         require_class_names(images)
         classes = partial(class_names_among, images)
-    return load_teachers(all_teachers(config), class_names=classes, device=device)
+    teachers = load_teachers(all_teachers(config), class_names=classes, device=device)
+    if config.compile:
+        teachers.compile()
+    return teachers
 
 
 def _open_crops(

@@ -2,6 +2,9 @@
 
     ROOT/n01440764/n01440764_10026.pt    tensor (2, K, rows, columns): logits; class ids, as floats
 
+The authors' code pools a crop's label as if the last two axes were (columns, rows), which may be an
+error of the code or say how the files are made: `fkd.labeling.axes` tells it by a teacher.
+
 Source: Re-labeling ImageNet (Yun et al., CVPR 2021) and its released maps; the layout is described
 in the authors' repository, naver-ai/relabel_imagenet (issue 8).
 """
@@ -36,7 +39,14 @@ class ForeignMap:
         return int(self.label.ids.shape[1])
 
 
-def read_map(data: bytes, path: str, num_classes: int, value_dtype: MapDtype = "f32") -> ForeignMap:
+def read_map(
+    data: bytes,
+    path: str,
+    num_classes: int,
+    value_dtype: MapDtype = "f32",
+    *,
+    swap_xy: bool = False,
+) -> ForeignMap:
     """One released map, checked.
 
     Args:
@@ -44,6 +54,7 @@ def read_map(data: bytes, path: str, num_classes: int, value_dtype: MapDtype = "
         path: of the file, for messages.
         num_classes: C.
         value_dtype: which must hold the logits.
+        swap_xy: take the tensor for (2, K, columns, rows).
 
     Raises:
         FormatError: the file is no tensor (2, K, rows, columns), a class id is no whole number in
@@ -57,7 +68,9 @@ def read_map(data: bytes, path: str, num_classes: int, value_dtype: MapDtype = "
         raise _no_map(path, f"its tensor has the shape {shape}, not (2, K, rows, columns)")
     if not all(0 < side <= _MAX_SIDE for side in shape[2:]):
         raise _no_map(path, f"it has {shape[2]} x {shape[3]} cells")
-    kept, rows, columns = shape[1:]
+    if swap_xy:
+        tensor = tensor.transpose(0, 1, 3, 2)
+    kept, rows, columns = tensor.shape[1:]
     numbers = tensor.astype(np.float32).reshape(2, kept, rows * columns)
     value, ids = numbers.transpose(0, 2, 1)
     if not (np.abs(value) <= LARGEST_VALUE[value_dtype]).all():  # False for NaN

@@ -14,13 +14,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from fkd.checks import require_whole
+from fkd.checks import refuse_unused, require_whole
 from fkd.crops.records import CropRecords
 from fkd.data.ahead import look_ahead
 from fkd.data.canary import make_canaries
 from fkd.data.numbered import class_names_among
 from fkd.data.sources import ImagesConfig, ImageSource, load, open_source, refuse_same_folder
 from fkd.errors import ConfigError, CropMismatch, FormatError
+from fkd.labeling.axes import AxesReport, compare_axes
 from fkd.labeling.config import MapDtype, require_one_of
 from fkd.labeling.foreign import maps, official, reinforced
 from fkd.labeling.foreign.crops import ForeignCrops
@@ -34,6 +35,8 @@ from fkd.labels.codecs import Codec, TopKLogits
 from fkd.labels.encoded import Encoded
 from fkd.labels.sampled import Sampled
 from fkd.models.classes import imagenet_classes, match_classes, read_class_names
+from fkd.models.devices import resolve_device
+from fkd.models.teacher import TeacherConfig, load_teachers
 from fkd.store import LabeledCrops, LabelStore, StoreWriter
 from fkd.store.config import StoreConfig
 from fkd.store.geometry import grid_boxes
@@ -91,6 +94,10 @@ class ImportConfig:
         codec: of the labels of crops, where their shape leaves it open: ms:K (default) or mr:K.
         value_dtype: how a value is stored; by default f32, or f16 where the files have half floats
             and for label maps.
+        swap_xy: of label maps, take the cells in the files for (column, row) in the place of (row,
+            column).
+        axes_teacher: a network that knows the classes of label maps, theirs or any other; tells
+            before the import whether the cells are (row, column) or (column, row).
         images_per_shard: images per shard.
         num_workers: threads that read files and decode images.
     """
@@ -103,6 +110,8 @@ class ImportConfig:
     teacher: StatedTeacher = field(default_factory=StatedTeacher)
     codec: Codec | None = None
     value_dtype: ValueDtype | None = None
+    swap_xy: bool = False
+    axes_teacher: TeacherConfig | None = None
     images_per_shard: int | None = None
     num_workers: int = 2
 
@@ -124,6 +133,10 @@ class ImportConfig:
             raise ConfigError(
                 f"codec: labels of others are no {self.codec.name}, whose classes fkd draws; use "
                 "ms:K or mr:K"
+            )
+        if self.format != "relabel":
+            refuse_unused(
+                self, {"swap_xy", "axes_teacher"}, prefix="", user=f"format {self.format}"
             )
 
 
@@ -195,6 +208,41 @@ def import_labels(
     return ImportResult(LabelStore.open(config.out), num_known, num_right, num_inexact)
 
 
+def check_axes(config: ImportConfig) -> AxesReport | None:
+    """How label maps compare with the labels of `axes_teacher`, as they would be imported.
+
+    Returns:
+        None where no such teacher is named.
+
+    Raises:
+        ConfigError: the teacher cannot be loaded or does not know a class.
+        FKDError: as `import_labels`.
+    """
+    if config.axes_teacher is None:
+        return None
+    files = _ForeignFiles(config, open_source(config.images))
+    teachers = load_teachers(
+        [config.axes_teacher], class_names=files.class_names, device=resolve_device(None)
+    )
+    first = files.first
+    assert isinstance(first, maps.ForeignMap)  # ImportConfig sees to it
+    return compare_axes(files.source, lambda i: files.labels(i).label, first.grid, teachers)
+
+
+def require_axes(report: AxesReport | None, config: ImportConfig) -> None:
+    """Refuse to import label maps under the wrong reading.
+
+    Raises:
+        ConfigError: a teacher has told that it is the other one.
+    """
+    if report is not None and report.is_right is False:
+        way_out = "leave out --swap_xy" if config.swap_xy else "add --swap_xy"
+        raise ConfigError(
+            f"swap_xy: {report.describe(swap_xy=config.swap_xy)[1]}; {way_out} to import them "
+            "like that, or leave out --axes_teacher"
+        )
+
+
 @dataclass(frozen=True)
 class _ForeignFiles:
     """The label files of a source."""
@@ -222,13 +270,15 @@ class _ForeignFiles:
     @cached_property
     def first(self) -> ForeignCrops | maps.ForeignMap:
         """The labels of the first image, which all others are like."""
-        return self._labels(0)
+        return self.labels(0)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The config of the store."""
         config, first = self.config, self.first
-        imported = {"origin": "imported", "teachers": [config.teacher.members()]}
+        imported: dict[str, Any] = {"origin": "imported", "teachers": [config.teacher.members()]}
+        if config.swap_xy:
+            imported["swap_xy"] = True
         if isinstance(first, maps.ForeignMap):
             codec, dtype = TopKLogits(first.num_kept), config.value_dtype or "f16"
             size = config.images_per_shard
@@ -248,7 +298,7 @@ class _ForeignFiles:
 
     def read(self, i: int) -> _Image:
         """What is imported of an image."""
-        labels, first = self._labels(i), self.first
+        labels, first = self.labels(i), self.first
         if _kind(labels) != _kind(first):
             raise FormatError(
                 f"{self.paths[i]} has another number of crops, classes or cells than "
@@ -273,12 +323,13 @@ class _ForeignFiles:
             store = LabelStore.open(self.config.out, partial=True)
             yield from (canary.in_manifest() for canary in make_canaries(store, self.source))
 
-    def _labels(self, i: int) -> ForeignCrops | maps.ForeignMap:
+    def labels(self, i: int) -> ForeignCrops | maps.ForeignMap:
+        """The labels of an image, checked."""
         path, config, num_classes = self.paths[i], self.config, len(self.class_names)
         data = read_label_file(path)
         if config.format == "relabel":
             dtype: MapDtype = "f32" if config.value_dtype == "f32" else "f16"
-            return maps.read_map(data, path, num_classes, dtype)
+            return maps.read_map(data, path, num_classes, dtype, swap_xy=config.swap_xy)
         if config.format == "ml-dr":
             return reinforced.read_reinforced(data, path, num_classes, config.codec)
         return official.read_official(data, path, num_classes, config.codec)
