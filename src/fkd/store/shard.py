@@ -397,5 +397,4 @@ def _unpack(
 
 def _native(name: str, array: np.ndarray) -> np.ndarray:
     """A copy in the byte order of this machine; int64 where numbers are computed with."""
-    dtype = np.dtype(np.int64) if name in _AS_INT64 else array.dtype.newbyteorder("=")
-    return array.astype(dtype)
+    return array.astype(np.int64 if name in _AS_INT64 else array.dtype.newbyteorder("="))

@@ -48,11 +48,7 @@ FREE_FIELDS = frozenset(
     {"out", "store", "device", "num_workers", "workers", "resume_from"}
     | {"partial", "allow_missing_images"}
     | {"val_every", "log_every", "checkpoint_seconds", "trackers"}
-    | {
-        f"{images}.{name}"
-        for images in ("images", "val")
-        for name in ("root", "download", "subset")
-    }
+    | {f"{group}.{name}" for group in ("images", "val") for name in ("root", "download", "subset")}
 )
 """Settings that may differ when a run is continued: they do not change its result, or (paths) what
 they point to is compared by its content."""
@@ -139,8 +135,7 @@ class TrainConfig:
         optimizer: what updates the weights.
         schedule: learning rate, warm-up, single-crop ending.
         mixing: MixUp and CutMix; an online teacher sees the mixed crops.
-        crop_source: stored (replay the crops of the store) or fresh (new random crops); by default
-            that of the method.
+        crop_source: stored (the crops of the store) or fresh ones; by default that of the method.
         order: how stored crops are drawn: every crop once per cycle (epoch_permutation), or
             independently at every access as the authors' code does (iid).
         crops: how fresh crops are drawn.
@@ -165,11 +160,9 @@ class TrainConfig:
         multi_label: learn each class by itself, with sigmoids and binary cross-entropy: for images
             with several classes, with methods fkd, kd and vanilla. By default where the labels of
             the store or the classes of the images are like that.
-        classes: of a student with a teacher and no store: all of the teacher's head, or the
-            dataset's.
+        classes: of a student with a teacher and no store: all of the teacher's head, or dataset's.
         max_images: train on a random choice of that many images.
-        ema_decay: keep a moving average of the weights, e.g. 0.9999; it is then what is evaluated
-            and saved.
+        ema_decay: keep a moving average of the weights, e.g. 0.9999, to be evaluated and saved.
         clip_grad: largest norm of the gradient.
         accumulate_steps: forward passes per optimizer step; each sees a part of batch_size.
         amp: compute in bf16 or fp16 instead of float32.
