@@ -91,9 +91,10 @@ def test_a_push_that_was_stopped_resumes(bucket, label_store, tmp_path, uploads,
             raise KeyboardInterrupt
         real(self, source, item)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(StorageFolder, "upload", stops)
-        push(label_store.path, address, options=options, num_threads=1)
+        with pytest.raises(KeyboardInterrupt):
+            push(label_store.path, address, options=options, num_threads=1)
     there = stored(system)
     assert FIRST in there
     assert "manifest.json" not in there
@@ -140,14 +141,18 @@ def test_errors_of_s3_are_told(bucket, label_store, s3_url, monkeypatch, tmp_pat
         push(label_store.path, parse_address("s3://nobody/a"), options=options)
     with pytest.raises(NotThere, match=r"neither manifest\.json"):
         pull(parse_address("s3://labels/nothing"), tmp_path / "x", options=options)
+    nowhere = {
+        "endpoint_url": "http://127.0.0.1:9",
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+    }
     with pytest.raises(RemoteError, match="does not answer"):
-        pull(address, tmp_path / "x", options={"endpoint_url": "http://127.0.0.1:9"})
+        pull(address, tmp_path / "x", options=nowhere)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(RemoteError, match="there are no credentials.*AWS_ACCESS_KEY_ID"):
+    with pytest.raises(RemoteError, match=r"there are no credentials.*AWS_ACCESS_KEY_ID"):
         pull(address, tmp_path / "x", options=options | {"skip_instance_cache": True})
-    with pytest.raises(ConfigError, match="s3:// cannot be opened"):
+    with pytest.raises(ConfigError, match="storage_options: .* cannot be opened.*no_such_option"):
         pull(address, tmp_path / "x", options={"no_such_option": 1})
 
 

@@ -129,6 +129,7 @@ class _Sending:
     def run(self, num_threads: int) -> int:
         """Send what is missing; how many bytes that were."""
         _require_same(self._contents, self._place, self._source)
+        patiently(self._place.look, str(self._place), self._watch)
         first = [item for item in self._contents.items if item.name != FINAL_WEIGHTS]
         for_each(first, self._send, self._watch, num_threads)
         for item in self._contents.items[len(first) :]:

@@ -38,6 +38,7 @@ _PACKAGES = {
 _REFUSALS = ("accessdenied", "forbidden", "access denied", "invalidaccesskey", "signaturedoesnot")
 _NO_LOGIN = ("NoCredentialsError", "DefaultCredentialsError", "CredentialRetrievalError")
 _BUSY = ("slowdown", "internalerror", "serviceunavailable", "requesttimeout", "toomanyrequests")
+_NO_BUCKET = "cannot be written, since there is no such bucket; make it"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -99,7 +100,7 @@ class StorageFolder:
         """
         path = self._path(item.name)
         options = {"chunksize": _S3_PART} if self._protocol in _S3 else {}
-        with self._asking(item.name):
+        with self._asking(item.name, _NO_BUCKET):
             if self._protocol in _OBJECTS:
                 self._system.put_file(str(source), path, **options)
             else:
@@ -108,7 +109,7 @@ class StorageFolder:
     def write(self, name: str, data: bytes) -> None:
         """The same for bytes."""
         path = self._path(name)
-        with self._asking(name):
+        with self._asking(name, _NO_BUCKET):
             if self._protocol in _OBJECTS:
                 self._system.pipe_file(path, data)
             else:
@@ -149,6 +150,15 @@ class StorageFolder:
             return None
         return self._sha256(item) == item.sha256
 
+    def look(self) -> None:
+        """List what is there, once for all threads.
+
+        Raises:
+            RemoteError: it may not be looked at.
+            Transient: it cannot be looked at at the moment.
+        """
+        self._infos()
+
     def look_again(self, name: str) -> None:
         """Look anew at one file."""
         found = self._infos()
@@ -186,7 +196,7 @@ class StorageFolder:
         return f"{self._root}/{name}"
 
     @contextmanager
-    def _asking(self, name: str) -> Iterator[None]:
+    def _asking(self, name: str, missing: str = "is not there; look for it") -> Iterator[None]:
         """Turn what fsspec's packages raise into our errors; each has kinds of its own."""
         place = f"{self}/{name}" if name else str(self)
         try:
@@ -194,7 +204,7 @@ class StorageFolder:
         except (RemoteError, Transient):
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotThere(f"{place} is not there; correct the address") from error
+            raise NotThere(f"{place} {missing}, or correct the address") from error
         except Exception as error:
             raise _in_words(error, place) from error
 
@@ -230,6 +240,8 @@ def _missing(protocol: str) -> str:
 def _in_words(error: Exception, place: str) -> Exception:
     """What a package of fsspec says, as one of our errors."""
     kind, text = type(error).__name__, str(error).lower()
+    if isinstance(error, TypeError) and "unexpected keyword" in text:
+        return ConfigError(f"storage_options: {place} cannot be opened: {reason_of(error)}")
     if kind in _NO_LOGIN:
         return RemoteError(
             f"{place}: there are no credentials; give them as its package finds them "
