@@ -152,7 +152,7 @@ def test_errors_of_s3_are_told(bucket, label_store, s3_url, monkeypatch, tmp_pat
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(RemoteError, match=r"there are no credentials.*AWS_ACCESS_KEY_ID"):
         pull(address, tmp_path / "x", options=options | {"skip_instance_cache": True})
-    with pytest.raises(ConfigError, match="storage_options: .* cannot be opened.*no_such_option"):
+    with pytest.raises(ConfigError, match=r"storage_options: .* cannot be opened.*no_such_option"):
         pull(address, tmp_path / "x", options={"no_such_option": 1})
 
 

@@ -174,7 +174,7 @@ def describe(address: HubAddress) -> str:
 
 
 def call_hub(address: HubAddress, function: str, *args: Any, **options: Any) -> Any:
-    """Call a function of huggingface_hub, or a method of its HfApi, without its progress bars.
+    """Call a method of huggingface_hub's HfApi, without its progress bars.
 
     Raises:
         ConfigError: huggingface_hub is not installed.
@@ -191,9 +191,7 @@ def call_hub(address: HubAddress, function: str, *args: Any, **options: Any) -> 
     shown = utils.are_progress_bars_disabled()
     utils.disable_progress_bars()
     try:
-        target = getattr(huggingface_hub, function, None)
-        target = target or getattr(huggingface_hub.HfApi(), function)
-        return target(*args, **options)
+        return getattr(huggingface_hub.HfApi(), function)(*args, **options)
     except (errors.HFValidationError, errors.HfHubHTTPError, OSError, RuntimeError) as error:
         raise _in_words(error, address) from error
     except Exception as error:  # the client's own HTTP library, which changes with its version
