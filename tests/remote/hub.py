@@ -153,15 +153,15 @@ class HubHandler(BaseHTTPRequestHandler):
             self._fail(403)
             return
         kind, name = wanted.get("type") or "model", f"{wanted['organization']}/{wanted['name']}"
-        key = f"{kind}s/{name}"
+        key, prefix = f"{kind}s/{name}", "" if kind == "model" else f"{kind}s/"
+        answer = {"url": f"{self.hub.url}/{prefix}{name}", "id": "1"}
         if key in self.hub.repositories:
-            self._fail(409)
+            self._send(json.dumps(answer | {"error": "it exists"}).encode(), 409)
             return
         made = Repository(private=wanted.get("visibility") == "private")
         made.commit("main", {".gitattributes": b""})
         self.hub.repositories[key] = made
-        prefix = "" if kind == "model" else f"{kind}s/"
-        self._json({"url": f"{self.hub.url}/{prefix}{name}", "id": "1"})
+        self._json(answer)
 
     def branch(self, key, revision):
         repository = self._seen(key)
@@ -192,6 +192,9 @@ class HubHandler(BaseHTTPRequestHandler):
             names = [{"rfilename": path} for path in found[1]]
             self._json({"id": key.partition("/")[2], "sha": found[0], "siblings": names})
 
+    def _oid(self, path: str, data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest() if is_lfs(path) else git_sha(data)
+
     def _entry(self, path: str, data: bytes) -> dict:
         entry = {"type": "file", "path": path, "size": len(data), "oid": git_sha(data)}
         if is_lfs(path):
@@ -217,7 +220,7 @@ class HubHandler(BaseHTTPRequestHandler):
         files = []
         for each in json.loads(self.body)["files"]:
             path, old = each["path"], found[1].get(each["path"])
-            oid = None if old is None or is_lfs(path) else git_sha(old)
+            oid = None if old is None else self._oid(path, old)
             mode = "lfs" if is_lfs(path) else "regular"
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self._json({"files": files})
@@ -264,7 +267,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self._fail(404, "EntryNotFound")
             return
         data = files[file]
-        etag = hashlib.sha256(data).hexdigest() if is_lfs(file) else git_sha(data)
+        etag = self._oid(file, data)
         if self.hub.broken.get(file, 0) and self.command == "GET":
             self.hub.broken[file] -= 1
             data = data[:-1] + b"?"

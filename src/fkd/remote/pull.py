@@ -156,9 +156,10 @@ def _find(places: Sequence[Place], address: Address) -> _Source:
         except NotThere:
             continue
         return _Source(place, parse_files(data, f"{place}/{FILES}"))
+    why = f": {first}" if address.kind == "hub" else ""
     raise NotThere(
         f"{address} has neither {MANIFEST} (of a store) nor {FILES} (of a run that `fkd push` has "
-        "sent); correct the address, log in where it is private, or push it first"
+        f"sent){why}; correct the address, log in where it is private, or push it first"
     ) from first
 
 

@@ -148,9 +148,10 @@ def _check_once(
 
 
 def _note_of(root_hash: str, folder: Path) -> Path:
-    from huggingface_hub import cached_assets_path
+    from huggingface_hub import cached_assets_path, constants
 
-    notes = cached_assets_path("fkd", namespace="stores", subfolder="checked")
+    place = Path(constants.HF_ASSETS_CACHE)
+    notes = cached_assets_path("fkd", namespace="stores", subfolder="checked", assets_dir=place)
     return notes / f"{root_hash[:32]}-{sha256(os.fsencode(folder.resolve()))[:32]}"
 
 
