@@ -8,6 +8,8 @@
     |   `-- NotFinite           its output is NaN or infinite (in models/single_teacher.py)
     |-- RunError            a run folder cannot be used or continued
     |-- ExportError         a network cannot be exported, or answers differently then
+    |-- RemoteError         a server, bucket or hub refuses, does not answer, or sends other bytes
+    |   `-- NotThere        a file, repository or revision does not exist there
     `-- StoreError          a label store cannot be used
         |-- FormatError     not a label store, or malformed
         |   `-- NewerFormat     made by a newer fkd
@@ -59,6 +61,14 @@ class RunError(FKDError):
 
 class ExportError(FKDError):
     """A network cannot be exported, or gives other outputs once it is; nothing was written."""
+
+
+class RemoteError(FKDError):
+    """A server, a bucket or the hub refuses, does not answer, or sends other bytes."""
+
+
+class NotThere(RemoteError):
+    """A file, repository or revision does not exist there, or may not be seen."""
 
 
 class StoreError(FKDError):

@@ -18,6 +18,14 @@ def home_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def is_hub_address(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is an address of the Hugging Face hub, such as hf://datasets/org/name.
+
+    A `Path` of one has a single slash after the colon.
+    """
+    return os.fspath(path).startswith("hf:/")
+
+
 def settle_paths(config: Any, *names: str) -> None:
     """Make fields of a frozen dataclass text, with home folders in the place of `~`.
 

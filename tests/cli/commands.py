@@ -94,6 +94,8 @@ def command(verb: str, files: Files, out: Path) -> list[str]:
         "inspect": [store],
         "verify": [store],
         "convert": [store, writes],
+        "push": [store, str(out)],
+        "pull": [store, str(out)],
         "view": [store, images, f"--out={out}"],
         "analyze storage": [f"--store={store}", writes],
         "analyze distance": [images, f"--store={store}", f"--maps={files.map_store}", writes],

@@ -24,6 +24,8 @@ MANY = [
     ("inspect", "num_samples", "3"),
     ("verify", "spot_checks", "3"),
     ("convert", "form", "plain"),
+    ("push", "transfers", "3"),
+    ("pull", "transfers", "3"),
     ("view", "page.num_images", "3"),
     ("analyze storage", "num_crops", "3"),
     ("analyze distance", "sample.seed", "3"),

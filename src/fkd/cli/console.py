@@ -40,18 +40,24 @@ def make_console() -> Console:
     return PlainConsole()
 
 
-def make_bar(console: Console, *columns: ProgressColumn, transient: bool = True) -> Progress:
+def make_bar(
+    console: Console,
+    *columns: ProgressColumn,
+    transient: bool = True,
+    counts: ProgressColumn | None = None,
+) -> Progress:
     """A progress bar, with more columns before the time; nothing outside a terminal.
 
     Args:
         console: where it is drawn.
         columns: shown between the counts and the remaining time.
         transient: whether it vanishes at its end.
+        counts: what shows how much is done; by default the number of all.
     """
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        counts or MofNCompleteColumn(),
         *columns,
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,

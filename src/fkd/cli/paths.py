@@ -10,7 +10,7 @@ from itertools import chain, repeat
 
 from fkd.cli.arguments import Argument
 from fkd.errors import ConfigError
-from fkd.userfiles import home_path, os_reason, read_text
+from fkd.userfiles import home_path, is_hub_address, os_reason, read_text
 
 # The last part of an option's name, and what it wants.
 INPUTS = {
@@ -68,6 +68,8 @@ def require_inputs(
         if value == "" and (kind is not None or option in OUTPUTS):
             raise ConfigError(f"{option} is empty; give {INPUTS.get(kind or '', 'a path')}")
         if kind is None or value is None or _is_settings(value, kind):
+            continue
+        if kind == "store" and is_hub_address(value):
             continue
         if kind in _NAMES and not _is_path(value):
             continue

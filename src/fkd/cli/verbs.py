@@ -171,6 +171,26 @@ VERBS: dict[str, Verb] = {
         {"out": "folder of the new store", "form": "compact or plain"},
         "STORE",
     ),
+    "push": Verb(
+        "fkd.cli.remote:push",
+        "send a store or a run to a bucket, a folder or the Hugging Face hub",
+        "fkd push labels s3://bucket/labels",
+        {
+            "private": "a new repository of the hub is seen by its owner only",
+            "endpoint_url": "of a bucket that is not Amazon's, such as http://minio:9000",
+        },
+        "SOURCE URL",
+    ),
+    "pull": Verb(
+        "fkd.cli.remote:pull",
+        "fetch a store or a run from a bucket, a web server or the hub, checked",
+        "fkd pull https://host/labels labels",
+        {
+            "shards": "only these of a store, e.g. 0:10 or 1/4",
+            "root_hash": "that the store must have",
+        },
+        "URL FOLDER",
+    ),
     "view": Verb(
         "fkd.cli.view:view",
         "show images, crop boxes and labels in a browser",

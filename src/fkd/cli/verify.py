@@ -8,6 +8,7 @@ from rich.console import Console
 from fkd.cli.console import make_bar, make_console, print_remark
 from fkd.errors import DamagedStore, FormatError, StoreError
 from fkd.store import LabelStore, repair_store, verify_store
+from fkd.store.hub import locate
 from fkd.store.strays import find_companions, is_made_of_links
 from fkd.userfiles import home_path
 
@@ -24,9 +25,9 @@ def verify_bytes(store: str, *, partial: bool = False, repair: bool = False) -> 
         repair: move damaged shards to quarantine/, so that `fkd label` computes them again.
     """
     if repair:
-        repair_damaged(home_path(store), make_console(), partial=partial)
+        repair_damaged(locate(home_path(store)), make_console(), partial=partial)
     else:
-        check_bytes(home_path(store), make_console(), partial=partial)
+        check_bytes(locate(home_path(store)), make_console(), partial=partial)
 
 
 def repair_damaged(store: Path, console: Console, *, partial: bool = False) -> None:

@@ -20,6 +20,7 @@ from fkd.labeling.store_checks import (
 from fkd.models.ensemble import TeacherEnsemble
 from fkd.models.teacher import TeacherConfig
 from fkd.store import LabelStore
+from fkd.store.hub import locate
 from fkd.userfiles import home_path
 
 
@@ -54,7 +55,7 @@ def verify(
     models = ([] if teacher is None else [teacher]) + (teachers or [])
     if models and images is None:
         raise ConfigError("images.root: the teacher needs the images that were labeled")
-    folder = home_path(store)
+    folder = locate(home_path(store))
     if repair:
         repair_damaged(folder, console, partial=partial)
         return

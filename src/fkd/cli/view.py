@@ -12,7 +12,7 @@ from fkd.data.sources import ImagesConfig, open_source, remarks_of
 from fkd.data.subset import labeled_part
 from fkd.errors import ConfigError
 from fkd.store import LabelStore
-from fkd.userfiles import home_path
+from fkd.userfiles import home_path, is_hub_address
 from fkd.viewing.browser import Browser
 from fkd.viewing.filters import FilterConfig, Sort
 from fkd.viewing.page import GENERATOR, PageConfig, render_choice
@@ -64,6 +64,8 @@ def view(
         return
     if port:
         raise ConfigError("port: only a server has one; add --serve, or leave it out")
+    if out is None and is_hub_address(folder):
+        raise ConfigError("out: give the file of the page, e.g. --out labels.html")
     target = _beside(folder) if out is None else home_path(out)
     require_place(target, GENERATOR, overwrite=overwrite)
     browser = _open(folder, images, partial, allow_missing_images, console)

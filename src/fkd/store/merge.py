@@ -15,6 +15,7 @@ from fkd.errors import ConfigError, DamagedStore, MissingLabel, StoreMismatch
 from fkd.store import canonical, durable, files
 from fkd.store.canonical import sha256
 from fkd.store.config import StoreConfig
+from fkd.store.hub import locate
 from fkd.store.manifest import (
     ENVIRONMENT,
     MANIFEST,
@@ -70,7 +71,7 @@ def read_part(path: str | os.PathLike[str]) -> Part:
     Raises:
         StoreError: it holds no such shards, or a file of it is damaged.
     """
-    folder = files.absolute(path)
+    folder = locate(path)
     config = read_config(folder)
     return Part(folder, config, read_commits(folder, config), _read_environment(folder))
 

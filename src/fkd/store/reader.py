@@ -26,6 +26,7 @@ from fkd.store.content import (
     LabeledImage,
     check_read,
 )
+from fkd.store.hub import locate
 from fkd.store.manifest import MAX_COMMIT_BYTES, commit_name
 from fkd.store.opening import Opened, read_store
 from fkd.store.presence import NOT_HERE, Presence, are_within
@@ -77,10 +78,11 @@ class LabelStore:
     def open(
         path: str | os.PathLike[str], *, partial: bool = False, check_reads: bool = True
     ) -> "LabelStore":
-        """Open the store in a folder.
+        """Open the store in a folder, or in a repository of the hub.
 
         Args:
-            path: the folder.
+            path: the folder; or the address of a data set of the Hugging Face hub, such as
+                "hf://datasets/org/name@revision", which is fetched into the hub's cache.
             partial: also accept a store of which only some shards are there, finished or not.
             check_reads: compare every row that is read with its checksum.
 
@@ -88,8 +90,9 @@ class LabelStore:
             FormatError: not a label store, or of a newer format.
             MissingLabel: shards are missing, and `partial` is not set.
             DamagedStore: the small files differ from their checksums.
+            RemoteError: the hub refuses or does not answer, and the store is not in its cache.
         """
-        folder = files.absolute(path)
+        folder = locate(path)
         return LabelStore(folder, read_store(folder, partial=partial), check_reads)
 
     @property

@@ -22,6 +22,7 @@ from fkd.store.canonical import keys_digest, printable, sha256
 from fkd.store.config import StoreConfig
 from fkd.store.content import LABELED, check_content
 from fkd.store.geometry import geometry_crc32
+from fkd.store.hub import locate
 from fkd.store.locks import WriterLock
 from fkd.store.manifest import (
     COMMITS,
@@ -82,7 +83,7 @@ def verify_store(
         >>> verify_store("labels")
         []
     """
-    folder = files.absolute(path)
+    folder = locate(path)
     return _Check(folder, partial).run(progress or (lambda done, total: None))
 
 

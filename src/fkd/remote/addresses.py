@@ -1,0 +1,85 @@
+"""What a user means by the address of a store or a run elsewhere.
+
+s3://bucket/labels                        any protocol of fsspec: gs://, abfs://, sftp://, ...
+https://host/labels                       a web server, which gives and takes nothing
+hf://datasets/org/name@revision/folder    a repository of the hub; hf://org/name is one of a run
+org/name                                  the same, where no such folder is here
+/mnt/share/labels                         a folder
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from fkd.errors import ConfigError
+from fkd.store.hub import HubAddress, parse_hub_address
+from fkd.userfiles import home_path, is_hub_address
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_WEB = ("http", "https")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a store or a run is, or is to be.
+
+    Attributes:
+        kind: how it is reached.
+        url: without a slash at its end; of a folder, its path.
+        hub: the repository, where it is one of the hub; its `kind` is None if the user left it out.
+    """
+
+    kind: Literal["web", "storage", "folder", "hub"]
+    url: str
+    hub: HubAddress | None = None
+
+    def __str__(self) -> str:
+        """As messages show it: without a password."""
+        return without_secrets(self.url)
+
+
+def parse_address(text: str, name: str = "url") -> Address:
+    """The address that a user has written.
+
+    Args:
+        text: as above.
+        name: the argument, for messages.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not text.strip():
+        raise ConfigError(f"{name} is empty; give an address such as s3://bucket/labels")
+    if is_hub_address(text):
+        return Address("hub", text, parse_hub_address(text, name))
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return _without_scheme(text, name)
+    parts = urlsplit(text)
+    kind = scheme[1].lower()
+    if kind in _WEB and (parts.query or parts.fragment or not parts.netloc):
+        raise ConfigError(
+            f"{name}: {without_secrets(text)} is no address of a folder; names of files are put "
+            "behind it, so it has a host and neither ? nor #"
+        )
+    if not text[scheme.end() :].strip("/") and kind != "memory":
+        raise ConfigError(f"{name}: {text} names no place; give one such as {kind}://bucket/labels")
+    return Address("web" if kind in _WEB else "storage", text.rstrip("/"))
+
+
+def _without_scheme(text: str, name: str) -> Address:
+    """A folder, or a repository of the hub."""
+    if _REPOSITORY.fullmatch(text) and not os.path.lexists(text):
+        return Address("hub", text, parse_hub_address(text, name))
+    return Address("folder", str(home_path(text).absolute()))
+
+
+def without_secrets(url: str) -> str:
+    """The address without a password in it, and without what follows a `?`."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    shown = f"***@{host}" if "@" in parts.netloc and parts.password else parts.netloc
+    return urlunsplit((parts.scheme, shown, parts.path, "", "")) if parts.netloc else url
