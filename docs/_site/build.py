@@ -24,7 +24,7 @@ from fkd.cli.verbs import VERBS
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "docs" / "_site"
 FIRST_PAGE = (HERE / "index.md").read_text(encoding="utf-8")
-BESIDE_DOCS = ("CHANGELOG.md", "CONTRIBUTING.md", "recipes/README.md")
+BESIDE_DOCS = ("CHANGELOG.md", "CONTRIBUTING.md", "recipes/README.md", "benchmarks/README.md")
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
 GROUPS = {

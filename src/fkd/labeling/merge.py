@@ -75,8 +75,9 @@ def _require_images(part: Part, images: ImagesConfig) -> ImageSource:
     source = spread(open_source(images), max_images if isinstance(max_images, int) else None)
     if keys_digest(source.key(i) for i in range(len(source))) != part.config.keys_sha256:
         raise StoreMismatch(
-            f"images.root: {source.root} does not hold the images that {part.path} has labels of; "
-            "give the images that were labeled, all of them"
+            f"images.root: {source.root} does not hold the images that {part.path} has labels of, "
+            "or others too; give the images that were labeled, all of them and no others, from "
+            "where they were labeled and with the same images.subset if there was one"
         )
     return source
 

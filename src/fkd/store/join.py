@@ -14,6 +14,7 @@ from fkd.store.reader import LabelStore
 Fingerprint: TypeAlias = Callable[[bytes], tuple[int, int]]  # key -> (crc32, length) of its file
 
 _SHOWN = 3
+_LABELED_ONLY = "use the images that were labeled and no others (images.subset names them)"
 
 
 def join_images(
@@ -95,8 +96,13 @@ def _describe_mismatch(
     parts += _count(unlabeled, "there but not labeled")
     if (rows == NOT_HERE).any():
         parts.append(f"of the store {len(store.committed)} of {store.num_shards} shards are there")
-    if renamed or unlabeled:
-        way_out = "use the images that were labeled, or label these"
+    if unlabeled:
+        way_out = f"{_LABELED_ONLY}, or label these"
+    elif renamed:
+        way_out = (
+            "labels are found by the keys of images, which begin at images.root: give the images "
+            "from where they were labeled, in the same format, or label these"
+        )
     return f"{', '.join(parts)}; {way_out}"
 
 
