@@ -130,7 +130,7 @@ def test_other_images_are_refused(halves, make_images, tmp_path):
     pixels = Image.new("RGB", (30, 30))
     moved = first.with_name(f"x{first.name}")
     first.rename(moved)
-    with pytest.raises(StoreMismatch, match="does not hold the images.*same images.subset"):
+    with pytest.raises(StoreMismatch, match=r"does not hold the images.*same images.subset"):
         merge(halves, str(tmp_path / "out"), ImagesConfig(root=str(root)))
     moved.rename(first)
     for file in sorted(path for path in root.rglob("*") if path.is_file()):

@@ -292,12 +292,12 @@ def test_the_store_of_a_subset_is_that_of_a_folder_of_these_images(image_folder,
     assert "max_images" not in store.config
     assert made("spread", named, max_images=5).config["max_images"] == 5
     assert len(MultiCropDataset(named, store, crops_per_image=2, size=16)) == 8
-    with pytest.raises(StoreMismatch, match="7 there but not labeled.*images.subset names them"):
+    with pytest.raises(StoreMismatch, match=r"7 there but not labeled.*images.subset names them"):
         MultiCropDataset(str(image_folder), store, crops_per_image=2, size=16)
 
 
 def test_labels_of_another_place_are_refused_with_what_joins_them(stores, image_folder):
-    with pytest.raises(StoreMismatch, match="15 renamed .*found by the keys.* in the same format"):
+    with pytest.raises(StoreMismatch, match=r"15 renamed .*found by the keys.* in the same format"):
         MultiCropDataset(
             str(image_folder), LabelStore.open(stores["tar", "plain"]), crops_per_image=2, size=16
         )
