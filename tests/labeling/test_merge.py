@@ -130,8 +130,12 @@ def test_other_images_are_refused(halves, make_images, tmp_path):
     pixels = Image.new("RGB", (30, 30))
     moved = first.with_name(f"x{first.name}")
     first.rename(moved)
-    with pytest.raises(StoreMismatch, match=r"does not hold the images.*same images.subset"):
+    with pytest.raises(StoreMismatch, match=r"does not hold the images.*same images.subset") as e:
         merge(halves, str(tmp_path / "out"), ImagesConfig(root=str(root)))
+    assert "1 labeled but not there (first: ant/0.png), 1 there but not labeled" in str(e.value)
+    assert "(first: ant/x0.png)" in str(e.value)
+    with pytest.raises(StoreMismatch, match=r"15 labeled but not there \(first: ant/0.png, ant/"):
+        merge(halves, str(tmp_path / "out"), ImagesConfig(root=str(root / "ant")))
     moved.rename(first)
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
         pixels.save(file)

@@ -318,3 +318,35 @@ def test_a_labeled_part_without_manifest_trains(stores, image_folder, tmp_path):
         shutil.copy(file, part / name)
     with pytest.raises(RunError, match=r"data\.images\.num_images was 7, now 11"):
         train(config)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_of_some_of_the_named_images(kind, roots, teacher, tmp_path):
+    """Labeled with `--images.subset FILE --max_images 4`: the same file fits it, another does not.
+
+    Nor does one of as many images among which the 4 are: some of its images may have been meant.
+    """
+    named = ImagesConfig(root=str(roots[kind]), subset=every_second(roots[kind], tmp_path))
+    source = open_source(named)
+    settings = LabelConfig(
+        images=named,
+        out=str(tmp_path / "store"),
+        teacher=replace(teacher, output="logits"),
+        num_crops=2,
+        max_images=4,
+        images_per_shard=3,
+    )
+    store = label(settings).store
+    assert store.num_images == 4 < len(source) == 7
+    part = labeled_part(source, store)
+    assert [part.key(i) for i in range(4)] == store.keys()
+    assert len(MultiCropDataset(named, store, crops_per_image=2, size=16)) == 4
+    assert train(run_of(tmp_path / "run", "fkd", store.path, **vars(named))).num_steps > 0
+    fetched = LabelStore.open(some_shards(store.path, tmp_path / "part", (1,)), partial=True)
+    assert len(MultiCropDataset(named, fetched, crops_per_image=2, size=16)) == 1
+    other = Path(named.subset).read_bytes().splitlines()[1:]
+    everything = open_source(ImagesConfig(root=str(roots[kind])))
+    other.append(next(key for key in map(everything.key, range(15)) if key not in other))
+    (tmp_path / "other.txt").write_bytes(b"\n".join(other))
+    with pytest.raises(StoreMismatch, match=r"there but not labeled"):
+        MultiCropDataset(replace(named, subset=str(tmp_path / "other.txt")), store, size=16)

@@ -3,7 +3,8 @@
 `--images.subset` names images in a text file; those of the store that are not named are then left
 out on purpose. `fkd label --max_images` labels images that are spread evenly over the source in the
 order of its keys, hence over its class folders. A store of such a part says so (`max_images` in its
-config); only then is a source with more images than the store taken for what was labeled.
+config); only then is a source with more images than the store taken for what was labeled. Where a
+user has named the images of the source, these must spread to just the images of the store.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from fkd.data.class_sets import is_multi_label, labels_of
 from fkd.data.subset_files import find_named
 from fkd.errors import StoreMismatch
-from fkd.store import NOT_HERE, LabelStore
+from fkd.store import NOT_HERE, LabelStore, keys_digest
 
 if TYPE_CHECKING:
     from fkd.data.sources import ImageSource
@@ -110,10 +111,13 @@ def spread(source: "ImageSource", max_images: int | None) -> "ImageSource":
     """At most so many images of a source, spread evenly over it."""
     if max_images is None or max_images >= len(source):
         return source
-    positions = np.arange(max_images) * len(source) // max_images
-    part = SubsetSource(source, positions.tolist())
+    part = SubsetSource(source, _spread_positions(len(source), max_images))
     part.is_spread = True
     return part
+
+
+def _spread_positions(num_images: int, max_images: int) -> list[int]:
+    return (np.arange(max_images) * num_images // max_images).tolist()
 
 
 def labeled_part(source: "ImageSource", store: LabelStore) -> "ImageSource":
@@ -126,8 +130,7 @@ def labeled_part(source: "ImageSource", store: LabelStore) -> "ImageSource":
     Raises:
         StoreMismatch: there are more images in the place of missing shards than these hold.
     """
-    larger = len(source) > store.num_images_in_all and not is_named_part(source)
-    is_of_part = MEMBER in store.config and larger
+    is_of_part = _is_larger(source, store)
     if not (is_of_part or store.is_partial):
         return source
     rows = store.find([source.key(i) for i in range(len(source))])
@@ -149,3 +152,13 @@ def labeled_part(source: "ImageSource", store: LabelStore) -> "ImageSource":
             "the others are left out"
         )
     return SubsetSource(source, keep, remark)
+
+
+def _is_larger(source: "ImageSource", store: LabelStore) -> bool:
+    """Whether a store of some images may be of images chosen from a source with more of them."""
+    if MEMBER not in store.config or len(source) <= store.num_images_in_all:
+        return False
+    if not is_named_part(source):
+        return True
+    chosen = _spread_positions(len(source), store.num_images_in_all)
+    return keys_digest([source.key(i) for i in chosen]) == store.config["keys_sha256"]

@@ -13,6 +13,7 @@ from fkd.data.subset import MEMBER, spread
 from fkd.errors import StoreMismatch
 from fkd.labeling.run import finish_store
 from fkd.store import LabelStore, StoreWriter, keys_digest
+from fkd.store.join import describe_difference
 from fkd.store.merge import Part, copy_shards, read_part, require_whole_set
 
 
@@ -52,7 +53,7 @@ def merge(
     """
     read = [read_part(part) for part in parts]
     require_whole_set(read)
-    source = _require_images(read[0], images)
+    source = _require_images(read, images)
     noted = [part for part in read if part.environment]
     with StoreWriter.open(out, read[0].config.source) as writer:
         pending = set(writer.pending())
@@ -70,14 +71,18 @@ def merge(
     return MergeResult(LabelStore.open(out), _describe_environments(read, noted))
 
 
-def _require_images(part: Part, images: ImagesConfig) -> ImageSource:
-    max_images = part.config.source.get(MEMBER)
+def _require_images(parts: Sequence[Part], images: ImagesConfig) -> ImageSource:
+    config = parts[0].config
+    max_images = config.source.get(MEMBER)
     source = spread(open_source(images), max_images if isinstance(max_images, int) else None)
-    if keys_digest(source.key(i) for i in range(len(source))) != part.config.keys_sha256:
+    keys = [source.key(i) for i in range(len(source))]
+    if keys_digest(keys) != config.keys_sha256:
+        labeled = {key for part in parts for key in LabelStore.open(part.path, partial=True).keys()}
         raise StoreMismatch(
-            f"images.root: {source.root} does not hold the images that {part.path} has labels of, "
-            "or others too; give the images that were labeled, all of them and no others, from "
-            "where they were labeled and with the same images.subset if there was one"
+            f"images.root: {source.root} does not hold the images that {parts[0].path} is a part "
+            f"of the labels of: {describe_difference(sorted(labeled), keys)}; give the images that "
+            "were labeled, all of them and no others, from where they were labeled and with the "
+            "same images.subset if there was one"
         )
     return source
 

@@ -121,6 +121,20 @@ def _find_renamed(
     return {key: old for key in extra if (old := old_of.pop(fingerprint(key), None))}
 
 
+def describe_difference(labeled: Sequence[bytes], keys: Sequence[bytes]) -> str:
+    """Which images of two sets are in one of them only, counted and the first ones named.
+
+    Args:
+        labeled: keys of images with labels, ascending.
+        keys: of the images that are there, ascending.
+    """
+    missing = sorted(set(labeled) - set(keys))
+    extra = sorted(set(keys) - set(labeled))
+    return ", ".join(
+        _count(missing, "labeled but not there") + _count(extra, "there but not labeled")
+    )
+
+
 def _count(keys: Sequence[bytes], what: str) -> list[str]:
     if not keys:
         return []
