@@ -77,7 +77,7 @@ def _require_images(parts: Sequence[Part], images: ImagesConfig) -> ImageSource:
     source = spread(open_source(images), max_images if isinstance(max_images, int) else None)
     keys = [source.key(i) for i in range(len(source))]
     if keys_digest(keys) != config.keys_sha256:
-        labeled = {key for part in parts for key in LabelStore.open(part.path, partial=True).keys()}
+        labeled = {key for part in parts for key in LabelStore.open(part.path, partial=True)}
         raise StoreMismatch(
             f"images.root: {source.root} does not hold the images that {parts[0].path} is a part "
             f"of the labels of: {describe_difference(sorted(labeled), keys)}; give the images that "

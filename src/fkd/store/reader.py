@@ -207,7 +207,7 @@ class LabelStore:
         return (
             f"LabelStore({str(self.path)!r}: {images} x {self.num_crops} crops, "
             f"{self.codec.name}{f' {dtype}' if dtype else ''}, teacher {self._teachers()}, "
-            f"{self.num_bytes:,} bytes)"
+            f"{self.num_bytes:,} bytes of labels)"
         )
 
     def _teachers(self) -> str:

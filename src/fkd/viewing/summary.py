@@ -145,7 +145,8 @@ def _facts(store: LabelStore, num_bytes: int) -> dict[str, str]:
         **_columns(store),
         "codec": _codec(store),
         **_licenses(store),
-        "bytes": f"{num_bytes:,} ({num_bytes / max(1, crops):.1f} per crop)",
+        "bytes": f"{store.num_bytes:,} of labels ({store.num_bytes / max(1, crops):.1f} per crop), "
+        f"{num_bytes:,} in all files",
         "root hash": store.root_hash or "none: the store is not finished",
     }
     return facts | ({"unreadable images": f"{unreadable:,}"} if unreadable else {})
