@@ -125,6 +125,7 @@ def test_two_backward_passes_over_one_graph_add_the_same_gradient_twice(name, te
     torch.testing.assert_close(z.grad, 2 * once, rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch 2.10
 def test_compiled_too_two_backward_passes_add_the_same_gradient_twice():
     logits, targets = batch("ms:5")
     z = logits.clone().requires_grad_()
@@ -181,6 +182,7 @@ def test_the_gradient_of_rows_that_do_not_lie_side_by_side():
     torch.testing.assert_close(wide.grad[:, :C], z.grad)
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events:UserWarning")  # torch 2.10
 def test_a_wide_head_needs_the_memory_of_one_more_matrix():
     """The log-probabilities, then the gradient; a dense target would be one further."""
     num_classes, count = 1 << 15, 256
