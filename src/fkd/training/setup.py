@@ -164,7 +164,7 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         class_names=class_names,
         chosen=chosen,
         student=student,
-        card=card,
+        card=replace(card, multi_label=multi_label),
         method=method,
         cutter=cutter,
         decoder=decoder,
