@@ -98,6 +98,9 @@ class TestParquet:
             ([[[0], [1]], [0, 1]], None, "holds lists of classes and that of .* does not"),
             ([[[0, 3]]], ["a", "b"], "has label 3, but names for only 2 classes"),
             ([[[-4]]], None, "has label -4"),
+            ([[[0, 1, 1], [1, 0, 0]]], None, "3 zeros and ones for each image"),
+            ([[[0, 1], [1, 1]]], ["a", "b"], "2 zeros and ones for each image"),
+            ([[[True, False]]], None, "holds bool, not classes"),
         ],
     )
     def test_what_is_no_class(self, tmp_path, columns, names, message):
@@ -132,6 +135,31 @@ class TestTar:
         source = open_tar(tmp_path, [("cls", "golden retriever"), ("json", '{"labels": [[1, 2]]}')])
         assert not is_multi_label(source)
         assert source.class_names == ["golden retriever", "images"]
+
+    @pytest.mark.parametrize(
+        ("notes", "message"),
+        [
+            ([("json", "[1, 0, 1]"), ("json", "[0, 0, 1]")], "3 zeros and ones for each image"),
+            ([("cls", "1 0 1"), ("cls", "0 0 1")], "3 zeros and ones for each image"),
+            *(
+                (
+                    [("json", text), ("cls", "1 2")],
+                    rf"a\.tar/images/0\.json holds {found}, which is neither",
+                )
+                for text, found in [
+                    ("[1.0, 2]", r"1\.0"),
+                    ('{"labels": [null, "cat"]}', "None"),
+                    ("[1, true]", "True"),
+                    ("[[1], 2]", r"\[1\]"),
+                    ('["cat", ""]', "''"),
+                ]
+            ),
+        ],
+    )
+    def test_lists_that_are_no_classes_are_refused(self, tmp_path, notes, message):
+        """As no class, or as the first two, they would be learned."""
+        with pytest.raises(ConfigError, match=message):
+            open_tar(tmp_path, notes)
 
     def test_numbers_beside_names_are_refused(self, tmp_path):
         with pytest.raises(ConfigError, match="write all of them alike"):
@@ -204,6 +232,18 @@ class TestInMemory:
     def test_unknown_numbers_are_refused(self):
         with pytest.raises(ConfigError, match="names for only 2 classes"):
             ArraySource(InMemory([[0, 2]], ["a", "b"]))
+
+    @pytest.mark.parametrize(
+        ("targets", "message"),
+        [
+            ([[0, 1, 1], [1, 0, 0]], "3 zeros and ones for each image"),
+            ([[0, 2], 1], "nor a list of them for each"),
+            ([["ant"], ["bee", "cat"]], "nor a list of them for each"),
+        ],
+    )
+    def test_lists_that_are_no_classes_are_refused(self, targets, message):
+        with pytest.raises(ConfigError, match=message):
+            ArraySource(InMemory(targets))
 
 
 def test_wrappers_say_the_same():

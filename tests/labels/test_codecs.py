@@ -119,14 +119,30 @@ def test_top_k_sorts_by_probability_then_id(values, data):
     assert top_k(torch.tensor([values]), k)[0][0].tolist() == expected
 
 
-@given(st.floats(0, 1))
-@settings(max_examples=500)
-def test_two_byte_values_stay_within_their_promise(p):
-    """8.2e-6 everywhere, and small probabilities keep 2 % of their value down to 1e-6."""
-    back = float(dequantize(quantize(np.array([p]), "u16"), "u16")[0])
-    assert abs(back - p) <= 8.2e-6
-    if p >= 1e-6:
-        assert abs(back / p - 1) < 0.04
+def two_byte_edges():
+    """Where rounding changes from one of the 65,536 numbers to the next: the largest errors.
+
+    Within the probabilities that become one number, the error grows towards both ends, also
+    relative to p.
+    """
+    x = (np.arange(65535) + 0.5) / 65535
+    return 17 * x**2 / (16 * x + 1)
+
+
+def test_two_byte_values_stay_within_their_promise():
+    """What docs/format.md says of `u16`, at both sides of every edge: so for every p."""
+    for side in (1 - 1e-12, 1 + 1e-12):
+        p = two_byte_edges() * side
+        error = np.abs(dequantize(quantize(p, "u16"), "u16").astype(np.float64) - p)
+        assert error.max() <= 8.2e-6
+        for least, share in ((1e-6, 0.062), (1e-5, 0.02), (1e-4, 0.0061), (1e-3, 0.0018)):
+            assert (error / p)[p >= least].max() < share
+        assert (error / np.sqrt(p))[p >= 1e-6].max() < 6.4e-5
+
+
+def test_the_smallest_two_byte_value_is_reached_from_1e_9_on():
+    assert quantize(np.array([0.0, 9.8e-10, 1e-9]), "u16").tolist() == [0, 0, 1]
+    assert dequantize(np.array([1], np.uint16), "u16")[0] == pytest.approx(4.0e-9, rel=0.02)
 
 
 def test_two_byte_values_are_ordered_and_round_trip():

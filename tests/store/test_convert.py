@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fkd.errors import ConfigError, StoreMismatch
+from fkd.errors import ConfigError, FormatError, StoreMismatch
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.codecs import decode
 from fkd.store import (
@@ -108,6 +108,15 @@ def test_killed_at_any_write_and_begun_again(lab, plain, tmp_path, monkeypatch):
         assert lab.folder_digest(path) == expected
         kills, at = kills + (code == -signal.SIGKILL), at + 1
     assert kills == 8  # config, three shards with their commits, manifest
+
+
+@pytest.mark.parametrize("inside", ["small", "shards", "a/b"])
+def test_no_store_is_written_into_another(plain, tmp_path, inside):
+    """`fkd verify` would then find the store that was read damaged."""
+    with pytest.raises(FormatError, match=r"would lie in the store .*give a folder beside it"):
+        convert_store(plain.path, plain.path / inside, form="plain")
+    assert verify_store(plain.path) == []
+    assert not (plain.path / inside.partition("/")[0] / "config.json").exists()
 
 
 def test_a_damaged_shard_is_converted_again(lab, plain, tmp_path):

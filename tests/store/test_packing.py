@@ -2,16 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fkd.errors import FormatError
 from fkd.labels.quantization import dequantize, quantize
+from fkd.labels.sampled import Sampled
 from fkd.store import packing
 from fkd.store.config import StoreConfig, default_levels
 from fkd.store.packing import (
     decode_roots,
     encode_roots,
+    encode_sampled_roots,
     pack_record,
     take_numbers,
     to_bits,
@@ -285,6 +288,30 @@ def test_the_mean_divergence_is_below_1e_5(k, spread):
 def test_without_a_rest_the_divergence_is_that_of_the_scaled_labels(spread):
     p = softmax_top(3000, 5, 1000, spread)
     assert divergence(p, read_back(p, 0), 0).mean() < 1e-5
+
+
+def sampled_top(num: int, k: int, spread: float, seed: int = 0) -> np.ndarray:
+    """Values of sampled labels of random logits of 1,000 classes, float32 (num, k)."""
+    draw = np.random.default_rng(seed)
+    p = torch.softmax(torch.tensor(draw.normal(0, spread, (num, 1000))), dim=1)
+    values = Sampled(k).encode(p, draw.random(num)).values
+    assert values is not None
+    return values
+
+
+@pytest.mark.parametrize("spread", [0.2, 1.0, 2.0, 3.0, 5.0, 12.0])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 10, 50])
+def test_equal_values_of_sampled_labels_stay_equal(k, spread):
+    """Most of a broad label's are, and their mean over draws is only right if none is preferred."""
+    p = sampled_top(1000, k, spread)
+    levels = default_levels(k)
+    q = decode_roots(encode_sampled_roots(p, levels), levels)
+    assert divergence(p, q, 0).mean() < 1e-5
+    assert ((p[:, 1:] < p[:, :-1]) | (q[:, 1:] == q[:, :-1])).all()
+    shares = [x[:, 0].astype(np.float64) / x.sum(axis=1, dtype=np.float64) for x in (p, q)]
+    assert abs(np.mean(shares[1] / shares[0]) - 1) < 0.005
+    again = decode_roots(encode_sampled_roots(q, levels), levels)
+    np.testing.assert_allclose(again, q, atol=3e-7)
 
 
 def test_no_code_of_ms_5_needs_more_than_8_bits():

@@ -24,7 +24,7 @@ from fkd.store import (
 )
 from fkd.store.config import EXTRA_DTYPES, has_value_dtype
 from fkd.store.geometry import crops_member
-from fkd.store.packing import decode_roots, encode_roots
+from fkd.store.packing import decode_roots, encode_roots, encode_sampled_roots
 from fkd.store.values import read_values, stored_values
 
 extra_columns = st.dictionaries(
@@ -41,6 +41,7 @@ codecs = st.sampled_from(
     [
         ("ms:3", "u16"),
         ("mr:1", "f16"),
+        ("sampled:2", "u16"),
         ("hard", "u16"),
         ("full", "f32"),
         ("logits", "f32"),
@@ -81,8 +82,8 @@ def stores(draw):
 @st.composite
 def contents(draw, config, keys):
     n, m, c = len(keys), config["num_crops"], config["num_classes"]
-    k = {"ms:3": 3, "mr:1": 1, "hard": 1}.get(config["codec"], 0)
-    v = {"ms:3": 3, "mr:1": 1, "hard": 0}.get(config["codec"], c)
+    k = {"ms:3": 3, "mr:1": 1, "sampled:2": 2, "hard": 1}.get(config["codec"], 0)
+    v = {"ms:3": 3, "mr:1": 1, "sampled:2": 2, "hard": 0}.get(config["codec"], c)
     compact = config["form"] == "compact"
     logits = config["codec"] == "logits"
     values = st.floats(-50 if logits else 0, 50 if logits else 1, width=32)
@@ -157,7 +158,11 @@ def as_stored(config: dict, value: np.ndarray) -> np.ndarray:
     """What is left of values."""
     if "levels" in config:
         others = config["num_classes"] - value.shape[-1] if config["codec"][:2] == "ms" else 0
-        numbers = encode_roots(value.reshape(-1, value.shape[-1]), 360, others)
+        rows = value.reshape(-1, value.shape[-1])
+        if config["codec"] == "sampled:2":
+            numbers = encode_sampled_roots(rows, 360)
+        else:
+            numbers = encode_roots(rows, 360, others)
         return decode_roots(numbers, 360).reshape(value.shape)
     return read_values(stored_values(value, config["value_dtype"]), config["value_dtype"])
 

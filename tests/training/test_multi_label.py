@@ -27,11 +27,14 @@ from fkd.engine.optim import OptimizerConfig
 from fkd.errors import ConfigError
 from fkd.evaluation.accuracy import LabeledImages
 from fkd.evaluation.evaluate import EvalConfig, evaluate
-from fkd.labeling.config import LabelConfig
-from fkd.labeling.run import label
+from fkd.export.config import ExportConfig
+from fkd.export.run import export
+from fkd.labeling.config import LabelConfig, LabelMapsConfig
+from fkd.labeling.run import label, label_maps
 from fkd.labels.codec_names import parse_codec
 from fkd.labels.losses import SoftTargetLoss
 from fkd.models.teacher import TeacherConfig
+from fkd.models.zoo import load_model
 from fkd.store import LabelStore
 from fkd.training.config import StudentConfig, TrainConfig
 from fkd.training.run import train
@@ -212,10 +215,50 @@ def test_a_loop_of_ones_own_has_the_right_loss(shapes):
         MultiCropDataset(open_source(shapes.images), shapes.root / "labels", codec="ms:4")
 
 
+def make_maps(shapes, tmp_path) -> str:
+    out = str(tmp_path / "maps")
+    label_maps(
+        LabelMapsConfig(
+            images=shapes.images, teacher=shapes.teacher, out=out, top_k=2, device="cpu"
+        )
+    )
+    return out
+
+
+@pytest.mark.parametrize("method", ["relabel", "funmatch", "mealv2", "kd", "vanilla"])
+def test_what_a_method_learns_of_such_images_and_remarks(shapes, tmp_path, method):
+    """A softmax that is asked of an online teacher is told; labels of a store were, when made."""
+    options = {"funmatch": {"mixing": MixingConfig(mixup_alpha=1.0)}}.get(method, {})
+    if method == "relabel":
+        options["store"] = make_maps(shapes, tmp_path)
+    elif method != "vanilla":
+        options["teacher"] = shapes.teacher
+    settings = config(tmp_path / "run", shapes.images, method, **options)
+    data = open_data(settings)
+    setup = build_setup(fill_in(settings, data), data, torch.device("cpu"))
+    assert setup.multi_label == (method in ("kd", "vanilla"))
+    told = any("takes the teacher's softmax" in remark for remark in setup.remarks)
+    assert told == (method in ("funmatch", "mealv2"))
+
+
+def test_a_softmax_of_its_students_is_not_exported(shapes, tmp_path):
+    settings = ExportConfig(
+        model=str(shapes.root / "teacher"), out=str(tmp_path / "model.onnx"), softmax=True
+    )
+    with pytest.raises(ConfigError, match="apply a sigmoid to what the file gives"):
+        export(settings)
+    # A new head is another classifier.
+    started = load_model(str(shapes.root / "teacher"), num_classes=3, new_head=True)
+    assert load_model(str(shapes.root / "teacher")).multi_label
+    assert not started.multi_label
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("mealv2-fkd", {"store": True}, "learns no multi-label labels; use fkd, vanilla, kd"),
+        ("mealv2-fkd", {"store": True}, r"learns no multi-label labels; use fkd, vanilla, kd$"),
+        ("relabel", {"maps": True, "multi_label": True}, "learns no multi-label labels"),
+        ("relabel", {"maps": True, "soft_weight": 0.5}, "use soft_weight 1, without multi_label"),
         ("fkd", {"store": True, "multi_label": False}, "are multi-label; leave it out"),
         ("fkd", {"store": True, "label_temperature": 2.0}, r"--teacher\.temperature"),
         ("funmatch", {"teacher": True, "multi_label": True}, "learns no multi-label labels"),
@@ -230,6 +273,8 @@ def test_what_does_not_fit_is_one_sentence(shapes, tmp_path, method, options, me
         name: given[name] if value is True and name in given else value
         for name, value in options.items()
     }
+    if options.pop("maps", False):
+        options["store"] = make_maps(shapes, tmp_path)
     if method == "funmatch":
         options["mixing"] = MixingConfig(mixup_alpha=1.0)
     with pytest.raises(ConfigError, match=message):

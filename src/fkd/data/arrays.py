@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fkd.data.class_ids import require_class_ids
-from fkd.data.class_sets import ClassSets, is_multi_hot, lists_of
+from fkd.data.class_sets import ClassSets, is_multi_hot, lists_of, refuse_zeros_and_ones
 from fkd.data.decode import rgb_pixels
 from fkd.errors import ConfigError
 
@@ -53,6 +53,8 @@ class ArraySource:
         sets = None if labels is None else lists_of(labels)
         self.multi_label = sets is not None
         if sets is not None:
+            if not is_multi_hot(labels):
+                refuse_zeros_and_ones(sets, _place(dataset, attribute))
             flat = _as_class_ids(dataset, attribute, [label for ids in sets for label in ids])
             ends = np.cumsum([len(ids) for ids in sets])[:-1]
             self._sets = ClassSets(ids[ids >= 0] for ids in np.split(flat, ends))
@@ -137,9 +139,20 @@ def _find_labels(dataset: Any) -> tuple[str, Any]:
     return "", None
 
 
+def _place(dataset: Any, attribute: str) -> str:
+    """Where the labels are, for messages."""
+    return f"{attribute} of the data set {type(dataset).__name__}"
+
+
 def _as_class_ids(dataset: Any, attribute: str, labels: Any) -> np.ndarray:
-    where = f"{attribute} of the data set {type(dataset).__name__}"
-    array = np.asarray(labels, np.int64) if len(labels) == 0 else np.asarray(labels)
+    where = _place(dataset, attribute)
+    try:
+        array = np.asarray(labels, np.int64) if len(labels) == 0 else np.asarray(labels)
+    except ValueError as error:  # lists of different lengths
+        raise ConfigError(
+            f"{where} are not one class id for each image, nor a list of them for each; give "
+            "integers, or lists of integers for all images"
+        ) from error
     if array.ndim != 1 or array.dtype.kind not in "iub":
         raise ConfigError(
             f"{where} are {array.dtype} of shape {array.shape}, not one class id for each image; "

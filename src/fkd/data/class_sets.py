@@ -45,6 +45,30 @@ def refuse_several(source: Any) -> None:
         )
 
 
+def refuse_zeros_and_ones(lists: Sequence[Sequence[int] | np.ndarray], where: str) -> None:
+    """Refuse lists that have a zero or a one for each class, where lists are of class ids.
+
+    Read as ids, they would give every image the first two classes. Lists of equal lengths which
+    hold zeros and ones only, some of them twice in a list, are taken for such.
+
+    Args:
+        lists: of each image.
+        where: they are, for the message.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if len({len(ids) for ids in lists}) != 1 or len(lists[0]) < 2:
+        return
+    table = np.asarray(lists)
+    repeats = table.shape[1] > 2 or bool((table[:, 0] == table[:, 1]).any())
+    if repeats and bool(((table == 0) | (table == 1)).all()):
+        raise ConfigError(
+            f"{where} has {table.shape[1]} zeros and ones for each image, one for each class as it "
+            "seems; write the class ids of each image instead, such as [0, 2] of [1, 0, 1]"
+        )
+
+
 class ClassSets:
     """The classes of n images; small, whatever the largest number of an image is.
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fkd.data.class_ids import require_class_ids
-from fkd.data.class_sets import ClassSets
+from fkd.data.class_sets import ClassSets, refuse_zeros_and_ones
 from fkd.errors import ConfigError
 from fkd.userfiles import read_text
 
@@ -70,6 +70,8 @@ def number_noted(
     flat = [value for classes in sets for value in classes]
     names, labels = number_classes(flat, folder, root)
     parts = np.split(labels, np.cumsum([len(classes) for classes in sets])[:-1])
+    if multi_label and not any(isinstance(value, str) for value in flat):
+        refuse_zeros_and_ones(parts, f"images.root: {root}")
     return NumberedClasses(
         names,
         np.full(len(sets), -1, np.int32) if multi_label else labels,
@@ -94,14 +96,29 @@ def split_classes(text: str) -> str | list[str]:
     return lines if len(lines) > 1 else text
 
 
-def class_list(values: list[Any]) -> list[int | str] | None:
-    """The classes in a list; None where it holds something else, such as boxes."""
-    if not all(type(value) is int or (isinstance(value, str) and value) for value in values):
+def class_list(values: list[Any], where: str = "") -> list[int | str] | None:
+    """The classes in a list; None where it holds something else, such as boxes.
+
+    Raises:
+        ConfigError: it holds classes, and something else besides.
+    """
+    others = [value for value in values if not _is_class(value)]
+    if others and len(others) < len(values):
+        raise ConfigError(
+            f"images.root: a list of classes in {where} holds {others[0]!r}, which is neither the "
+            "number nor the name of one; leave it out, or write what it means"
+        )
+    if others:
         return None
     return [
         int(value) if isinstance(value, int) or NUMBER.fullmatch(value) else value
         for value in values
     ]
+
+
+def _is_class(value: Any) -> bool:
+    """Whether an item of a list may be a class: a whole number or a name."""
+    return type(value) is int or (isinstance(value, str) and value != "")
 
 
 def number_classes(

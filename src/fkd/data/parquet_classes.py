@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fkd.data.class_ids import require_class_ids
-from fkd.data.class_sets import ClassSets
+from fkd.data.class_sets import ClassSets, refuse_zeros_and_ones
 from fkd.data.parquet_files import DAMAGE, Footer, damage_reason
 from fkd.errors import ConfigError
 
@@ -48,7 +48,11 @@ def read_class_sets(footers: Sequence[Footer], column: str) -> tuple[list[str] |
     names, labels = _classes_of(footers, column, flat)
     counts = [pc.list_value_length(part).fill_null(0).to_numpy() for part in values]
     ends = np.cumsum(np.concatenate(counts))[:-1]
-    return names, ClassSets(labels_of[labels_of >= 0] for labels_of in np.split(labels, ends))
+    lists = np.split(labels, ends)
+    if not any(_is_text(part.type) for part in flat):
+        where = f"images.label_column: column {column!r} of {footers[0].name}"
+        refuse_zeros_and_ones(lists, where)
+    return names, ClassSets(labels_of[labels_of >= 0] for labels_of in lists)
 
 
 def holds_lists(footers: Sequence[Footer], column: str) -> bool:
@@ -128,8 +132,10 @@ def _read_column(footer: Footer, column: str) -> Any:
             f"images.root: column {column!r} of {footer.name} cannot be read "
             f"({damage_reason(error)}); restore the file"
         ) from error
-    kind = values.type.value_type if _is_list(values.type) else values.type
-    if not (_is_text(kind) or pa.types.is_integer(kind) or kind == pa.null()):
+    is_list = _is_list(values.type)
+    kind = values.type.value_type if is_list else values.type
+    truths = is_list and pa.types.is_boolean(kind)  # of each class, not classes
+    if truths or not (_is_text(kind) or pa.types.is_integer(kind) or kind == pa.null()):
         raise ConfigError(
             f"images.label_column: column {column!r} of {footer.name} holds {kind}, not classes; "
             "name a column of integers or text (or of lists of these), or null for images without "

@@ -289,7 +289,7 @@ def _read_class(path: str, note: Member) -> Noted:
     if isinstance(value, dict):
         value = next((value[key] for key in _LABELS if value.get(key) is not None), None)
     if isinstance(value, list):
-        return class_list(value)
+        return class_list(value, name)
     if isinstance(value, str) and NUMBER.fullmatch(value):
         return int(value)
     if isinstance(value, str) and value:

@@ -211,7 +211,8 @@ def _interface(config: ExportConfig, loaded: LoadedModel) -> ExportedInterface:
     """Names and kinds of what goes in and comes out.
 
     Raises:
-        ConfigError: embeddings have neither names nor a softmax, or the names do not fit.
+        ConfigError: embeddings have neither names nor a softmax, multi-label outputs no softmax, or
+            the names do not fit.
     """
     embeds = loaded.num_classes == 0 or isinstance(loaded.model, Embedder)
     for option in ("softmax", "class_names"):
@@ -219,6 +220,11 @@ def _interface(config: ExportConfig, loaded: LoadedModel) -> ExportedInterface:
             raise ConfigError(
                 f"{option}: {config.model} gives embeddings, which are no classes; leave it out"
             )
+    if config.softmax and loaded.multi_label:
+        raise ConfigError(
+            f"softmax: {config.model} has learned each class by itself, and a softmax of its "
+            "logits means nothing; leave it out, and apply a sigmoid to what the file gives"
+        )
     names: list[str] = []
     if not embeds:
         names = loaded.class_names or numbered_classes(loaded.num_classes)

@@ -28,4 +28,5 @@ class ReLabel(PairedMethod):
     summary: ClassVar[str] = "fresh random crops against label maps of the whole images"
     crop_source: ClassVar[CropSourceKind] = "fresh"
     reads_maps: ClassVar[bool] = True
+    learns_multi_label: ClassVar[bool] = False  # pooled labels are those of a softmax
     options: ClassVar[str | None] = "relabel"

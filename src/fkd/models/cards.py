@@ -53,6 +53,7 @@ class ModelCard:
         kwargs: further arguments with which the network was built.
         license: of the weights, as timm's `config.json` may say it; None if unknown.
         has_head: whether the folder is that of a run which left a head of embeddings.
+        multi_label: whether the folder is that of a run which learned each class by itself.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelCard:
     kwargs: dict[str, Any] = field(default_factory=dict)
     license: str | None = None
     has_head: bool = False
+    multi_label: bool = False
 
 
 def read_card(folder: Path) -> tuple[ModelCard | None, list[str] | None]:
@@ -138,7 +140,8 @@ def _of_timm(fields: dict[str, Any]) -> tuple[ModelCard, list[str] | None]:
         Preprocessing.from_json({**input_of, "input_size": side}),
         kwargs,
         _license(config.get("license")),
-        _has_head(fields.get(OWN)),
+        _own(fields, "head"),
+        _own(fields, "multi_label"),
     )
     return card, _checked_names(names, num_classes)
 
@@ -194,9 +197,10 @@ def preprocessing_of_processor(fields: Any) -> Preprocessing:
     )
 
 
-def _has_head(own: Any) -> bool:
-    """Whether the run that wrote the folder says that it left a head."""
-    return isinstance(own, dict) and own.get("head") is True
+def _own(fields: dict[str, Any], name: str) -> bool:
+    """Whether the run that wrote the folder says so."""
+    own = fields.get(OWN)
+    return isinstance(own, dict) and own.get(name) is True
 
 
 def _license(value: Any) -> str | None:

@@ -6,7 +6,8 @@
     label_names     of the outputs, in their order; absent where they are no classes
     model_args      further arguments that the network is built with; absent if there are none
     pretrained_cfg  the input, in timm's words: "input_size", "mean", "std", "crop_pct", ...
-    fkd             what others leave alone: "head", whether a student of embeddings has left one
+    fkd             what others leave alone: "head", whether a student of embeddings has left one;
+                    "multi_label", true of a student that learned each class by itself
 
 `fkd.models.cards` reads it back.
 """
@@ -50,7 +51,7 @@ def describe_network(
         **({"label_names": list(class_names)} if class_names else {}),
         **({"model_args": card.kwargs} if card.kwargs else {}),
         "pretrained_cfg": _pretrained_cfg(network, card),
-        OWN: {"head": has_head},
+        OWN: {"head": has_head, **({"multi_label": True} if card.multi_label else {})},
     }
 
 

@@ -48,6 +48,7 @@ class LoadedModel:
         preprocessing: the input that it expects.
         class_names: what its outputs are called, or None if nothing says so.
         license: of its weights, in the words of timm or of the model folder; None if unknown.
+        multi_label: whether its model folder says that each class was learned by itself.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class LoadedModel:
     preprocessing: Preprocessing
     class_names: list[str] | None
     license: str | None = None
+    multi_label: bool = False
 
 
 def build_model(name: str | None = None, **options: Any) -> nn.Module:
@@ -125,7 +127,13 @@ def load_model(
     is_published = pretrained or (stored is not None and parsed.tag != "")
     known = _license(parsed, card, is_published)
     return LoadedModel(
-        built.model, str(parsed), built.num_classes, preprocessing, built.class_names, known
+        built.model,
+        str(parsed),
+        built.num_classes,
+        preprocessing,
+        built.class_names,
+        known,
+        card is not None and card.multi_label and not new_head,
     )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from fkd.errors import FormatError
 from fkd.labels.codecs import MarginalRenorm
 from fkd.labels.quantization import SCALE_DTYPE, SCALED, VALUE_DTYPES
+from fkd.labels.sampled import Sampled
 from fkd.store.config import StoreConfig
 from fkd.store.values import SCALE, VALUE, read_values, stored_values
 
@@ -179,6 +180,8 @@ def _index_classes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _root_numbers(config: StoreConfig, levels: int, values: np.ndarray) -> np.ndarray:
+    if isinstance(config.codec, Sampled):
+        return encode_sampled_roots(values, levels)
     renormalized = isinstance(config.codec, MarginalRenorm)
     num_others = 0 if renormalized else config.num_classes - config.num_ids
     return encode_roots(values, levels, num_others)
@@ -259,7 +262,8 @@ def take_numbers(data: np.ndarray, first_bits: np.ndarray, widths: np.ndarray | 
 
 # Probabilities as square roots: p_1 >= ... >= p_K, and the rest r = 1 - sum p of the other classes.
 # One of the K + 1 shares need not be stored, since they sum to 1. To leave out the largest is best,
-# whose rounding would be the coarsest; only p_1 or r can be it. So a crop takes K + 1 numbers:
+# whose rounding would be the coarsest; only p_1 or r can be it. Of sampled labels it is always r,
+# which is 0. So a crop takes K + 1 numbers:
 #
 #     which is left out (1: p_1, 0: r), code of the other one of the two, codes of p_2 ... p_K
 #     code of x = round(levels sqrt(x)), x = (code / levels)^2; code 0 is a small number above 0
@@ -282,7 +286,24 @@ def encode_roots(p: np.ndarray, levels: int, num_others: int) -> np.ndarray:
     total = p.sum(axis=1, dtype=np.float64, keepdims=True)
     p = p / (np.maximum(total, 1.0) if num_others else total)
     rest = np.maximum(1.0 - p.sum(axis=1), 0.0) if num_others else np.zeros(len(p))
-    left_out = p[:, 0] >= rest
+    return _round_roots(p, rest, p[:, 0] >= rest, levels, num_others)
+
+
+def encode_sampled_roots(p: np.ndarray, levels: int) -> np.ndarray:
+    """The numbers of n sampled labels, int64 (n, K + 1); as `encode_roots`, but all K are stored.
+
+    Many of their values are equal and are rounded alike. What that adds up to would be that of the
+    first, which is the lowest class of the equal ones: half of it again, where 50 are equal. As
+    decoding scales them to sum 1, none has to be left out, and equal ones stay equal.
+    """
+    p = p / np.maximum(p.sum(axis=1, dtype=np.float64, keepdims=True), 1.0)
+    return _round_roots(p, np.zeros(len(p)), np.zeros(len(p), bool), levels, 0)
+
+
+def _round_roots(
+    p: np.ndarray, rest: np.ndarray, left_out: np.ndarray, levels: int, num_others: int
+) -> np.ndarray:
+    """The numbers of labels whose first share or, where it is left out (n,), rest has a code."""
     shares = np.column_stack([np.where(left_out, rest, p[:, 0]), p[:, 1:]])
     roots = levels * np.sqrt(shares)
     numbers = np.column_stack([left_out, np.zeros_like(roots)]).astype(np.int64)

@@ -236,11 +236,17 @@ def require_own_folder(path: str | os.PathLike[str], config: StoreConfig) -> Non
         config: the identity of the store.
 
     Raises:
-        FormatError: the folder holds other files, or is a file.
+        FormatError: the folder holds other files, is a file, or lies in a store.
         StoreMismatch: it is a store of another config; every differing field is named.
         DamagedStore: its config is damaged.
     """
     folder = files.absolute(path)
+    for around in folder.parents:
+        if (around / CONFIG).is_file() and (around / SHARDS).is_dir():
+            raise FormatError(
+                f"{folder} would lie in the store {around}, to which no other files belong; give a "
+                "folder beside it"
+            )
     if not files.is_folder(folder):
         if files.is_something(folder):
             raise FormatError(f"{folder} is a file; give a new or empty folder for the store")

@@ -164,14 +164,16 @@ def build_setup(config: TrainConfig, data: TrainData, device: torch.device) -> T
         class_names=class_names,
         chosen=chosen,
         student=student,
-        card=card,
+        card=replace(card, multi_label=multi_label),
         method=method,
         cutter=cutter,
         decoder=decoder,
         validation=validation,
         multi_label=multi_label,
         data=_identify(images, store, teacher, validation),
-        remarks=_image_remarks(images, validation, outputs) + _store_remarks(store, join),
+        remarks=_image_remarks(images, validation, outputs)
+        + _teacher_remarks(config, images, teacher, multi_label)
+        + _store_remarks(store, join),
         inputs=_describe_inputs(store, teacher, card),
     )
 
@@ -329,6 +331,19 @@ def _image_remarks(
         difference = describe_differing_classes(validation.source, known, names)
         remarks += [difference] if difference else []
     return list(dict.fromkeys(remarks))  # both may be the same images
+
+
+def _teacher_remarks(
+    config: TrainConfig, images: ImageSource, teacher: TeacherEnsemble | None, multi_label: bool
+) -> list[str]:
+    """What the user may want to know of an online teacher of classes that share one probability."""
+    is_for_one = teacher is not None and teacher.is_classifier and not multi_label
+    if not (is_for_one and is_multi_label(images)) or config.multi_label is False:
+        return []
+    return [
+        f"the images have several classes each, and method {config.method} takes the teacher's "
+        "softmax; a multi-label teacher, which was trained with sigmoids, needs method kd"
+    ]
 
 
 def _store_remarks(store: LabelStore | None, join: Join | None) -> list[str]:
