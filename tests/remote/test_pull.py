@@ -14,6 +14,7 @@ from fkd.remote.addresses import parse_address
 from fkd.remote.pull import pull
 from fkd.remote.push import push
 from fkd.store import LabelStore, verify_store
+from fkd.store.locks import WriterLock
 from fkd.store.manifest import shard_name
 from tests.remote.conftest import Fault
 
@@ -136,6 +137,25 @@ def test_a_part_with_other_bytes_is_dropped(served_store, label_store, tmp_path)
     (folder / label_store._entries[0].sha256).write_bytes(b"x" * 900)
     fetch(served_store, tmp_path / "here")
     assert served_store.starts[FIRST] == [900, 0]
+    assert verify_store(tmp_path / "here") == []
+
+
+def test_what_killed_processes_have_left_is_removed(served_store, label_store, tmp_path):
+    """Else `fkd verify` would take it for a stray; but not where a process is at work."""
+    names = [
+        ".tmp.config.json.17",
+        "commits/.tmp.00001.json.17",
+        "shards/.tmp.00001.safetensors.17",
+    ]
+    for is_at_work in (True, False):
+        fetch(served_store, tmp_path / "here", shards=parse_shards("0:2"))
+        for name in names:
+            (tmp_path / "here" / name).write_bytes(b"half")
+        lock = WriterLock.prepare(tmp_path / "here") if is_at_work else None
+        fetch(served_store, tmp_path / "here")
+        assert [(tmp_path / "here" / name).exists() for name in names] == [is_at_work] * 3
+        if lock is not None:
+            lock.release()
     assert verify_store(tmp_path / "here") == []
 
 

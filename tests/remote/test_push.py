@@ -228,6 +228,18 @@ def test_other_bytes_in_a_folder_are_sent_again(label_store, tmp_path, uploads):
     assert verify_store(tmp_path / "there") == []
 
 
+def test_what_killed_pushes_have_left_is_removed(label_store, tmp_path):
+    """Also that of a file that has arrived since; `fkd verify` takes it for a stray."""
+    there = tmp_path / "there"
+    for name in (FIRST, "commits/00000.json", "manifest.json"):
+        path = there / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f".tmp.{path.name}.0123abcd").write_bytes(b"half")
+    (there / ".tmp.of-others.0123abcd").write_bytes(b"half")
+    push(label_store.path, parse_address(str(there)))
+    assert files_of(there).keys() - files_of(label_store.path).keys() == {".tmp.of-others.0123abcd"}
+
+
 def test_a_failed_upload_leaves_nothing_behind(label_store, tmp_path, monkeypatch):
     from fsspec.implementations.local import LocalFileSystem
 

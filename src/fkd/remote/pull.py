@@ -40,6 +40,7 @@ from fkd.store.manifest import (
     read_manifest,
 )
 from fkd.store.strays import is_companion
+from fkd.store.writer import remove_leftovers
 
 _MAX_FILES_BYTES = 1 << 24
 _RUN_CONFIG = "config.yaml"
@@ -308,6 +309,7 @@ class _Transfer:
             return
         for name in ("", SHARDS, COMMITS):
             durable.make_folder(self._folder / name)
+        remove_leftovers(self._folder)
         durable.publish(self._folder, CONFIG, self._source.config)
 
     def _count(self, num_bytes: int) -> None:

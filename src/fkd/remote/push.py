@@ -129,12 +129,15 @@ class _Sending:
     def run(self, num_threads: int) -> int:
         """Send what is missing; how many bytes that were."""
         _require_same(self._contents, self._place, self._source)
-        patiently(self._place.look, str(self._place), self._watch)
+        names = {item.name for item in self._contents.items} | {self._contents.list_name}
+        leftovers = patiently(lambda: self._place.leftovers(names), str(self._place), self._watch)
         first = [item for item in self._contents.items if item.name != FINAL_WEIGHTS]
         for_each(first, self._send, self._watch, num_threads)
         for item in self._contents.items[len(first) :]:
             self._send(item)
         self._send_list()
+        for name in leftovers:
+            self._place.remove(name)
         return self._sent
 
     def _count(self, num_bytes: int) -> None:

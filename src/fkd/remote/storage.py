@@ -9,8 +9,9 @@ import base64
 import errno
 import hashlib
 import importlib
+import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _NO_LOGIN = ("NoCredentialsError", "DefaultCredentialsError", "CredentialRetriev
 _BUSY = ("slowdown", "internalerror", "serviceunavailable", "requesttimeout", "toomanyrequests")
 _NO_BUCKET = "cannot be written, since there is no such bucket; make it"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_TEMPORARY = re.compile(r"\.tmp\.(?P<leaf>.+)\.[0-9a-f]{8}")
 
 
 class StorageFolder:
@@ -127,6 +129,28 @@ class StorageFolder:
                 self._system.rm_file(temporary)
             raise
 
+    def leftovers(self, names: Collection[str]) -> list[str]:
+        """What earlier pushes of these files have left unfinished, by name.
+
+        It lists what is there, once for all threads.
+
+        Raises:
+            RemoteError: it may not be looked at.
+            Transient: it cannot be looked at at the moment.
+        """
+        found = []
+        for name in self._infos():
+            folder, slash, leaf = name.rpartition("/")
+            temporary = _TEMPORARY.fullmatch(leaf)
+            if temporary is not None and f"{folder}{slash}{temporary['leaf']}" in names:
+                found.append(name)
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if that is possible."""
+        with suppress(Exception):
+            self._system.rm_file(self._path(name))
+
     def has(self, item: Item, source: Path | bytes) -> bool | None:
         """Whether a file is there with these bytes; None where only its length is known.
 
@@ -149,15 +173,6 @@ class StorageFolder:
         if self._protocol in _OBJECTS:
             return None
         return self._sha256(item) == item.sha256
-
-    def look(self) -> None:
-        """List what is there, once for all threads.
-
-        Raises:
-            RemoteError: it may not be looked at.
-            Transient: it cannot be looked at at the moment.
-        """
-        self._infos()
 
     def look_again(self, name: str) -> None:
         """Look anew at one file."""
