@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from fkd.errors import ConfigError
 from fkd.store.hub import HubAddress, parse_hub_address
@@ -60,8 +60,10 @@ def parse_address(text: str, name: str = "url") -> Address:
     scheme = _SCHEME.match(text)
     if scheme is None:
         return _without_scheme(text, name)
-    parts = urlsplit(text)
     kind = scheme[1].lower()
+    parts = _split(text, name)
+    if "::" in text:  # fsspec would take it for one file system inside another
+        raise ConfigError(f"{name}: {without_secrets(text)} has '::' in it; give one address")
     if kind in _WEB and (parts.query or parts.fragment or not parts.netloc):
         raise ConfigError(
             f"{name}: {without_secrets(text)} is no address of a folder; names of files are put "
@@ -75,6 +77,21 @@ def parse_address(text: str, name: str = "url") -> Address:
         )
     url = f"{kind}{text[len(scheme[1]) :]}".rstrip("/")
     return Address("web" if kind in _WEB else "storage", url)
+
+
+def _split(text: str, name: str) -> SplitResult:
+    """The parts of an address.
+
+    Raises:
+        ConfigError: its host or port is impossible.
+    """
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError as error:
+        shown = text.rpartition("@")[2]  # no password of it
+        raise ConfigError(f"{name}: {shown} is no address ({error}); correct it") from None
+    return parts
 
 
 def _without_scheme(text: str, name: str) -> Address:
