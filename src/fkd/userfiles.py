@@ -1,10 +1,14 @@
 """Files and folders that a user names: where they are, what they say, why they cannot be read."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from fkd.errors import ConfigError
+
+# Two letters at least, since C:/ is a disk; `Path("s3://a")` has one slash after the colon.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def home_path(path: str | os.PathLike[str]) -> Path:
@@ -26,6 +30,34 @@ def is_hub_address(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).startswith("hf:/")
 
 
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the address of something elsewhere: s3://bucket/labels, https://host/a."""
+    return _ADDRESS.match(os.fspath(path)) is not None
+
+
+def refuse_address(name: str, path: str | os.PathLike[str], *, is_written: bool) -> None:
+    """Refuse an address where a folder or a file here is needed.
+
+    As a path it would be a folder called "s3:" in the current one.
+
+    Args:
+        name: the setting, as the user writes it.
+        path: as the user writes it.
+        is_written: whether it is to be written, and not read.
+
+    Raises:
+        ConfigError: it is an address.
+    """
+    if not is_address(path):
+        return
+    way_out = (
+        "write into a folder here, and send it by `fkd push`"
+        if is_written
+        else "fetch it first (`fkd pull` does so for stores and runs)"
+    )
+    raise ConfigError(f"{name}: {os.fspath(path)} is an address and no path here; {way_out}")
+
+
 def settle_paths(config: Any, *names: str) -> None:
     """Make fields of a frozen dataclass text, with home folders in the place of `~`.
 
@@ -34,7 +66,7 @@ def settle_paths(config: Any, *names: str) -> None:
         names: fields that hold a path as text or as a `Path`; None stays None.
 
     Raises:
-        ConfigError: a field holds something else.
+        ConfigError: a field holds something else, or an address other than one of the hub.
     """
     for name in names:
         value = getattr(config, name)
@@ -42,6 +74,8 @@ def settle_paths(config: Any, *names: str) -> None:
             continue
         if not isinstance(value, str | os.PathLike):
             raise ConfigError(f"{name}: a path is text, got {value!r}")
+        if name == "out" or not is_hub_address(value):
+            refuse_address(name, value, is_written=name == "out")
         object.__setattr__(config, name, os.path.expanduser(os.fspath(value)))
 
 

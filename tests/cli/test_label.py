@@ -242,7 +242,7 @@ def test_unreadable_images_are_reported_and_can_be_allowed(flags, image_folder, 
 def test_verify_of_an_unfinished_store_says_how_to_go_on(store, capsys):
     (store / "manifest.json").unlink()
     error = fails(capsys, "verify", store)
-    assert "is not finished: 1 of 1 shards are labeled" in error
+    assert "is not finished: 1 of 1 shards are there" in error
     assert "fkd label" in error
 
 

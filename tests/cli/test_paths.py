@@ -18,7 +18,7 @@ from fkd.cli import main
 from fkd.cli.arguments import options_of
 from fkd.cli.paths import INPUTS, OUTPUTS
 from fkd.cli.verbs import VERBS
-from tests.cli.commands import Files, command, make_files, path_options
+from tests.cli.commands import NOT_PATHS, Files, command, make_files, path_options
 
 PATHS = path_options()
 NOBODY = 65534
@@ -120,6 +120,18 @@ def test_paths_that_cannot_work(verb, option, room, tmp_path, capsys, monkeypatc
         assert len(errors) == (code == 2), (situation, printed)
         if situation.startswith(("loop", "below", "too long")) and code == 2:
             assert "does not exist" not in printed, (situation, printed)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/labels", "https://host/labels"])
+@pytest.mark.parametrize(("verb", "option"), PATHS)
+def test_an_address_is_no_path(verb, option, address, room, tmp_path, capsys, monkeypatch):
+    """It would be a folder called "s3:", which the user takes for a bucket."""
+    monkeypatch.chdir(tmp_path)
+    code, printed = run(words_for(verb, option, address, room[1], tmp_path / "out"), capsys)
+    assert code == 2, printed
+    if option.lstrip("-").rpartition(".")[2] not in NOT_PATHS:
+        assert f"{address} is an address and no path here" in printed
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Text files and tables of paths: their forms, keys and classes; what is refused by its line."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -105,7 +106,7 @@ def test_any_name_will_do_on_request(folder):
 
 REFUSED = {
     "names no image": ("a.txt", "\n \n"),
-    "ant/9.png in line 2 of .*a.txt is no file below .*photos, and 1 more are not": (
+    "ant/9.png in line 2 of .*a.txt is no file below .*photos, and 1 more is not": (
         "a.txt",
         "ant/0.png\nant/9.png\nant/1.png\nbee/9.png\n",
     ),
@@ -123,6 +124,10 @@ REFUSED = {
     ),
     "line 2 of .* is an address": ("a.txt", "ant/0.png\nhttps://example.org/1.png\n"),
     "line 1 of .* has a zero byte": ("a.txt", "ant\0/0.png\n"),
+    "line 1 of .*a.csv has a zero byte": ("a.csv", "path,label\n".encode("utf-16-le")),
+    "tabs divide line 2 of .* into more than": ("a.txt", "ant/0.png\t1\nbee/1.png\t1\t3\n"),
+    "two columns are called 'label'": ("a.csv", "path,label,Label\nant/0.png,0,1\n"),
+    "are decimal numbers": ("a.csv", "path,label\nant/0.png,10.0\nbee/1.png,\ncat/0.png,nan\n"),
     "line 2 of .* names no path": ("a.csv", "path,label\n,3\n"),
     "line 2 of .* has 3 columns, the first has 2": ("a.csv", "ant/0.png,0\nbee/1.png,1,2\n"),
     "line 1 of .* is no line of a table": ("a.csv", 'ant/0.png,"0\n'),
@@ -147,6 +152,96 @@ REFUSED = {
 def test_strange_lists_are_refused_by_line(sentence, folder):
     with pytest.raises(ConfigError, match=f"(?s)images.*({sentence})"):
         source_of(folder / REFUSED[sentence][0], REFUSED[sentence][1])
+
+
+TWICE = {
+    "absolute": ("ant/0.png", "{folder}/ant/0.png"),
+    "through the folder above": ("ant/0.png", "../photos/ant/0.png"),
+    "elsewhere": ("../more/0.png", "{folder}/../more/0.png"),
+    "by a detour": ("ant/0.png", "bee/../ant/./0.png"),
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_a_file_comes_once_however_it_is_written(kind, folder, tmp_path):
+    shutil.copytree(folder / "ant", tmp_path / "more")
+    first, again = (f"{path.format(folder=folder)}" for path in TWICE[kind])
+    assert len(source_of(folder / "a.txt", again)) == 1
+    with pytest.raises(ConfigError, match=r"lines 1 and 3 of .* name the same image"):
+        source_of(folder / "a.txt", f"{first} 0\nbee/1.png 1\n{again} 2\n")
+
+
+def test_keys_of_folders_with_strange_names(folder, tmp_path):
+    """A name that begins with dots leads nowhere else, and a link to the folder is the folder."""
+    shutil.copytree(folder / "ant", folder / "..ant")
+    source = source_of(folder / "a.txt", f"{folder}/..ant/0.png\n..ant/1.png\n")
+    assert [source.key(i) for i in range(2)] == [b"..ant/0.png", b"..ant/1.png"]
+    (tmp_path / "link").symlink_to(folder)
+    source = source_of(tmp_path / "link" / "b.txt", f"{tmp_path}/link/ant/0.png\n")
+    assert source.key(0) == b"ant/0.png"
+
+
+def test_a_path_back_through_a_link_is_refused(folder, tmp_path):
+    """The system would take the file beside what the link leads to."""
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    (folder / "link").symlink_to(tmp_path / "elsewhere" / "bee")
+    for path in ("link/../ant/0.png", f"{folder}/link/../ant/0.png"):
+        with pytest.raises(ConfigError, match=r"line 1 .* has '..' behind a link"):
+            source_of(folder / "a.txt", f"{path} 0\n")
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_line_feeds_end_a_line(character, folder):
+    """Not what `str.splitlines` takes for ends of lines, too."""
+    name = f"a{character}b"
+    (folder / f"{name}.png").write_bytes((folder / "ant" / "0.png").read_bytes())
+    for file, text in {"a.txt": f"{name}.png\tant\n", "a.csv": f"{name}.png,ant\n"}.items():
+        assert labeled(source_of(folder / file, text)) == [(f"{name}.png", "ant")]
+    (folder / "classnames.txt").write_text(f"{name}\nbee\n")
+    source = source_of(folder / "a.txt", "ant/0.png 0\nbee/1.png 1\n")
+    assert source.class_names == [name, "bee"]
+
+
+def test_a_blank_name_of_a_class_is_refused(folder):
+    """Left out, it would shift the names after it."""
+    (folder / "classnames.txt").write_text("ant\n\nbee\n\n")
+    with pytest.raises(ConfigError, match=r"line 2 of .*classnames.txt is blank"):
+        source_of(folder / "a.txt", "ant/0.png 0\nbee/1.png 1\n")
+
+
+def test_splits_that_are_not_read_are_told(folder):
+    text = "path,label,Split\nant/0.png,ant,train\nbee/1.png,bee,test\n"
+    source = source_of(folder / "a.csv", text)
+    assert len(source) == 2
+    assert re.search(r"column split of .*a.csv is not read", source.remarks[0])
+    source = source_of(folder / "a.txt", "ant/0.png\n", split="val")
+    assert re.search(r"images.split val chooses nothing: .*a.txt is a list", source.remarks[0])
+    assert not source_of(folder / "val.txt", "ant/0.png\n", split="val").remarks
+
+
+ADVICE = {
+    "a semicolon divides": ("a.csv", "path;label\nant/0.png;ant\n"),
+    "a tab divides": ("a.csv", "ant/0.png\tant\n"),
+    "a comma divides": ("a.tsv", "path,label\nant/0.png,ant\n"),
+    "commas in a file called .csv": ("a.txt", "ant/0.png,ant\n"),
+    "has no comments": ("a.txt", "# all of them\nant/0.png ant\n"),
+    "or if this is a header, remove it": ("a.txt", "path label\nant/0.png ant\n"),
+    "a tab before a class of several words": ("a.txt", "ant/0.png red ant\n"),
+    "without quotation marks": ("a.txt", '"ant/0.png" ant\n'),
+    "write / between folders": ("a.txt", "ant\\0.png ant\n"),
+    "accents are coded otherwise": ("a.txt", "ant/e\u0301.png ant\n"),
+    "it is a folder": ("a.txt", "bee\n"),
+    "not at the current one": ("a.txt", "photos/ant/0.png ant\n"),
+}
+
+
+@pytest.mark.parametrize("advice", ADVICE)
+def test_what_may_be_meant_is_said(advice, folder, monkeypatch):
+    shutil.copy(folder / "ant" / "0.png", folder / "ant" / "\u00e9.png")
+    monkeypatch.chdir(folder.parent)
+    file, text = ADVICE[advice]
+    with pytest.raises(ConfigError, match=f"in line 1 of .*is no file below .*{advice}"):
+        source_of(folder / file, text)
 
 
 def test_a_missing_list_is_named(tmp_path):

@@ -108,6 +108,14 @@ def test_a_wrong_name_is_an_error_with_the_image_that_may_be_meant(name, make_im
         assert f"(line 3: {name}" in said
 
 
+def test_accents_that_are_coded_otherwise_are_told(make_images, tmp_path):
+    """The two names look the same."""
+    root = make_images(tmp_path / "images")
+    (root / "cat" / "4.png").rename(root / "cat" / "e\u0301.png")
+    with pytest.raises(ConfigError, match=r"mean cat/e\u0301\.png, with accents coded otherwise"):
+        open_source(config_of(root, "cat/\u00e9.png\n".encode(), tmp_path))
+
+
 def test_many_wrong_names_are_counted_and_the_first_are_shown(image_folder, tmp_path):
     text = b"".join(b"x%d.png\n" % i for i in range(50)) + b"ant/0.png\n"
     with pytest.raises(ConfigError, match=r"names 50 images .*line 1: x0\.png; line 2: .* 47 more"):

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +125,21 @@ def test_with_another_decoder_only_the_classes_must_agree(checked):
     wrong = replace(report.labels, top1_agreement=0.5)
     with pytest.raises(StoreMismatch):
         require_agreement(replace(drifted, labels=wrong), store, same_decoder=False)
+
+
+def test_labels_of_others_may_be_of_pixels_nearly_the_same(checked):
+    """Of labels that others have made, nobody knows how images were decoded and resized."""
+    store, source, teachers = checked
+    report = spot_check(store, source, teachers)
+    imported = SimpleNamespace(
+        config=store.config | {"origin": "imported"}, provenance=store.provenance, path=store.path
+    )
+    drifted = replace(report, labels=replace(report.labels, mean_kl=4e-4))
+    with pytest.raises(StoreMismatch):
+        require_agreement(drifted, store)
+    require_agreement(drifted, imported)
+    with pytest.raises(StoreMismatch):
+        require_agreement(replace(report, labels=replace(report.labels, mean_kl=0.05)), imported)
 
 
 def test_changed_images_are_named(checked, config, tmp_path, make_images):

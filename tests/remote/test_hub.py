@@ -153,8 +153,12 @@ def test_without_a_network_what_was_opened_opens_again(pushed, label_store, monk
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert LabelStore.open(OPEN).root_hash == label_store.root_hash
-    with pytest.raises(RemoteError, match="does not answer"):
-        pull(ADDRESS, tmp_path / "here")
+    for transfer in (
+        lambda: pull(ADDRESS, tmp_path / "here"),
+        lambda: push(label_store.path, ADDRESS),
+    ):
+        with pytest.raises(RemoteError, match="does not answer; check the network"):
+            transfer()
 
 
 def test_the_first_opening_compares_all_bytes(pushed, label_store):
@@ -174,6 +178,41 @@ def test_the_first_opening_compares_all_bytes(pushed, label_store):
 def test_addresses_of_no_repository_are_refused(text):
     with pytest.raises(ConfigError, match="is no repository of the hub"):
         LabelStore.open(text)
+
+
+NO_ADDRESSES = [
+    *(
+        "s3:/bucket/labels",
+        "s3:bucket/labels",
+        "s3//bucket/labels",
+        "s3/bucket",
+        "http:/host/labels",
+    ),
+    *("localhost:5000/labels", "https://huggingface.co/datasets/ann/pets", "hf.co/ann/pets"),
+    *("datasets/ann/pets", "models/ann/student", "here/pets", "here/pets/", "here/pets@v1"),
+]
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_what_looks_like_an_address_becomes_no_folder(text, tmp_path, monkeypatch):
+    """Nor is a folder taken for a repository: both would send labels to where nobody looks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ConfigError, match=r"url: .*; write "):
+        parse_address(text)
+    assert parse_address(f"./{text}").kind == "folder"
+
+
+def test_folders_and_repositories_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "labels").mkdir(parents=True)
+    for text in ("new", "here", "here/labels", "./ann/pets", "../ann/pets", "new/a/b", "/a/b"):
+        assert parse_address(text).kind == "folder"
+    for text in ("ann/pets", "ann/pets/", "ann/pets@v1", "hf://ann/pets"):
+        assert parse_address(text).kind == "hub"
+    assert parse_address("S3://bucket/Labels/").url == "s3://bucket/Labels"
+    of_files = "https://huggingface.co/datasets/ann/pets/resolve/main"
+    assert parse_address(of_files).kind == "web"
 
 
 def test_addresses_are_read_like_paths():

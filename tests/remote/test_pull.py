@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from fkd.remote.addresses import parse_address
 from fkd.remote.pull import pull
 from fkd.remote.push import push
 from fkd.store import LabelStore, verify_store
+from fkd.store.locks import WriterLock
 from fkd.store.manifest import shard_name
-from tests.remote.conftest import Fault
+from tests.remote.conftest import Fault, serving
 
 FIRST = shard_name(0)
 
@@ -94,7 +96,9 @@ def test_a_server_that_stays_busy_is_named(served_store, tmp_path, name):
 )
 def test_what_will_not_change_is_not_tried_again(served_store, tmp_path, status, error):
     served_store.faults[FIRST] = Fault(99, status)
-    with pytest.raises(error, match=f"{FIRST}.*status {status}"):
+    lost = "has no {FIRST}, although its list .* push it there again"
+    said = lost if error is NotThere else f"{FIRST}.*status {status}"
+    with pytest.raises(error, match=said.format(FIRST=FIRST)):
         fetch(served_store, tmp_path / "here")
     assert served_store.requests[FIRST] == 1
 
@@ -119,6 +123,47 @@ def test_other_bytes_twice_are_an_error_that_names_the_file(served_store, tmp_pa
     assert not (tmp_path / "here" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    "body", [b"<!DOCTYPE html><title>Log in</title>", b"", b"\x1f\x8b\x08\x00packed"]
+)
+@pytest.mark.parametrize("name", ["manifest.json", "files.json"])
+def test_a_page_in_the_place_of_a_list_is_told(web, tmp_path, name, body):
+    """Servers answer so, with status 200, where one has to log in or nothing is there."""
+    (web.root / name).write_bytes(body)
+    with pytest.raises(RemoteError, match=f"{name} is no list of files, it begins with '.*address"):
+        fetch(web, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("url", ["http://[::1/a", "http://host:port/a", "https://host:99999/a"])
+def test_impossible_hosts_are_refused(url):
+    with pytest.raises(ConfigError, match=r"url: .* is no address"):
+        parse_address(url)
+
+
+def test_a_length_that_is_no_number_is_left_alone(tmp_path, label_store):
+    class Strange(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "many")
+            self.end_headers()
+            self.wfile.write((label_store.path / self.path.lstrip("/")).read_bytes())
+
+        def log_message(self, *args):
+            pass
+
+    with serving(Strange) as url:
+        pull(parse_address(url), tmp_path / "here")
+    assert verify_store(tmp_path / "here") == []
+
+
+def test_a_store_is_not_fetched_into_itself(label_store):
+    there = parse_address(str(label_store.path))
+    with pytest.raises(ConfigError, match=r"folder: .* is in "):
+        pull(there, label_store.path / "below")
+    assert not (label_store.path / "below").exists()
+
+
 def test_a_part_of_an_earlier_start_is_continued(served_store, label_store, tmp_path):
     entry = label_store._entries[0]
     folder = tmp_path / "here" / parts.PARTS
@@ -136,6 +181,25 @@ def test_a_part_with_other_bytes_is_dropped(served_store, label_store, tmp_path)
     (folder / label_store._entries[0].sha256).write_bytes(b"x" * 900)
     fetch(served_store, tmp_path / "here")
     assert served_store.starts[FIRST] == [900, 0]
+    assert verify_store(tmp_path / "here") == []
+
+
+def test_what_killed_processes_have_left_is_removed(served_store, label_store, tmp_path):
+    """Else `fkd verify` would take it for a stray; but not where a process is at work."""
+    names = [
+        ".tmp.config.json.17",
+        "commits/.tmp.00001.json.17",
+        "shards/.tmp.00001.safetensors.17",
+    ]
+    for is_at_work in (True, False):
+        fetch(served_store, tmp_path / "here", shards=parse_shards("0:2"))
+        for name in names:
+            (tmp_path / "here" / name).write_bytes(b"half")
+        lock = WriterLock.prepare(tmp_path / "here") if is_at_work else None
+        fetch(served_store, tmp_path / "here")
+        assert [(tmp_path / "here" / name).exists() for name in names] == [is_at_work] * 3
+        if lock is not None:
+            lock.release()
     assert verify_store(tmp_path / "here") == []
 
 

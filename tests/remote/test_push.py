@@ -1,6 +1,7 @@
 """Sending stores and runs: to S3 (a real server on loopback), to folders, and what is refused."""
 
 import importlib
+import os
 import shutil
 import uuid
 
@@ -228,6 +229,63 @@ def test_other_bytes_in_a_folder_are_sent_again(label_store, tmp_path, uploads):
     assert verify_store(tmp_path / "there") == []
 
 
+def test_what_killed_pushes_have_left_is_removed(label_store, tmp_path):
+    """Also that of a file that has arrived since; `fkd verify` takes it for a stray."""
+    there = tmp_path / "there"
+    for name in (FIRST, "commits/00000.json", "manifest.json"):
+        path = there / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f".tmp.{path.name}.0123abcd").write_bytes(b"half")
+    (there / ".tmp.of-others.0123abcd").write_bytes(b"half")
+    push(label_store.path, parse_address(str(there)))
+    assert files_of(there).keys() - files_of(label_store.path).keys() == {".tmp.of-others.0123abcd"}
+
+
+@pytest.mark.parametrize(
+    "name", ["a::b", "a#b", "a?b", "a*b", "[a]", "a%20b", "a b", "file:x", "-a"]
+)
+def test_folders_of_any_name_are_those_that_are_filled(name, label_store, tmp_path):
+    """fsspec would take "::" for one file system in another, and fill a folder "a"."""
+    there = parse_address(f"{tmp_path}/{name}/labels")
+    push(label_store.path, there)
+    assert files_of(tmp_path / name / "labels") == files_of(label_store.path)
+    pull(there, tmp_path / "here")
+    assert os.listdir(tmp_path / name) == ["labels"]
+
+
+def test_file_systems_inside_others_are_refused():
+    with pytest.raises(ConfigError, match="has '::' in it"):
+        parse_address("s3://bucket/a::b")
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "cat/photo.jpg"])
+def test_a_place_that_holds_something_else_is_refused(name, memory, label_store, run, tmp_path):
+    """A store among photographs would be hard to tell from them."""
+    (tmp_path / "photos" / name).parent.mkdir(parents=True)
+    (tmp_path / "photos" / name).write_bytes(b"x")
+    for source in (label_store.path, run):
+        with pytest.raises(ConfigError, match=f"is not empty and holds no .*{name[:3]}.* is in it"):
+            push(source, parse_address(str(tmp_path / "photos")))
+    assert files_of(tmp_path / "photos") == {name: b"x"}
+    (tmp_path / "photos" / "README.md").write_bytes(b"about")
+    push(label_store.path, parse_address(str(tmp_path / "photos" / "labels")))
+
+
+def test_places_that_cannot_be_written_are_told_without_buckets(label_store, tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "file/below", "link"):
+        with pytest.raises(RemoteError, match="give another place") as caught:
+            push(label_store.path, parse_address(str(tmp_path / name)))
+        assert "bucket" not in str(caught.value)
+        assert "Errno" not in str(caught.value)
+
+
+def test_options_mean_nothing_to_a_folder(label_store, tmp_path):
+    with pytest.raises(ConfigError, match="storage_options: they mean nothing to a folder"):
+        push(label_store.path, parse_address(str(tmp_path / "a")), options={"anon": True})
+
+
 def test_a_failed_upload_leaves_nothing_behind(label_store, tmp_path, monkeypatch):
     from fsspec.implementations.local import LocalFileSystem
 
@@ -295,6 +353,8 @@ def test_a_run_with_and_without_its_checkpoints(memory, run, tmp_path):
 def test_the_store_itself_and_web_servers_are_no_places_to_push_to(label_store):
     with pytest.raises(ConfigError, match="is the folder itself"):
         push(label_store.path, parse_address(str(label_store.path)))
+    with pytest.raises(ConfigError, match="is the folder itself, or in it"):
+        push(label_store.path, parse_address(str(label_store.path / "below")))
     with pytest.raises(ConfigError, match="is a web server, which takes no files"):
         push(label_store.path, parse_address("https://host/labels"))
 

@@ -396,6 +396,25 @@ def test_join_recognizes_renamed_images_by_their_content(lab, finished):
         join_images(store, [*renamed, b"new.jpg"], fingerprint=content.__getitem__)
 
 
+def test_join_recognizes_each_of_several_copies_of_a_file(lab, tmp_path, monkeypatch):
+    """A photograph that is there twice, seen from another folder, is renamed twice."""
+    job = lab.Job(unreadable=False)
+    monkeypatch.setattr(job, "content", lambda number: same(lab.Job.content(job, number)))
+
+    def same(content):
+        content.images.crc32[:], content.images.num_bytes[:] = 7, 1000
+        return content
+
+    job.run(tmp_path / "store")
+    store = LabelStore.open(tmp_path / "store")
+    moved = [b"photos/" + key for key in job.keys]
+    with pytest.raises(StoreMismatch, match=r"images: 20 renamed \(first: n00/.* 00000") as e:
+        join_images(store, moved, fingerprint=lambda key: (7, 1000))
+    assert "there" not in str(e.value).partition(";")[0]
+    with pytest.raises(StoreMismatch, match=r"images: 20 renamed .*, 1 there but not labeled"):
+        join_images(store, [*moved, b"z.jpg"], fingerprint=lambda key: (7, 1000))
+
+
 def test_join_finds_replaced_files_by_their_length(lab, finished):
     store, keys = LabelStore.open(finished), lab.Job().keys
     lengths = store.images(np.arange(20)).num_bytes.tolist()

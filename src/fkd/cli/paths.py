@@ -10,7 +10,7 @@ from itertools import chain, repeat
 
 from fkd.cli.arguments import Argument
 from fkd.errors import ConfigError
-from fkd.userfiles import home_path, is_hub_address, os_reason, read_text
+from fkd.userfiles import home_path, is_hub_address, os_reason, read_text, refuse_address
 
 # The last part of an option's name, and what it wants.
 INPUTS = {
@@ -57,7 +57,7 @@ def require_inputs(
         many: whether further ones have the last of these names, too.
 
     Raises:
-        ConfigError: names option, path and reason.
+        ConfigError: names option, path and reason; also where a path is an address.
     """
     given = list(arguments)
     downloads = any(a.option in ("--images.download", "--images.format") for a in given)
@@ -67,12 +67,15 @@ def require_inputs(
         kind, value = input_of(option), argument.value
         if value == "" and (kind is not None or option in OUTPUTS):
             raise ConfigError(f"{option} is empty; give {INPUTS.get(kind or '', 'a path')}")
+        if value is not None and option.rpartition(".")[2] in OUTPUTS:
+            refuse_address(option, value, is_written=True)
         if kind is None or value is None or _is_settings(value, kind):
             continue
         if kind == "store" and is_hub_address(value):
             continue
         if kind in _NAMES and not _is_path(value):
             continue
+        refuse_address(option, value, is_written=False)
         if not (kind == "root" and downloads):
             _require(option, value, kind)
 

@@ -13,7 +13,7 @@ from fkd.remote.places import read_options
 from fkd.remote.pull import Pulled
 from fkd.remote.pull import pull as pull_from
 from fkd.remote.push import push as push_to
-from fkd.userfiles import home_path
+from fkd.userfiles import home_path, refuse_address
 
 _MAX_TRANSFERS = 64
 
@@ -53,6 +53,7 @@ def push(
         transfers: files that are sent at a time.
     """
     require_whole(1, "transfers", transfers)
+    refuse_address("source", source, is_written=False)
     console, address = make_console(), parse_address(url)
     with make_bar(console, TransferSpeedColumn(), counts=DownloadColumn()) as bar:
         task = bar.add_task("bytes", total=None)
@@ -106,6 +107,7 @@ def pull(
         transfers: files that are fetched at a time.
     """
     require_whole(1, "transfers", transfers)
+    refuse_address("folder", folder, is_written=True)
     console, address = make_console(), parse_address(url)
     with make_bar(console, TransferSpeedColumn(), counts=DownloadColumn()) as bar:
         task = bar.add_task("bytes", total=None)

@@ -10,15 +10,19 @@ Paths begin at the folder of the list. The images are read where they lie, as th
 """
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fkd.data.folder import FolderSource
 from fkd.data.formats import image_extensions
+from fkd.data.layout import describe_unused_split
+from fkd.data.list_advice import advise
 from fkd.data.noted_classes import NUMBER, Noted, class_list, number_noted, split_classes
 from fkd.errors import ConfigError, escape_controls
 from fkd.userfiles import read_text
@@ -62,6 +66,7 @@ class ListSource(FolderSource):
         file: the list.
         image_column: column of the paths, where there is a header.
         label_column: column of the classes there; None for images without classes.
+        split: the setting, which a list has no use for.
 
     Raises:
         ConfigError: the list is empty or cannot be read; a line is no path of a file, or names one
@@ -69,7 +74,11 @@ class ListSource(FolderSource):
     """
 
     def __init__(
-        self, file: str, image_column: str = "image", label_column: str | None = "label"
+        self,
+        file: str,
+        image_column: str = "image",
+        label_column: str | None = "label",
+        split: str = "train",
     ) -> None:
         rows = list(read_list(file, image_column, label_column))
         if not rows:
@@ -77,7 +86,7 @@ class ListSource(FolderSource):
         folder = os.path.dirname(file) or "."
         keys = _keys(file, folder, rows)
         found = number_noted([_class(row.label) for row in rows], [None] * len(rows), folder, file)
-        super().__init__(file, keys, found.labels, found.names)
+        super().__init__(file, keys, found.labels, found.names, _unread_split(file, split))
         self._folder = os.fsencode(folder)
         self._sets, self.multi_label = found.sets, found.multi_label
         self.labels_are_ids = found.are_ids
@@ -101,19 +110,55 @@ def read_list(file: str, image_column: str, label_column: str | None) -> Iterato
         ConfigError: the file cannot be read, or a line is not of its form.
     """
     text = read_text("images.root", file)
-    if file.lower().endswith((".csv", ".tsv")):
+    lines = text.split("\n")  # not splitlines: some characters within a name end a line for it
+    if "\0" in text:
+        number = next(n for n, line in enumerate(lines, 1) if "\0" in line)
+        raise ConfigError(
+            f"images.root: line {number} of {file} has a zero byte; save the list as UTF-8"
+        )
+    if _is_table(file):
         yield from _read_table(file, text, image_column, label_column)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if line.strip():
-            path, label = _split_line(line.strip())
+            path, label = _split_line(line.strip(), f"line {number} of {file}")
             yield Listed(number, path, None if label_column is None else label)
 
 
-def _split_line(line: str) -> tuple[str, str | None]:
-    """Path and class: parts of a line that a tab or blanks divide; a class is no image."""
+def _is_table(file: str) -> bool:
+    return file.lower().endswith((".csv", ".tsv"))
+
+
+def _rows_of(file: str, text: str) -> Any:
+    delimiter = "\t" if file.lower().endswith(".tsv") else ","
+    return csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+
+
+def _unread_split(file: str, split: str) -> list[str]:
+    """A remark on splits, which lists do not have: all of their images are taken."""
+    header: list[str] = []
+    if _is_table(file):
+        header = next(_rows_of(file, read_text("images.root", file)), [])
+    if "split" in [cell.strip().lower() for cell in header]:
+        return [f"the column split of {file} is not read; write a list of each split"]
+    if describe_unused_split(os.path.splitext(file)[0], split):
+        return [f"images.split {split} chooses nothing: {file} is a list, which has no splits"]
+    return []
+
+
+def _split_line(line: str, where: str) -> tuple[str, str | None]:
+    """Path and class: parts of a line that a tab or blanks divide; a class is no image.
+
+    Raises:
+        ConfigError: tabs divide it into more than two parts.
+    """
     if "\t" in line:
         path, _, label = line.partition("\t")
+        if "\t" in label.strip():
+            raise ConfigError(
+                f"images.root: tabs divide {where} into more than a path and a class; leave the "
+                "others out, or call the list .tsv and put the names of its columns first"
+            )
         return path.strip(), label.strip() or None
     if os.fsencode(line.lower()).endswith(image_extensions()):
         return line, None
@@ -124,8 +169,7 @@ def _split_line(line: str) -> tuple[str, str | None]:
 def _read_table(
     file: str, text: str, image_column: str, label_column: str | None
 ) -> Iterator[Listed]:
-    delimiter = "\t" if file.lower().endswith(".tsv") else ","
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = _rows_of(file, text)
     columns: tuple[int, int | None] | None = None
     width = 0
     try:
@@ -181,26 +225,40 @@ def _find_columns(
 
 
 def _position(names: Sequence[str], wanted: str, usual: Sequence[str]) -> int | None:
-    """Where a column is; one of the usual names does for the first of them, the default."""
+    """Where a column is; one of the usual names does for the first of them, the default.
+
+    Raises:
+        ConfigError: two columns have this name.
+    """
     candidates = [wanted.lower(), *(usual if wanted == usual[0] else ())]
-    return next((names.index(name) for name in candidates if name in names), None)
+    found = next((name for name in candidates if name in names), None)
+    if found is None:
+        return None
+    if names.count(found) > 1:
+        raise ConfigError(
+            f"images.root: two columns are called {found!r}; rename one, or several classes of an "
+            "image go into one cell (ant|bee)"
+        )
+    return names.index(found)
 
 
 def _keys(file: str, folder: str, rows: Sequence[Listed]) -> list[bytes]:
     """The key of each image.
 
     Raises:
-        ConfigError: a path is no file, or comes twice.
+        ConfigError: a path is no file, or a file comes twice, also where it is written otherwise.
     """
-    keys = [os.fsencode(_below(folder, _checked(file, row))) for row in rows]
+    keys = [_key(file, folder, row) for row in rows]
+    root = os.path.realpath(os.fsencode(folder))
     lines: dict[bytes, int] = {}
     for key, row in zip(keys, rows, strict=True):
-        if key in lines:
+        place = os.path.normpath(os.path.join(root, key))
+        if place in lines:
             raise ConfigError(
-                f"images.root: lines {lines[key]} and {row.line} of {file} name the same image "
+                f"images.root: lines {lines[place]} and {row.line} of {file} name the same image "
                 f"{_shown(row.path)}; an image is labeled once, remove one of them"
             )
-        lines[key] = row.line
+        lines[place] = row.line
     _require_files(file, folder, keys, rows)
     return keys
 
@@ -217,41 +275,51 @@ def _require_files(file: str, folder: str, keys: Sequence[bytes], rows: Sequence
         return
     first, more = rows[missing[0]], len(missing) - 1
     place = "" if os.path.isabs(first.path) else f" below {folder}"
-    others = f", and {more:,} more are not" if more else ""
-    advice = "correct the list, whose paths begin at its folder"
-    if first.line == 1 and not file.lower().endswith(".txt"):
-        advice += ", or if this is a header, images.image_column names the column of the paths"
+    others = f", and {more:,} more {'is' if more == 1 else 'are'} not" if more else ""
+    advice = advise(first.path, folder, is_first=first.line == 1, is_table=_is_table(file))
     raise ConfigError(
         f"images.root: {_shown(first.path)} in line {first.line} of {file} is no file{place}"
         f"{others}; {advice}"
     )
 
 
-def _checked(file: str, row: Listed) -> str:
-    """The path of a line.
+def _key(file: str, folder: str, row: Listed) -> bytes:
+    """The path of a line as seen from the folder; absolute if it was written so and lies elsewhere.
 
     Raises:
-        ConfigError: it is none that can be looked up.
+        ConfigError: it is none that can be looked up, or ".." in it follows a link.
     """
     reason = None
     if not row.path:
         reason = "names no path"
-    elif "\0" in row.path:
-        reason = "has a zero byte; save the list as UTF-8"
     elif _ADDRESS.match(row.path):
         reason = f"is an address ({_shown(row.path)}); fetch the images and list their paths"
+    elif _leads_through_link(folder, row.path):
+        reason = (
+            f"has '..' behind a link to a folder ({_shown(row.path)}), which means one file to the "
+            "system and another to a reader; write the path without it"
+        )
     if reason is not None:
         raise ConfigError(f"images.root: line {row.line} of {file} {reason}")
-    return row.path
+    return os.fsencode(_below(folder, row.path))
+
+
+def _leads_through_link(folder: str, path: str) -> bool:
+    """Whether the system takes ".." in a path for another folder than the one before it."""
+    parts = path.split("/")
+    back = [i for i, part in enumerate(parts) if part == ".." and i]
+    places = [os.path.join(folder, *parts[:i]) if parts[0] else "/".join(parts[:i]) for i in back]
+    return any(os.path.islink(place) for place in places)
 
 
 def _below(folder: str, path: str) -> str:
-    """A path as seen from the folder; absolute if it was written so and lies elsewhere."""
-    path = os.path.normpath(os.path.expanduser(path))
-    if not os.path.isabs(path):
-        return path.replace(os.sep, "/")
-    below = os.path.relpath(path, os.path.abspath(folder))
-    return (path if below.startswith(os.pardir) else below).replace(os.sep, "/")
+    path = os.path.expanduser(path)
+    # The system takes ".." in a relative path for the folder above the one that a link leads to.
+    here = os.path.abspath(folder) if os.path.isabs(path) else os.path.realpath(folder)
+    below = os.path.relpath(os.path.join(here, path), here)
+    is_elsewhere = below == os.pardir or below.startswith(os.pardir + os.sep)
+    kept = os.path.normpath(path) if is_elsewhere else below
+    return kept.replace(os.sep, "/")
 
 
 def _class(label: str | None) -> Noted:

@@ -20,6 +20,9 @@ NAMES_FILES = ("classnames.txt", "classes.txt")
 """What the names of numbered classes may be called, beside the images."""
 
 NUMBER = re.compile(r"-?[0-9]{1,15}")
+_DECIMAL = re.compile(
+    r"[-+]?[0-9]*\.[0-9]+|[-+]?[0-9]+\.|[-+]?[0-9.]+e[-+]?[0-9]+|nan", re.IGNORECASE
+)
 _NUMBERS = re.compile(r"[0-9]{1,15}([\s,]+[0-9]{1,15})+")
 _SHOWN = 3
 
@@ -92,7 +95,7 @@ def split_classes(text: str) -> str | list[str]:
     """The text of a .cls file: one class, or several numbers, or one class on each of its lines."""
     if _NUMBERS.fullmatch(text):
         return re.split(r"[\s,]+", text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     return lines if len(lines) > 1 else text
 
 
@@ -132,7 +135,8 @@ def number_classes(
         root: what holds the images, for messages.
 
     Raises:
-        ConfigError: some are numbers and others names, or a number is no class id.
+        ConfigError: some are numbers and others names, all are decimal numbers, or a number is no
+            class id.
     """
     numbers = {value for value in classes if isinstance(value, int)}
     texts = {value for value in classes if isinstance(value, str)}
@@ -145,6 +149,7 @@ def number_classes(
             "write all of them alike"
         )
     if texts:
+        _refuse_decimals(texts, root)
         names = sorted(texts, key=os.fsencode)
         ids = {name: i for i, name in enumerate(names)}
         labels = [ids[value] if isinstance(value, str) else -1 for value in classes]
@@ -156,10 +161,38 @@ def number_classes(
     return named or [str(i) for i in range(high + 1)], np.array(labels, np.int32)
 
 
+def _refuse_decimals(names: set[str], root: str) -> None:
+    """Refuse class ids as some programs write a column in which a number is missing: 10.0, nan.
+
+    As names they would be sorted as text, which makes other ids of them.
+
+    Raises:
+        ConfigError: all of these are decimal numbers.
+    """
+    if all(_DECIMAL.fullmatch(name) for name in names) and any(
+        name.lower() != "nan" for name in names
+    ):
+        raise ConfigError(
+            f"images.root: the classes of {root} are decimal numbers ({min(names)}); write class "
+            "ids as whole numbers, and nothing for an image without a class"
+        )
+
+
 def _class_names_beside(folder: str) -> list[str] | None:
-    """Names of numbered classes, if a file beside the images has them."""
+    """Names of numbered classes, if a file beside the images has them.
+
+    Raises:
+        ConfigError: it cannot be read, or has a blank line that would shift the names after it.
+    """
     for name in NAMES_FILES:
         path = os.path.join(folder, name)
         if os.path.isfile(path):
-            return [line.strip() for line in read_text("images.root", path).splitlines() if line]
+            # Not splitlines, for which some characters within a name end a line.
+            lines = [line.strip() for line in read_text("images.root", path).rstrip().split("\n")]
+            if "" in lines:
+                raise ConfigError(
+                    f"images.root: line {lines.index('') + 1} of {path} is blank; it has the name "
+                    f"of class {lines.index('')}, or remove the line"
+                )
+            return lines
     return None

@@ -198,7 +198,7 @@ def _open(config: ImagesConfig) -> ImageSource:
         return TarSource(config.root, *choose_files(config.root, None, config.split, ".tar"))
     columns = (config.image_column, config.label_column)
     if _is_list(config):
-        return ListSource(config.root, *columns)
+        return ListSource(config.root, *columns, config.split)
     if config.format == "arrow" or (config.format == "auto" and is_saved_dataset(config.root)):
         return ArrowSource(config.root, config.split, *columns)
     tree = read_tree(config.root)

@@ -161,4 +161,4 @@ def _is_larger(source: "ImageSource", store: LabelStore) -> bool:
     if not is_named_part(source):
         return True
     chosen = _spread_positions(len(source), store.num_images_in_all)
-    return keys_digest([source.key(i) for i in chosen]) == store.config["keys_sha256"]
+    return bool(keys_digest([source.key(i) for i in chosen]) == store.config["keys_sha256"])

@@ -127,7 +127,8 @@ def _suggestions(source: "ImageSource", names: list[bytes]) -> Callable[[bytes],
         candidates = [by_form[n].get(form(name), []) for n, form in enumerate(forms)]
         for few in (candidates[0], candidates[1], ends, candidates[2], candidates[3]):
             if len(few) == 1:
-                return f" (did you mean {printable(few[0])}?)"
+                otherwise = ", with accents coded otherwise" if _looks_same(name, few[0]) else ""
+                return f" (did you mean {printable(few[0])}{otherwise}?)"
         if len(keys) <= _MOST_COMPARED:
             texts = {printable(key): key for key in keys}
             near = get_close_matches(printable(name), texts, n=1, cutoff=0.8)
@@ -140,6 +141,12 @@ def _suggestions(source: "ImageSource", names: list[bytes]) -> Callable[[bytes],
 def _plain(key: bytes) -> str:
     """A path without what differs between systems: case, composed accents, slashes."""
     return unicodedata.normalize("NFC", os.fsdecode(key).strip().replace("\\", "/")).casefold()
+
+
+def _looks_same(name: bytes, key: bytes) -> bool:
+    """Whether nothing but the coding of accents differs, which nobody can see."""
+    one, other = (unicodedata.normalize("NFC", os.fsdecode(path)) for path in (name, key))
+    return one == other
 
 
 def _stem(key: bytes) -> str:

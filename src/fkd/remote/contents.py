@@ -192,6 +192,7 @@ def parse_files(data: bytes, file: str) -> Contents:
     Raises:
         RemoteError: it is malformed, of a newer version, or names what is outside of a folder.
     """
+    require_list(data, file)
     try:
         value = canonical.decode(data, file)
         fields = Fields(value, file)
@@ -246,12 +247,27 @@ def _require_distinct(items: Sequence[Item], file: str) -> None:
         raise RemoteError(f"{file} names a file twice, or as a file and as a folder; push it again")
 
 
+def require_list(data: bytes, file: str) -> None:
+    """Refuse what is no list of files at all, such as a page that asks to log in.
+
+    Raises:
+        RemoteError: shows how it begins.
+    """
+    if not data.lstrip().startswith(b"{"):
+        begins = ascii(data[:40].decode("latin-1"))
+        raise RemoteError(
+            f"{file} is no list of files, it begins with {begins}; correct the address, or give "
+            "one that sends files to those who are not logged in"
+        )
+
+
 def parse_store(data: bytes, file: str) -> Manifest:
     """The manifest of a store elsewhere.
 
     Raises:
         RemoteError: it is damaged or malformed.
     """
+    require_list(data, file)
     try:
         return Manifest.parse(data, file)
     except DamagedStore as error:

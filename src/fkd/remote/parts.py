@@ -139,6 +139,11 @@ def is_there(folder: Path, item: Item) -> bool:
         raise RemoteError(f"{path} cannot be read: {os_reason(error)}") from error
 
 
+def is_within(folder: Path, other: Path) -> bool:
+    """Whether a folder is another one, or below it."""
+    return folder.resolve().is_relative_to(other.resolve())
+
+
 def require_space(folder: Path, num_bytes: int) -> None:
     """Refuse to begin what the disk cannot hold.
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fkd.errors import ConfigError, NotThere, RemoteError, StoreMismatch
 from fkd.remote.addresses import Address
@@ -25,7 +25,7 @@ from fkd.remote.contents import (
     parse_store,
     store_contents,
 )
-from fkd.remote.parts import Parts, is_there, require_space, writing
+from fkd.remote.parts import Parts, is_there, is_within, require_space, writing
 from fkd.remote.places import Place, open_places
 from fkd.store import durable
 from fkd.store.manifest import (
@@ -40,11 +40,13 @@ from fkd.store.manifest import (
     read_manifest,
 )
 from fkd.store.strays import is_companion
+from fkd.store.writer import remove_leftovers
 
 _MAX_FILES_BYTES = 1 << 24
 _RUN_CONFIG = "config.yaml"
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ def pull(
     _require_root_hash(source, root_hash, address)
     if shards is not None and source.manifest is None:
         raise ConfigError(f"shards: {address} holds a run, which has none; leave them out")
+    if (
+        address.kind == "folder"
+        and folder != Path(address.url)
+        and is_within(folder, Path(address.url))
+    ):
+        raise ConfigError(f"folder: {folder} is in {address}; give another folder")
     _require_destination(source, folder, address)
     numbers = _chosen(source, shards)
     transfer = _Transfer(source, folder, _wanted(source, numbers), num_threads, progress)
@@ -148,7 +156,7 @@ def _find(places: Sequence[Place], address: Address) -> _Source:
             first = first or error
         else:
             manifest = parse_store(data, f"{place}/{MANIFEST}")
-            config = read(CONFIG, MAX_CONFIG_BYTES)
+            config = _listed(lambda: read(CONFIG, MAX_CONFIG_BYTES), place, CONFIG)
             parse_config(config, manifest, f"{place}/{CONFIG}")
             return _Source(place, store_contents(manifest, len(config)), manifest, config)
         try:
@@ -161,6 +169,20 @@ def _find(places: Sequence[Place], address: Address) -> _Source:
         f"{address} has neither {MANIFEST} (of a store) nor {FILES} (of a run that `fkd push` has "
         f"sent){why}; correct the address, log in where it is private, or push it first"
     ) from first
+
+
+def _listed(fetch: Callable[[], T], place: Place, name: str) -> T:
+    """What is fetched of a file that a list names.
+
+    Raises:
+        NotThere: it is not there all the same.
+    """
+    try:
+        return fetch()
+    except NotThere as error:
+        raise NotThere(
+            f"{place} has no {name}, although its list of files names it; push it there again"
+        ) from error
 
 
 def _require_root_hash(source: _Source, root_hash: str | None, address: Address) -> None:
@@ -308,6 +330,7 @@ class _Transfer:
             return
         for name in ("", SHARDS, COMMITS):
             durable.make_folder(self._folder / name)
+        remove_leftovers(self._folder)
         durable.publish(self._folder, CONFIG, self._source.config)
 
     def _count(self, num_bytes: int) -> None:
@@ -339,7 +362,10 @@ class _Transfer:
         with writing(part):
             part.touch()
         if self.parts.length(item) < item.num_bytes:
-            self._source.place.download(item.name, part, item.num_bytes, self._watch)
+            place, watch = self._source.place, self._watch
+            _listed(
+                lambda: place.download(item.name, part, item.num_bytes, watch), place, item.name
+            )
 
     def _finish_shard(self, item: Item) -> None:
         """Write the commit of a shard that is there."""

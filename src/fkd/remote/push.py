@@ -23,10 +23,11 @@ from fkd.remote.contents import (
     read_folder,
 )
 from fkd.remote.hub import README, HubFolder
-from fkd.remote.parts import is_there
+from fkd.remote.parts import is_there, is_within
 from fkd.remote.places import Place
 from fkd.remote.storage import StorageFolder
 from fkd.store.manifest import CONFIG, MANIFEST, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES
+from fkd.store.strays import is_companion, is_temporary
 
 _MAX_FILES_BYTES = 1 << 24
 
@@ -82,7 +83,7 @@ def push(
         progress: called with the bytes that are there, and all bytes.
 
     Raises:
-        ConfigError: an option is impossible, or a package is missing.
+        ConfigError: an option is impossible, a package is missing, or something else is there.
         StoreMismatch: another store or run is there.
         DamagedStore: a file of the store here differs from its checksum.
         MissingLabel: the store is not finished.
@@ -106,8 +107,8 @@ def push(
         place = HubFolder(address.hub, kind, revision)
         return _push_to_hub(source, contents, place, private, replace, progress)
     storage = StorageFolder(address, options or {})
-    if address.kind == "folder" and Path(address.url).resolve() == source.resolve():
-        raise ConfigError(f"url: {address} is the folder itself; give another place")
+    if address.kind == "folder" and is_within(Path(address.url), source):
+        raise ConfigError(f"url: {address} is the folder itself, or in it; give another place")
     sent = _Sending(source, contents, storage, progress).run(num_threads)
     total = len(contents.items) + 1
     return Pushed(str(storage), contents.kind, contents.root_hash, total, contents.num_bytes, sent)
@@ -129,13 +130,32 @@ class _Sending:
     def run(self, num_threads: int) -> int:
         """Send what is missing; how many bytes that were."""
         _require_same(self._contents, self._place, self._source)
-        patiently(self._place.look, str(self._place), self._watch)
+        self._require_no_others()
+        names = {item.name for item in self._contents.items} | {self._contents.list_name}
+        leftovers = patiently(lambda: self._place.leftovers(names), str(self._place), self._watch)
         first = [item for item in self._contents.items if item.name != FINAL_WEIGHTS]
         for_each(first, self._send, self._watch, num_threads)
         for item in self._contents.items[len(first) :]:
             self._send(item)
         self._send_list()
+        for name in leftovers:
+            self._place.remove(name)
         return self._sent
+
+    def _require_no_others(self) -> None:
+        """Refuse a place that holds nothing of a store or a run, but something else.
+
+        Raises:
+            ConfigError: names it.
+        """
+        top = patiently(self._place.top_names, str(self._place), self._watch)
+        ours = {item.name.partition("/")[0] for item in self._contents.items}
+        others = {name for name in top if not is_companion(name) and not is_temporary(name)}
+        if others and not others & (ours | {self._contents.list_name}):
+            raise ConfigError(
+                f"url: {self._place} is not empty and holds no {self._contents.kind} "
+                f"({min(others)} is in it); give another place, such as {self._place}/NAME"
+            )
 
     def _count(self, num_bytes: int) -> None:
         self._done += num_bytes

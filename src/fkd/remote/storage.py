@@ -9,8 +9,9 @@ import base64
 import errno
 import hashlib
 import importlib
+import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fkd.remote.addresses import Address
 from fkd.remote.attempts import Transient, Watch
 from fkd.remote.contents import Item
 from fkd.remote.parts import writing
+from fkd.userfiles import os_reason
 
 _CHUNK = 8 << 20  # bytes of one request; S3 wants few large ones
 _S3_PART = 50 << 20  # of an upload in several parts
@@ -38,8 +40,9 @@ _PACKAGES = {
 _REFUSALS = ("accessdenied", "forbidden", "access denied", "invalidaccesskey", "signaturedoesnot")
 _NO_LOGIN = ("NoCredentialsError", "DefaultCredentialsError", "CredentialRetrievalError")
 _BUSY = ("slowdown", "internalerror", "serviceunavailable", "requesttimeout", "toomanyrequests")
-_NO_BUCKET = "cannot be written, since there is no such bucket; make it"
+_NO_BUCKET = "cannot be written, since there is no such bucket; make it, or correct the address"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_TEMPORARY = re.compile(r"\.tmp\.(?P<leaf>.+)\.[0-9a-f]{8}")
 
 
 class StorageFolder:
@@ -54,10 +57,15 @@ class StorageFolder:
     """
 
     def __init__(self, address: Address, options: Mapping[str, Any]) -> None:
-        url = f"file://{address.url}" if address.kind == "folder" else address.url
+        is_folder = address.kind == "folder"
+        if is_folder and options:
+            raise ConfigError("storage_options: they mean nothing to a folder; leave them out")
         self._shown = str(address)
-        self._protocol = url.partition("://")[0].lower()
-        self._system, self._root = _open(url, self._protocol, options)
+        self._protocol = "file" if is_folder else address.url.partition("://")[0].lower()
+        # The path of a folder is not put into a URL, where "::" would mean something.
+        url = "file://" if is_folder else address.url
+        self._system, root = _open(url, self._protocol, options)
+        self._root = address.url.rstrip("/") if is_folder else root
         self._found: dict[str, dict[str, Any]] | None = None
 
     def __str__(self) -> str:
@@ -100,7 +108,7 @@ class StorageFolder:
         """
         path = self._path(item.name)
         options = {"chunksize": _S3_PART} if self._protocol in _S3 else {}
-        with self._asking(item.name, _NO_BUCKET):
+        with self._asking(item.name, writes=True):
             if self._protocol in _OBJECTS:
                 self._system.put_file(str(source), path, **options)
             else:
@@ -109,7 +117,7 @@ class StorageFolder:
     def write(self, name: str, data: bytes) -> None:
         """The same for bytes."""
         path = self._path(name)
-        with self._asking(name, _NO_BUCKET):
+        with self._asking(name, writes=True):
             if self._protocol in _OBJECTS:
                 self._system.pipe_file(path, data)
             else:
@@ -126,6 +134,37 @@ class StorageFolder:
             with suppress(Exception):
                 self._system.rm_file(temporary)
             raise
+
+    def top_names(self) -> set[str]:
+        """Names of the files and folders that are there, without those inside of folders.
+
+        Raises:
+            RemoteError: it may not be looked at.
+            Transient: it cannot be looked at at the moment.
+        """
+        return {name.partition("/")[0] for name in self._infos()}
+
+    def leftovers(self, names: Collection[str]) -> list[str]:
+        """What earlier pushes of these files have left unfinished, by name.
+
+        It lists what is there, once for all threads.
+
+        Raises:
+            RemoteError: it may not be looked at.
+            Transient: it cannot be looked at at the moment.
+        """
+        found = []
+        for name in self._infos():
+            folder, slash, leaf = name.rpartition("/")
+            temporary = _TEMPORARY.fullmatch(leaf)
+            if temporary is not None and f"{folder}{slash}{temporary['leaf']}" in names:
+                found.append(name)
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if that is possible."""
+        with suppress(Exception):
+            self._system.rm_file(self._path(name))
 
     def has(self, item: Item, source: Path | bytes) -> bool | None:
         """Whether a file is there with these bytes; None where only its length is known.
@@ -149,15 +188,6 @@ class StorageFolder:
         if self._protocol in _OBJECTS:
             return None
         return self._sha256(item) == item.sha256
-
-    def look(self) -> None:
-        """List what is there, once for all threads.
-
-        Raises:
-            RemoteError: it may not be looked at.
-            Transient: it cannot be looked at at the moment.
-        """
-        self._infos()
 
     def look_again(self, name: str) -> None:
         """Look anew at one file."""
@@ -196,7 +226,7 @@ class StorageFolder:
         return f"{self._root}/{name}"
 
     @contextmanager
-    def _asking(self, name: str, missing: str = "is not there; look for it") -> Iterator[None]:
+    def _asking(self, name: str, *, writes: bool = False) -> Iterator[None]:
         """Turn what fsspec's packages raise into our errors; each has kinds of its own."""
         place = f"{self}/{name}" if name else str(self)
         try:
@@ -204,7 +234,13 @@ class StorageFolder:
         except (RemoteError, Transient):
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotThere(f"{place} {missing}, or correct the address") from error
+            if not writes:
+                raise NotThere(f"{place} is not there; correct the address") from error
+            if self._protocol in _OBJECTS:
+                raise NotThere(f"{place} {_NO_BUCKET}") from error
+            raise RemoteError(
+                f"{place} cannot be written: {os_reason(error)}; give another place"
+            ) from error
         except Exception as error:
             raise _in_words(error, place) from error
 
@@ -259,6 +295,8 @@ def _in_words(error: Exception, place: str) -> Exception:
         return NotThere(f"{place}: there is no such bucket; make it, or correct the address")
     if _is_transient(error, kind, text):
         return Transient(f"it does not answer ({reason_of(error, 80)})")
+    if isinstance(error, OSError) and error.strerror:
+        return RemoteError(f"{place}: {os_reason(error)}; correct that, or give another place")
     return RemoteError(f"{place}: {reason_of(error)}")
 
 

@@ -67,7 +67,7 @@ class WebFolder:
             promised = response.headers.get("Content-Length")
         if len(data) > limit:
             raise RemoteError(f"{self}/{name} has more than {limit:,} bytes, which are allowed")
-        if promised is not None and int(promised) != len(data):
+        if promised is not None and promised.isdecimal() and int(promised) != len(data):
             raise Transient(f"the server sends {len(data):,} of {promised} bytes")
         return bytes(data)
 

@@ -32,6 +32,7 @@ _REPOSITORY = re.compile(
 _PART = re.compile(r"[\w.+-][\w .+-]*")
 _FORBIDDEN, _MISSING, _UNKNOWN = 403, 404, 401
 _CHUNK = 1 << 20
+_OPENS = "snapshot_download"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _snapshot(address: HubAddress) -> Path:
     def fetch(only: list[str], again: bool) -> Path:
         root = call_hub(
             address,
-            "snapshot_download",
+            _OPENS,
             address.repository,
             repo_type="dataset",
             revision=address.revision,
@@ -197,17 +198,17 @@ def call_hub(address: HubAddress, function: str, *args: Any, **options: Any) -> 
     try:
         return getattr(huggingface_hub.HfApi(), function)(*args, **options)
     except (errors.HFValidationError, errors.HfHubHTTPError, OSError, RuntimeError) as error:
-        raise _in_words(error, address) from error
+        raise _in_words(error, address, function) from error
     except Exception as error:  # the client's own HTTP library, which changes with its version
         if "http" not in type(error).__module__ and "requests" not in type(error).__module__:
             raise
-        raise _in_words(error, address) from error
+        raise _in_words(error, address, function) from error
     finally:
         if not shown:
             utils.enable_progress_bars()
 
 
-def _in_words(error: BaseException, address: HubAddress) -> RemoteError:
+def _in_words(error: BaseException, address: HubAddress, function: str) -> RemoteError:
     """One sentence with the way out."""
     from huggingface_hub import errors
 
@@ -244,10 +245,13 @@ def _in_words(error: BaseException, address: HubAddress) -> RemoteError:
     if isinstance(error, FileNotFoundError | ConnectionError) or any(
         _is_network(c) for c in causes
     ):
-        return RemoteError(
-            f"{place}: the hub ({_endpoint()}) does not answer, and it is not in the hub's cache; "
-            "check the network, or open it once where there is one"
-        )
+        silence = f"{place}: the hub ({_endpoint()}) does not answer"
+        if function == _OPENS:
+            return RemoteError(
+                f"{silence}, and it is not in the hub's cache; check the network, or open it once "
+                "where there is one"
+            )
+        return RemoteError(f"{silence}; check the network, and run the same command again")
     return RemoteError(f"{place}: {reason_of(error)}")
 
 

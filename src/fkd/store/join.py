@@ -1,5 +1,6 @@
 """How the images of a source are found in a store, and how those of the two differ."""
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -112,13 +113,18 @@ def _find_renamed(
     missing: Sequence[tuple[bytes, int]],
     fingerprint: Fingerprint | None,
 ) -> dict[bytes, bytes]:
-    """The old key of each new one whose file has the content of a missing image."""
+    """The old key of each new one whose file has the content of a missing image.
+
+    Of images with the same content, which have the same labels, the first is taken for the first.
+    """
     if fingerprint is None or not missing or not extra:
         return {}
     facts = store.images([row for _, row in missing])
     content = zip(facts.crc32.tolist(), facts.num_bytes.tolist(), strict=True)
-    old_of = dict(zip(content, (key for key, _ in missing), strict=True))
-    return {key: old for key in extra if (old := old_of.pop(fingerprint(key), None))}
+    old_of: dict[tuple[int, int], deque[bytes]] = defaultdict(deque)
+    for of_file, (key, _) in zip(content, missing, strict=True):
+        old_of[of_file].append(key)
+    return {key: same.popleft() for key in extra if (same := old_of.get(fingerprint(key)))}
 
 
 def describe_difference(labeled: Sequence[bytes], keys: Sequence[bytes]) -> str:

@@ -78,8 +78,9 @@ def read_store(folder: Path, *, partial: bool) -> Opened:
     if not partial:
         verb = "label" if config.grid is None else "label-maps"
         raise MissingLabel(
-            f"{folder} is not finished: {len(shards)} of {config.num_shards} shards are labeled; "
-            f"run the same `fkd {verb}` command again, or use those that are there ({USE_PARTIAL})"
+            f"{folder} is not finished: {len(shards)} of {config.num_shards} shards are there; "
+            f"run the same `fkd {verb}` or `fkd pull` command again, or use those that are there "
+            f"({USE_PARTIAL})"
         )
     return Opened(config, shards, frozenset(entry.number for entry in shards))
 

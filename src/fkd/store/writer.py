@@ -16,7 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fkd.errors import DamagedStore, FormatError, MissingLabel, StoreError, StoreMismatch
+from fkd.errors import (
+    DamagedStore,
+    FormatError,
+    MissingLabel,
+    StoreError,
+    StoreLocked,
+    StoreMismatch,
+)
 from fkd.store import canonical, durable, files
 from fkd.store.canonical import keys_digest, sha256
 from fkd.store.config import StoreConfig
@@ -339,6 +346,27 @@ def _require_same_config(folder: Path, config: StoreConfig) -> None:
             f"{folder} was made with other settings: {'; '.join(lines)}. Use the same settings, or "
             "another folder"
         )
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed have left unfinished in a store's folder.
+
+    Nothing is removed where a process is at work there.
+
+    Raises:
+        StoreError: the system refuses.
+    """
+    folder = files.absolute(path)
+    if not any(map(is_temporary, list_folder(folder))):
+        return
+    try:
+        lock = WriterLock.prepare(folder)
+    except StoreLocked:
+        return
+    try:
+        _remove_temporaries(folder)
+    finally:
+        lock.release()
 
 
 def _remove_temporaries(folder: Path) -> None:

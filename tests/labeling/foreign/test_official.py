@@ -291,6 +291,11 @@ def test_the_codec_must_fit_the_shape(label, codec, num_classes, reason):
         read(BOXES, FLIPS, label, codec=codec, num_classes=num_classes)
 
 
+def test_hard_labels_have_no_values_to_store(write_set):
+    with pytest.raises(ConfigError, match="value_dtype: labels of codec hard have no values"):
+        import_labels(replace(write_set("hard"), value_dtype="f16"))
+
+
 def test_another_teacher_is_refused(write_set, make_teacher, tmp_path, capsys):
     config = write_set("ms:3")
     import_labels(config)

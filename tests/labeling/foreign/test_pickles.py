@@ -243,6 +243,35 @@ def test_what_asks_for_much_gets_little(name):
     assert peak < 20 * len(BOMBS[name]) + (32 << 20)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_views_of_the_same_numbers_are_not_copied_without_end(zipped):
+    """Each view would be an array of its own: 300 bytes of a file would be 4 MB of memory."""
+    numbers, buffer = torch.zeros(1 << 20), io.BytesIO()
+    views = [numbers[i:] for i in range(200)]
+    torch.save(views, buffer, _use_new_zipfile_serialization=zipped)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="together larger than any label file"):
+            read_foreign(buffer.getvalue(), "x")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 160 << 20
+    buffer = io.BytesIO()
+    torch.save(views[:3], buffer, _use_new_zipfile_serialization=zipped)
+    assert [len(view) for view in read_foreign(buffer.getvalue(), "x")] == [
+        len(v) for v in views[:3]
+    ]
+
+
+def test_numbers_with_another_sign_are_refused():
+    """Such tensors say beside their numbers that these are to be negated."""
+    buffer = io.BytesIO()
+    torch.save(torch._neg_view(torch.ones(3)), buffer)
+    with pytest.raises(FormatError, match="mean something else than they say"):
+        read_foreign(buffer.getvalue(), "x")
+
+
 def repacked(data: bytes, change) -> bytes:
     """An archive with changed members, and right checksums."""
     buffer = io.BytesIO()

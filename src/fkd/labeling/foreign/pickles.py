@@ -238,13 +238,18 @@ _Reader.dispatch = {
 def _resolve(value: Any, read: Callable[[Storage], bytes]) -> Any:
     """The value with arrays in the place of what stands for them; every part is visited once."""
     done: dict[int, Any] = {}
+    left = MAX_BYTES  # of all tensors, which may be views of the same numbers
 
     def visit(part: Any) -> Any:
+        nonlocal left
         if isinstance(part, ArrayParts):
             if part.value is None:
                 raise Refused("an array in it has no content")
             return part.value
         if isinstance(part, TensorParts):
+            left -= part.num_bytes
+            if left < 0:
+                raise Refused("its tensors are together larger than any label file")
             return numbers_of(part, read(part.storage))
         if isinstance(part, list | tuple | dict):
             if id(part) not in done:

@@ -286,6 +286,10 @@ class _ForeignFiles:
                 self.source, self.class_names, first.grid, codec, dtype, size
             )
         has_values = first.codec.num_values(len(self.class_names)) > 0
+        if config.value_dtype is not None and not has_values:
+            raise ConfigError(
+                f"value_dtype: labels of codec {first.codec.name} have no values; leave it out"
+            )
         of_file: ValueDtype = "f16" if first.is_half else "f32"
         return imported | crops_identity(
             self.source,

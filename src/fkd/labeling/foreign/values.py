@@ -15,6 +15,7 @@ MAX_BYTES = 1 << 26
 """Of a file, and of what is packed in it: 500 crops with labels of 21,841 classes take 44 MB."""
 
 _MAX_DIMENSIONS = 8
+_METADATA = 2  # of what follows the stride: whether it has a gradient, hooks, metadata
 _DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 STORAGES = {
     "torch.FloatStorage": "<f4",
@@ -55,6 +56,11 @@ class TensorParts:
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its numbers."""
+        return math.prod(self.size) * self.storage.dtype.itemsize
 
 
 class NumberKind:
@@ -123,11 +129,13 @@ def _make_no_bytes(*arguments: Any) -> bytes:
     return b""
 
 
-def _make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> TensorParts:
+def _make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> TensorParts:
     if not isinstance(storage, Storage):
         raise Refused("a tensor in it has no numbers")
     if not is_shape((offset,)) or not is_shape(size) or not is_shape(stride):
         raise Refused("the shape of a tensor in it is impossible")
+    if more[_METADATA:] and more[_METADATA]:  # such as that all numbers have the other sign
+        raise Refused("its numbers mean something else than they say")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > storage.numel or (math.prod(size) and last >= storage.numel):
         raise Refused("a tensor in it is larger than its numbers")
