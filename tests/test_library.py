@@ -236,6 +236,8 @@ def test_features_are_stored(image_folder, tmp_path):
         ([Pooled(), Pooled()], OWN | {"codec": "logits", "separate": True}, "several teachers"),
         ([], {}, "at least one teacher"),
         (lambda x: x, {}, "a function is no teacher"),
+        (nn.Linear, OWN, "a type is no teacher"),
+        ([Pooled(), 3], OWN, "a int is no teacher"),
         ("test_resnet", {"preprocessing": {}}, "is of modules"),
         ("no_such_network", {}, "unknown model"),
         (fkd.TeacherModule(Pooled()), OWN, "has settings of its own"),

@@ -56,6 +56,7 @@ def test_the_source_archive_has_what_its_tests_need_and_nothing_else(built):
         "docs/format.md",
         "recipes/README.md",
         ".ci/run",
+        ".github/workflows/ci.yml",
         "drill/plugin.py",
         "benchmarks/__main__.py",
     ):
@@ -69,6 +70,7 @@ def test_the_source_archive_has_what_its_tests_need_and_nothing_else(built):
         "docs",
         "recipes",
         ".ci",
+        ".github",
         "Makefile",
         "requirements.lock",
         "LICENSE",
@@ -90,34 +92,83 @@ def test_the_package_index_can_show_it(built):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture
+def repository(tmp_path):
+    """A function that makes a small repository with the tag v0.0.1 on its branch main."""
+
+    def make(changelog, *sources):
+        (tmp_path / ".ci").mkdir()
+        shutil.copyfile(ROOT / ".ci" / "release", tmp_path / ".ci" / "release")
+        (tmp_path / "CHANGELOG.md").write_text(changelog)
+        for source in sources:
+            copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
+            copy(ROOT / source, tmp_path / source)
+        for command in (["init", "-qb", "main"], ["config", "user.name", "a"]):
+            git(tmp_path, *command)
+        git(tmp_path, "config", "user.email", "a@b")
+        for command in (["add", "."], ["commit", "-qm", "All"], ["tag", "v0.0.1"]):
+            git(tmp_path, *command)
+        return tmp_path
+
+    return make
+
+
+def git(folder, *words):
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def release(folder, *words):
+    command = ["bash", str(folder / ".ci" / "release"), *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "give a version such as 1.2.3"),
-        (["1.2"], "give a version such as 1.2.3"),
-        (["v1.2.3"], "give a version such as 1.2.3"),
-        (["9.9.9"], "there are changes that are not committed"),
-        (["9.9.9", "clean"], "no section '## 9.9.9'"),
-        (["0.0.1", "clean"], "the tag v0.0.1 is there already"),
+        *(
+            (words, "give a version such as 1.2.3")
+            for words in ([], ["1.2"], ["v1.2.3"], ["01.2.3"], ["1.2.3rc"], ["1.2.3-rc1"])
+        ),
+        (["9.9.9", "branch"], "a release is made of the branch main"),
+        (["9.9.9", "file"], "there are changes that are not committed"),
+        (["9.9.9"], "no section '## 9.9.9'"),
+        (["0.0.1"], "the tag v0.0.1 is there already"),
     ],
 )
-def test_what_is_no_release_is_refused(words, sentence, tmp_path):
-    """In a small repository with one tag; nothing is built or tagged."""
-    (tmp_path / ".ci").mkdir()
-    shutil.copyfile(ROOT / ".ci" / "release", tmp_path / ".ci" / "release")
-    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 9.9.9 (unreleased)\n")
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "All"], ["tag", "v0.0.1"]):
-        subprocess.run([*git, *command], check=True)
-    if "clean" not in words:
-        (tmp_path / "new").write_text("")
-    done = subprocess.run(
-        ["bash", str(tmp_path / ".ci" / "release"), *words[:1]], capture_output=True, text=True
-    )
+def test_what_is_no_release_is_refused(words, sentence, repository):
+    """Nothing is built or tagged."""
+    folder = repository("# Changelog\n\n## 9.9.9 (unreleased)\n\n## 9x9.9\n")
+    if "branch" in words:
+        git(folder, "switch", "-qc", "other")
+    if "file" in words:
+        (folder / "new").write_text("")
+    done = release(folder, *words[:1])
     assert done.returncode == 1
     assert sentence in done.stderr
-    tags = subprocess.run([*git, "tag"], capture_output=True, text=True).stdout.split()
-    assert tags == ["v0.0.1"]
+    assert git(folder, "tag").split() == ["v0.0.1"]
+
+
+def test_a_release_is_built_and_tagged(repository):
+    """All of it but the tests, whose place a script takes that does nothing."""
+    tools = Path(sys.executable).parent
+    if not (tools / "uv").exists():
+        pytest.skip("uv is not beside this Python, as `make setup` puts it")
+    sources = ["pyproject.toml", "README.md", "LICENSE", ".gitignore", "src"]
+    folder = repository("# Changelog\n\n## 9.9.9\n", *sources)
+    (folder / ".venv").symlink_to(tools.parent)
+    (folder / ".ci" / "run").write_text("#!/bin/sh\n")
+    (folder / ".ci" / "run").chmod(0o755)
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "Pass")
+    done = release(folder, "9.9.9")
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = {path.name for path in (folder / "dist").iterdir()}
+    assert built == {"fkd-9.9.9-py3-none-any.whl", "fkd-9.9.9.tar.gz"}
+    assert git(folder, "describe", "--tags").strip() == "v9.9.9"
+    again = release(folder, "--build", str(folder / "again"))  # as public CI does from the tag
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {path.name for path in (folder / "again").iterdir()} == built
 
 
 def test_public_ci_covers_every_python_that_is_promised():

@@ -75,3 +75,21 @@ def test_a_broken_page_is_an_error(text, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(site, "FIRST_PAGE", f"# Site\n\n```{{toctree}}\n\n{listed}\n```\n")
     assert build(tmp_path / "out") == 1
     assert "page.md" in capfd.readouterr().err
+
+
+# What Sphinx makes of docstrings and signatures that it cannot read, without a warning.
+UNREAD = {
+    "the text before a colon taken for a type": '<dt class="field-odd">Type',
+    "a letter taken for the number of a list": "<ol",
+    "a signature that is no Python": "factory&gt;",
+    "the name of a module in a type": "~",
+    "a type written out": "_SupportsArray",
+}
+
+
+@pytest.mark.parametrize("what", UNREAD)
+def test_the_reference_of_public_names_is_read_as_it_is_meant(what, html):
+    for path in sorted((html / "api").glob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        article = text[text.index("<article") : text.index("</article>")]
+        assert UNREAD[what] not in article, path.name

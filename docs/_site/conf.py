@@ -1,6 +1,11 @@
 """Sphinx's settings for the documentation site; `make docs` builds it."""
 
-from fkd import __version__
+from typing import Any
+
+from numpy.typing import ArrayLike
+from sphinx.util.typing import stringify_annotation
+
+from fkd import AugmentConfig, CropConfig, __version__
 
 project = "fkd"
 author = "the authors of fkd"
@@ -39,3 +44,29 @@ html_theme_options = {"top_of_page_buttons": []}
 # For `make docs-links`, which asks the network.
 linkcheck_timeout = 20
 linkcheck_workers = 4
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", shorten_signature)
+
+
+def shorten_signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: Any
+) -> tuple[str | None, Any]:
+    """A signature as a reader wants it: aliases by their names, defaults of dataclasses short.
+
+    Without this `<factory>`, which is no Python, would keep Sphinx from reading a signature at all.
+    """
+    if signature is not None:
+        signature = signature.replace("<factory>", "...")
+        for long, short in SHORTER.items():
+            signature = signature.replace(long, short)
+    return signature, returns
+
+
+SHORTER = {
+    stringify_annotation(ArrayLike, "smart", short_literals=False): "ArrayLike",
+    repr(AugmentConfig()): "AugmentConfig()",
+    repr(CropConfig()): "CropConfig()",
+}

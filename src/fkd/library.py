@@ -221,6 +221,12 @@ def _teachers(
         raise ConfigError(
             f"teacher_weights: {len(weights)} weights are given for {len(models)} teachers"
         )
+    for each in models:
+        if not isinstance(each, nn.Module | TeacherModule | TeacherConfig | str):
+            raise ConfigError(
+                f"model: a {type(each).__name__} is no teacher; give a torch.nn.Module, a "
+                "TeacherModule, a TeacherConfig, a name, or a list of these"
+            )
     if settings and not any(isinstance(each, nn.Module | str) for each in models):
         raise ConfigError(
             f"{next(iter(settings))}: every teacher has settings of its own; give it there "
@@ -232,16 +238,11 @@ def _teachers(
     return [replace(t, weight=w) for t, w in zip(teachers, weights, strict=True)]
 
 
-def _teacher(model: Any, settings: dict[str, Any]) -> TeacherConfig | TeacherModule:
+def _teacher(model: Model, settings: dict[str, Any]) -> TeacherConfig | TeacherModule:
     if isinstance(model, TeacherConfig | TeacherModule):
         return model
     if isinstance(model, nn.Module):
         return TeacherModule(model, **settings)
-    if not isinstance(model, str):
-        raise ConfigError(
-            f"model: a {type(model).__name__} is no teacher; give a torch.nn.Module, a "
-            "TeacherModule, a TeacherConfig, a name, or a list of these"
-        )
     unused = sorted(settings.keys() & _OF_MODULES_ONLY)
     if unused:
         raise ConfigError(

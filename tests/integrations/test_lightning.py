@@ -1,5 +1,7 @@
 """The callback of pytorch-lightning: a resumed run sees the crops that are left."""
 
+import time
+
 import pytest
 import pytorch_lightning as pl
 import timm
@@ -37,8 +39,19 @@ class Student(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(image_folder, label_store, folder, every, resume_from=None, num_workers=0, **options):
+def fit(
+    image_folder,
+    label_store,
+    folder,
+    every,
+    resume_from=None,
+    num_workers=0,
+    first_epoch=0,
+    callbacks=(),
+    **options,
+):
     dataset = MultiCropDataset(image_folder, label_store, crops_per_image=2, size=32)
+    dataset.set_epoch(first_epoch)
     loader = DataLoader(
         dataset,
         batch_size=5,
@@ -53,7 +66,7 @@ def fit(image_folder, label_store, folder, every, resume_from=None, num_workers=
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[AdvanceCrops(dataset), saver],
+        callbacks=[AdvanceCrops(dataset), saver, *callbacks],
         **options,
     )
     trainer.fit(student, loader, ckpt_path=resume_from)
@@ -84,6 +97,23 @@ def test_a_resumed_run_goes_on_with_the_next_crops(
     )
     begin, left = step - step % 3, 3 - step % 3
     assert rest.seen == whole.seen[begin : begin + left] + whole.seen[begin + 3 :]
+
+
+class LetWorkersReadAhead(pl.Callback):
+    """They have started here, and the first epoch has not."""
+
+    def on_train_start(self, trainer, pl_module):
+        time.sleep(1)
+
+
+def test_a_run_begins_with_its_first_crops_whatever_the_data_set_was_used_for(
+    image_folder, label_store, tmp_path
+):
+    options = {"every": EPOCHS, "num_workers": 1, "max_epochs": 1}
+    options["callbacks"] = [LetWorkersReadAhead()]
+    new = fit(image_folder, label_store, tmp_path / "new", **options)
+    used = fit(image_folder, label_store, tmp_path / "used", first_epoch=2, **options)
+    assert used.seen == new.seen
 
 
 def test_half_precision_trains(image_folder, label_store, tmp_path):

@@ -73,6 +73,18 @@ def test_outputs_that_are_no_logits_are_refused(shape, words):
         load(Network(shape))
 
 
+def test_values_after_a_sigmoid_are_refused_where_there_are_enough_of_them():
+    """A softmax of them would be almost uniform, with the right class still ahead."""
+    with pytest.raises(ConfigError, match=r"leave out its last sigmoid"):
+        load(Network(torch.sigmoid, classes=10))
+    for shape, classes in [
+        (torch.sigmoid, 9),  # could be logits
+        (lambda logits: 0 * logits, 10),  # of a new classifier
+        (lambda logits: logits, 10),
+    ]:
+        assert len(load(Network(shape, classes=classes)).class_names) == classes
+
+
 def test_the_module_is_left_as_it_was():
     model = Network().double()
     model.fc.eval()

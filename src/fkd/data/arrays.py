@@ -13,7 +13,7 @@ from PIL import Image
 from fkd.data.class_ids import require_class_ids
 from fkd.data.class_sets import ClassSets, is_multi_hot, lists_of, refuse_zeros_and_ones
 from fkd.data.decode import rgb_pixels
-from fkd.errors import ConfigError
+from fkd.errors import ConfigError, ImageError, reason_of
 
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels")  # as torchvision's data sets call them
 
@@ -95,10 +95,13 @@ class ArraySource:
         """Image `i` as a PPM file.
 
         Raises:
-            ImageError: the image has no obvious meaning as RGB.
+            ImageError: the data set does not give it, or it has no obvious meaning as RGB.
             ConfigError: the item does not begin with an image.
         """
-        item = self._dataset[self._positions[i]]
+        try:
+            item = self._dataset[self._positions[i]]
+        except Exception as error:  # of any kind: the data set is the user's code
+            raise ImageError(f"{self.name(i)} cannot be read ({reason_of(error)})") from error
         image = item[0] if isinstance(item, tuple | list) else item
         if isinstance(image, np.ndarray) and image.dtype == np.uint8:
             image = Image.fromarray(image)

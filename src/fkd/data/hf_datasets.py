@@ -5,6 +5,7 @@ A selection, a shuffle or a sort of the object is followed; nothing is decoded, 
 digits, as for other objects whose images have no names.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,12 +115,11 @@ class DatasetSource:
             ImageError: the row holds no image, or the file that it names cannot be read.
         """
         cell = self._images[int(self._positions[i])].column(0)[0].as_py()
+        if isinstance(cell, dict) and cell.get("path") and cell.get("bytes") is None:
+            cell = {"path": os.path.abspath(cell["path"])}  # from here, as `datasets` reads it
         data = image_bytes(cell, self.name(i))
         if data is None:
-            raise ImageError(
-                f"{self.name(i)} has no image bytes (perhaps only a path); embed the images, as "
-                "`save_to_disk` does"
-            )
+            raise ImageError(f"{self.name(i)} has neither the bytes of an image nor a file")
         return data
 
 

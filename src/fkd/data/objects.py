@@ -4,7 +4,7 @@ What knows its files is read as files, under the keys that these have in a folde
 images of all else are known by their positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import ConcatDataset, IterableDataset, Subset
@@ -22,10 +22,12 @@ def source_of(dataset: Any) -> Any:
     A `torch.utils.data.Subset` keeps the keys of the whole, so labels of the whole fit it.
 
     Raises:
-        ConfigError: the object is no map-style data set of images, or has transforms or a loader
-            that would be skipped; a subset names an image twice.
+        ConfigError: the object is no map-style data set of images, or has none, or has transforms
+            or a loader that would be skipped; a subset names an image twice.
     """
     whole, positions = _unwrap(dataset)
+    if positions is not None and not positions:
+        raise ConfigError(f"a Subset of {type(whole).__name__} names no image; give it some")
     kind = dataset_kind(whole)
     if kind is not None:
         return from_dataset(whole, kind, positions)
@@ -33,7 +35,10 @@ def source_of(dataset: Any) -> Any:
     if is_timm_dataset(whole):
         return from_timm(whole, positions)
     files = files_of(whole)
-    return ArraySource(whole, positions) if files is None else files.source(positions)
+    source = ArraySource(whole, positions) if files is None else files.source(positions)
+    if not len(source):
+        raise ConfigError(f"the data set {type(whole).__name__} has no images; give another")
+    return source
 
 
 def _require_map_style(dataset: Any) -> None:
@@ -49,7 +54,8 @@ def _require_map_style(dataset: Any) -> None:
             "a ConcatDataset is several data sets in one; give one of them, or a text file of the "
             "paths of all images (images.format list)"
         )
-    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+    by_position = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not by_position or isinstance(dataset, Mapping):
         raise ConfigError(
             f"a {name} is not a data set of images; give a folder, its ImageFolder, a map-style "
             "data set of PIL images, or an object with the methods of ImageSource"

@@ -10,9 +10,9 @@ from fkd.data.multicrop import MultiCropDataset
 class AdvanceCrops(Callback):
     """Gives every pass its own crops, also after a resume.
 
-    Lightning tells samplers which epoch it is, not data sets. In a resumed run it starts the worker
-    processes of the first epoch before it calls that epoch's hook, so the data set learns its
-    number from the checkpoint.
+    Lightning tells samplers which epoch it is, not data sets. It starts the worker processes of the
+    first epoch before it calls that epoch's hook, so the data set learns that number when the run
+    is set up, and in a resumed run from the checkpoint.
 
     Example:
         >>> from fkd import MultiCropDataset
@@ -27,6 +27,11 @@ class AdvanceCrops(Callback):
         dataset: what the loader reads.
         """
         self._dataset = dataset
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """A run begins, maybe with a data set that another run has used before."""
+        if stage == "fit":
+            self._dataset.set_epoch(trainer.current_epoch)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         """A run is resumed, in the middle of an epoch or at the beginning of one."""

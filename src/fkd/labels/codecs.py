@@ -202,7 +202,7 @@ class MarginalSmoothing(_TopK):
 
     @property
     def name(self) -> str:
-        """For example "ms:5"."""
+        """Its spelling with k, as `parse_codec` reads it."""
         return f"ms:{self.k}"
 
     def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
@@ -254,7 +254,7 @@ class MarginalRenorm(_TopK):
 
     @property
     def name(self) -> str:
-        """For example "mr:5"."""
+        """Its spelling with k, as `parse_codec` reads it."""
         return f"mr:{self.k}"
 
     def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
@@ -302,7 +302,7 @@ class TopKLogits(_TopK):
 
     @property
     def name(self) -> str:
-        """For example "top:5"."""
+        """Its spelling with k, as `parse_codec` reads it."""
         return f"top:{self.k}"
 
     def targets(self, encoded: Encoded, num_classes: int) -> SoftTargets:
@@ -336,7 +336,7 @@ class TopKLogProbs(_TopK):
 
     @property
     def name(self) -> str:
-        """For example "logits:5"."""
+        """Its spelling with k, as `parse_codec` reads it."""
         return f"logits:{self.k}"
 
     def num_values(self, num_classes: int) -> int:

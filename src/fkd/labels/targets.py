@@ -31,7 +31,7 @@ class SoftTargets:
         index: class ids, int64 (B, K), or None when `weight` covers all classes in order.
         weight: what each named class has above the tail, float32 (B, K) or (B, C).
         tail: probability of every class that is not named, float32 (B,).
-        num_classes: C.
+        num_classes: their number, C.
         labels: true class ids, int64 (B,), -1 where unknown; None when there are none.
         multi_label: whether each class has a probability of its own, as from a sigmoid.
 
@@ -68,7 +68,7 @@ class SoftTargets:
 
         Args:
             classes: ids int64 (B, L), each once, padded with -1; an image may have none.
-            num_classes: C.
+            num_classes: their number, C.
             smoothing: in [0, 1).
         """
         tail = torch.full((len(classes),), smoothing / num_classes, device=classes.device)

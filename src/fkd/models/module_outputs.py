@@ -16,6 +16,7 @@ _MEMBERS: dict[ModuleOutput, tuple[str, ...]] = {
     "logits": ("logits",),
     "features": ("pooler_output", "image_embeds", "features", "embeddings"),
 }
+_ENOUGH = 10  # classes whose logits are not all between 0 and 1 by chance
 _SAME = 1e-3  # of the largest output; rounding alone stays below 1e-5
 
 
@@ -91,6 +92,11 @@ def count_outputs(
             f"{owner} gives probabilities, and a teacher gives logits, of which the softmax is "
             "taken here; leave out its last softmax"
         )
+    if output == "logits" and first.shape[1] >= _ENOUGH and _are_all_between_0_and_1(first):
+        raise ConfigError(
+            f"{owner} gives values between 0 and 1 alone, as after a sigmoid, and a teacher gives "
+            "logits; leave out its last sigmoid"
+        )
     return int(first.shape[1])
 
 
@@ -119,6 +125,12 @@ def _are_same(one: Tensor, other: Tensor) -> bool:
     """Whether outputs differ by rounding alone; those that are not finite are judged later."""
     largest = float(torch.cat([one, other]).nan_to_num().abs().max())
     return bool(((one - other).nan_to_num().abs() <= _SAME * largest).all())
+
+
+def _are_all_between_0_and_1(outputs: Tensor) -> bool:
+    """Also where a sigmoid was rounded to 0 or 1; not where all is 0, as a new classifier gives."""
+    in_range = bool(((outputs >= 0) & (outputs <= 1)).all())
+    return in_range and bool((outputs > 0).any())
 
 
 def _are_probabilities(outputs: Tensor) -> bool:

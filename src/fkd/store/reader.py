@@ -134,7 +134,7 @@ class LabelStore:
 
     @property
     def num_crops(self) -> int:
-        """M: crops stored per image."""
+        """Crops stored per image, M."""
         return self._parsed.num_crops
 
     @property
@@ -144,7 +144,7 @@ class LabelStore:
 
     @property
     def num_classes(self) -> int:
-        """C: classes of a decoded label; of features, their dimensions."""
+        """Classes of a decoded label, C; of features, their dimensions."""
         return self._parsed.num_classes
 
     @property
@@ -179,8 +179,10 @@ class LabelStore:
 
     @property
     def commits_hash(self) -> str:
-        """SHA-256 of what is known of the shards that are there: stands for the root hash where a
-        store is not finished."""
+        """SHA-256 of what is known of the shards that are there.
+
+        It stands for the root hash where a store is not finished.
+        """
         entries = [self._entries[number] for number in self._presence.numbers]
         return sha256(b"".join(entry.commit(self.config_id) for entry in entries))
 
