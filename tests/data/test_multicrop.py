@@ -242,6 +242,24 @@ def test_a_codec_may_be_its_spelling(image_source, label_store):
     assert torch.equal(spelled[0][1].index, built[0][1].index)
 
 
+@pytest.mark.parametrize(
+    ("stored", "codec"),
+    [
+        ("full", "ms:3"),
+        ("ms:3", "ms:2"),
+        ("logits:3", "ms:3"),
+        ("full", "logits"),
+        ("mr:3", "ms:3"),
+    ],
+)
+def test_labels_are_not_read_as_what_they_are_not(
+    image_source, make_store, tmp_path, stored, codec
+):
+    store = make_store(tmp_path / "store", image_source, codec=stored, value_dtype="f32")
+    with pytest.raises(ConfigError, match=f"{stored} labels, which cannot be read as {codec}; "):
+        MultiCropDataset(image_source, store, crops_per_image=1, size=8, codec=codec)
+
+
 def test_colors_of_an_array_stay_float32(image_source, label_store):
     half = np.full(3, 0.5)
     dataset = MultiCropDataset(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fkd.errors import ConfigError
 from fkd.labels.codec_names import (
     PerTeacher,
+    can_read,
     check_codec,
     parse_codec,
     with_teacher_weights,
@@ -18,6 +19,7 @@ from fkd.labels.codecs import Full, Logits, MarginalSmoothing, TopKLogProbs, dec
 from fkd.labels.encoded import Encoded
 from fkd.labels.losses import soft_cross_entropy
 from fkd.labels.quantization import dequantize, quantize
+from fkd.labels.sampled import Sampled, encode_labels
 
 C = 12
 
@@ -149,3 +151,77 @@ def test_odd_numbers_in_a_spelling_are_one_short_sentence(form, k):
     with pytest.raises(ConfigError) as caught:
         parse_codec(form.format(k))
     assert len(str(caught.value)) < 400
+
+
+NAMES = [
+    "full",
+    "hard",
+    "smoothing",
+    "ms:1",
+    "ms:3",
+    "ms:4",
+    "ms:6",
+    "mr:3",
+    "mr:6",
+    "sampled:3",
+    "logits",
+    "logits:2",
+    "logits:3",
+    "sigmoid",
+    "sigmoid:2",
+    "sigmoid:3",
+    "full*2",
+    "hard*2",
+    "ms:3*2",
+    "mr:3*2",
+    "logits:3*2",
+    "sigmoid:3*2",
+]
+
+
+def labels_of(codec):
+    """Labels of the same outputs by any codec, with one random number for each."""
+    z = torch.stack([logits_of(seed=seed) for seed in range(2)], dim=1)
+    z = z if isinstance(codec, PerTeacher) else z[:, 0]
+    p = {"logits": z, "sigmoids": torch.sigmoid(z)}.get(codec.encodes, torch.softmax(z, dim=-1))
+    return encode_labels(codec, p, np.linspace(0, 0.99, len(z)))
+
+
+@pytest.mark.parametrize("stored", NAMES)
+def test_labels_are_read_by_another_codec_only_as_it_would_have_made_them(stored):
+    """Numbers that mean something else would be decoded without any complaint."""
+    stored = parse_codec(stored)
+    readers = [parse_codec(name) for name in NAMES if can_read(parse_codec(name), stored)]
+    assert stored in readers
+    for codec in readers:
+        # A sampled label is decoded as mr:K, and another one's classes cannot be drawn again.
+        own = stored if Sampled in map(type, (codec, stored)) else codec
+        found = decode(codec, labels_of(stored), C)
+        if own == stored != codec:
+            own = parse_codec(f"mr:{stored.k}")
+            expected = decode(own, labels_of(stored), C)
+        else:
+            expected = decode(own, labels_of(own), C)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_which_other_codecs_read_labels():
+    readers = {
+        stored: [n for n in NAMES if n != stored and can_read(parse_codec(n), parse_codec(stored))]
+        for stored in NAMES
+    }
+    assert {stored: " ".join(names) for stored, names in readers.items() if names} == {
+        "smoothing": "hard ms:1",
+        "ms:1": "hard smoothing",
+        "ms:3": "hard mr:3 sampled:3",
+        "ms:4": "hard",
+        "ms:6": "hard mr:6",
+        "mr:3": "hard sampled:3",
+        "mr:6": "hard",
+        "sampled:3": "mr:3",
+        "logits:2": "hard",
+        "logits:3": "hard",
+        "ms:3*2": "hard*2 mr:3*2",
+        "mr:3*2": "hard*2",
+        "logits:3*2": "hard*2",
+    }

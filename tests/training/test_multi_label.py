@@ -317,6 +317,17 @@ def test_labels_can_be_looked_at(shapes, tmp_path, verb, capsys):
     assert verb == "view" or "sigmoid:4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", [["--filter.class_name", "red disk"], ["--filter.disagrees"]])
+def test_images_are_not_chosen_by_one_true_class(shapes, tmp_path, option, capsys):
+    """Of images with several none is the true one; no image would be found."""
+    given = [str(shapes.root / "labels"), "--images.root", shapes.images.root]
+    with pytest.raises(SystemExit):
+        main(["view", *given, *option, "--out", str(tmp_path / "view.html")])
+    assert "the images have several classes each" in " ".join(capsys.readouterr().err.split())
+    of_labels = ["--filter.teacher_class", "red disk", "green disk", "blue disk"]
+    main(["view", *given, *of_labels, "--out", str(tmp_path / "view.html")])
+
+
 @pytest.mark.parametrize("verb", ["distance", "teachers"])
 def test_analyses_of_distributions_refuse_them(shapes, tmp_path, verb, capsys):
     store = str(shapes.root / "labels")

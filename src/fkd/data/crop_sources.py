@@ -34,9 +34,9 @@ from fkd.crops.sampling import CropConfig, draw_crops, place_crops
 from fkd.data.identity import require_labeled_file
 from fkd.data.sources import ImageSource, LoadedImage
 from fkd.errors import ConfigError
+from fkd.labels.codec_names import can_read
 from fkd.labels.codecs import Codec
 from fkd.labels.embeddings import Embeddings
-from fkd.labels.sigmoid_codecs import is_multi_label
 from fkd.labels.targets import SoftTargets
 from fkd.randomness import Purpose, permutations, stream_keys
 from fkd.store import LabelStore
@@ -147,15 +147,16 @@ class StoredCropSource:
         self._seed = seed
         self._order = order
         self._codec = codec or store.codec
-        if is_multi_label(self._codec) != is_multi_label(store.codec):
-            raise ConfigError(
-                f"codec: {store.path} holds {store.codec.name} labels, which cannot be read as "
-                f"{self._codec.name}; leave it out"
-            )
         if not store.is_of_classes and self._codec != store.codec:
             raise ConfigError(
                 f"store: {store.path} holds embeddings, which are read as they are; leave out how "
                 "labels are decoded (codec, label_temperature, teacher_weights)"
+            )
+        if not can_read(self._codec, store.codec):
+            raise ConfigError(
+                f"codec: {store.path} holds {store.codec.name} labels, which cannot be read as "
+                f"{self._codec.name}; leave it out, or use a store that `fkd convert --codec "
+                f"{self._codec.name}` makes where they hold what it needs"
             )
 
     def select(self, images: np.ndarray, start: int, crops_per_image: int) -> SelectedCrops:

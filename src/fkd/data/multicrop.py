@@ -70,7 +70,8 @@ class MultiCropDataset(Dataset[Item]):
         output: "float32" normalized, or "uint8" as they are (a quarter of the memory).
         seed: picks the order in which stored crops are used.
         order: every crop once per cycle, or an independent draw at every access.
-        codec: how labels are decoded, or its spelling; by default as the store says. See also
+        codec: how labels are decoded, or its spelling; by default as the store says. One that needs
+            more than is stored is refused, see `fkd.labels.codec_names.can_read`. See also
             `with_temperature(store.codec, 2.0)`, `with_teacher_weights(store.codec, [1, 3])`.
         student_augment: drawn on top of each crop; the teacher did not see it.
         decoder: decodes JPEGs, see `fkd.data.decoders.choose_decoder`.

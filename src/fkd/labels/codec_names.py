@@ -176,6 +176,34 @@ def parse_codec(text: str) -> Codec:
     raise ConfigError(f"codec {text[:_SHOWN]!r} is unknown; use {SPELLINGS}")
 
 
+def can_read(codec: Codec, stored: Codec) -> bool:
+    """Whether a codec decodes labels that another has stored, without a conversion.
+
+    The two are the same but for settings of decoding; or both are of K classes with probabilities,
+    where `mr:K` decodes `ms:K`, but not the other way round, as in `fkd convert`; or `hard` takes
+    the first class of a top-K.
+
+    Example:
+        >>> from fkd.labels.codec_names import can_read, parse_codec
+        >>> can_read(parse_codec("mr:5"), parse_codec("ms:5"))
+        True
+        >>> can_read(parse_codec("ms:3"), parse_codec("ms:5"))  # others hold the rest
+        False
+    """
+    if codec.name == stored.name:
+        return True
+    if isinstance(codec, PerTeacher) and isinstance(stored, PerTeacher):
+        return codec.count == stored.count and can_read(codec.codec, stored.codec)
+    if isinstance(codec, Hard):
+        is_top = isinstance(stored, MarginalSmoothing | MarginalRenorm | TopKLogProbs)
+        return is_top and not isinstance(stored, Sampled)
+    if isinstance(stored, MarginalSmoothing):
+        return isinstance(codec, MarginalSmoothing | MarginalRenorm) and codec.k == stored.k
+    if isinstance(stored, MarginalRenorm):
+        return isinstance(codec, MarginalRenorm) and codec.k == stored.k
+    return False
+
+
 def check_codec(codec: Codec, num_classes: int) -> None:
     """Refuse a codec that keeps more classes than there are.
 

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from fkd.checks import require_one_of
+from fkd.data.class_sets import is_multi_label
 from fkd.data.joining import join_store, true_classes
 from fkd.data.sources import ImageSource
 from fkd.errors import ConfigError
@@ -148,7 +149,13 @@ class Browser:
 
     @cached_property
     def true_classes(self) -> TrueClasses:
-        """Of the images with labels: those of the source, or else the folders that keys name."""
+        """Of the images with labels: those of the source, or else the folders that keys name.
+
+        None where images have several classes each.
+        """
+        if is_multi_label(self.images):
+            none = np.full(len(self.labeled), -1, np.int64)
+            return TrueClasses((), none, np.empty(0, np.int64), are_several=True)
         known = {name: i for i, name in enumerate(self.store.class_names)}
         names, ids = self.images.class_names, self._join.class_ids
         if names is not None and ids is not None:

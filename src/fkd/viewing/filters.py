@@ -76,11 +76,13 @@ class TrueClasses:
         names: of the classes of the images.
         labels: which of these each image has, int64 (n,), -1 for none.
         ids: the store's class of each of these, int64 (len(names),), -1 for none.
+        are_several: whether images have several classes each, so that none is the true one.
     """
 
     names: Sequence[str]
     labels: np.ndarray
     ids: np.ndarray
+    are_several: bool = False
 
     @property
     def in_store(self) -> np.ndarray:
@@ -114,6 +116,12 @@ def select_rows(
         ConfigError: a class is not known, or images have no classes to compare with.
     """
     keep = np.ones(len(rows), bool)
+    for name in ("class_name", "disagrees"):
+        if true.are_several and getattr(config, name):
+            raise ConfigError(
+                f"filter.{name}: the images have several classes each, of which none is the true "
+                "one; use filter.teacher_class, the most probable class of labels"
+            )
     if config.class_name:
         if not len(true.names):
             raise ConfigError(
