@@ -15,6 +15,8 @@ from fkd.data.multicrop import MultiCropDataset
 from fkd.errors import ConfigError, DamagedStore, NotThere, RemoteError, StoreMismatch
 from fkd.labeling.config import parse_shards
 from fkd.remote.addresses import parse_address
+from fkd.remote.cards import make_card
+from fkd.remote.contents import read_folder
 from fkd.remote.pull import pull
 from fkd.remote.push import push
 from fkd.store import LabelStore, verify_store
@@ -173,7 +175,14 @@ def test_the_first_opening_compares_all_bytes(pushed, label_store):
 
 @pytest.mark.parametrize(
     "text",
-    ["hf://", "hf://datasets/ann", "hf://datasets/a/b/../../c", "hf://datasets/a/b@", "hf:/x"],
+    [
+        "hf://",
+        "hf://datasets/ann",
+        "hf://datasets/a/b/../../c",
+        "hf://datasets/a/b@",
+        "hf:/x",
+        "hf://datasets/a/b@refs/x",
+    ],
 )
 def test_addresses_of_no_repository_are_refused(text):
     with pytest.raises(ConfigError, match="is no repository of the hub"):
@@ -221,6 +230,8 @@ def test_addresses_are_read_like_paths():
     assert (plain.revision, plain.folder) == ("v1", "a/b")
     assert parse_hub_address("hf:/datasets/ann/pets@v1/a/b/") == plain
     assert parse_hub_address("ann/pets").kind is None
+    of_request = parse_hub_address("hf://datasets/ann/pets@refs/pr/1/a")
+    assert (of_request.revision, of_request.folder) == ("refs/pr/1", "a")
     with pytest.raises(ConfigError, match="is the repository of a model"):
         LabelStore.open("hf://ann/student")
 
@@ -237,6 +248,39 @@ def test_another_store_is_refused_and_replaced_on_request(
     files = files_at(pushed)
     assert other.root_hash in files.pop("README.md").decode()
     assert files == files_of(other.path)
+
+
+MADE_BY = {
+    "label": ({}, None, "fkd label --images.root photos/train --teacher.name color --num_crops 6"),
+    "imported": (
+        {"origin": "imported"},
+        None,
+        "fkd import-labels --format FORMAT --labels FILES --images.root photos/train --out labels",
+    ),
+    "imported maps": (
+        {"origin": "imported"},
+        (2, 3),
+        "fkd import-labels --format relabel --labels FILES",
+    ),
+    "maps": ({}, (2, 3), "fkd label-maps --images.root photos/train --teacher.name color --out"),
+    "converted": (
+        {"origin": "imported", "converted_from": {}},
+        None,
+        "fkd convert LABELS --num_crops 6 --codec ms:2",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MADE_BY)
+def test_a_card_says_how_the_labels_were_made(kind, label_store, monkeypatch):
+    """Labels that others have made are not made by `fkd label`."""
+    members, grid, command = MADE_BY[kind]
+    config = label_store.config | members
+    monkeypatch.setattr(LabelStore, "config", property(lambda store: config))
+    monkeypatch.setattr(LabelStore, "grid", property(lambda store: grid))
+    card = make_card(label_store.path, read_folder(label_store.path), ADDRESS.hub)
+    assert f"\n{command}" in card
+    assert ("imported" in card) == ("origin" in members)
 
 
 def test_cards_of_people_are_left_alone(pushed, label_store, tmp_path):

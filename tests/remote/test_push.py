@@ -312,6 +312,20 @@ def test_another_store_there_is_refused_with_both_hashes(
         push(label_store.path, parse_address(memory))
 
 
+def test_a_run_is_not_sent_onto_another_run_or_a_store(run, label_store, tmp_path):
+    there = tmp_path / "there"
+    push(run, parse_address(str(there)))
+    with pytest.raises(StoreMismatch, match="has a run: its root hash"):
+        push(label_store.path, parse_address(str(there)))
+    (there / "files.json").unlink()  # as of a push that was stopped
+    (there / "config.yaml").write_text("seed: 7\n")
+    with pytest.raises(StoreMismatch, match=r"has another config\.yaml: .* push another run there"):
+        push(run, parse_address(str(there)))
+    push(label_store.path, parse_address(str(tmp_path / "store")))
+    with pytest.raises(StoreMismatch, match="has a store: its root hash"):
+        push(run, parse_address(str(tmp_path / "store")))
+
+
 def test_what_is_damaged_or_unfinished_is_not_sent(memory, label_store, run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(label_store.path, copy)

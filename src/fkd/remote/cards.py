@@ -65,12 +65,10 @@ def _of_store(store: LabelStore, contents: Contents, address: HubAddress) -> str
     return _page(
         front,
         address.repository.partition("/")[2],
-        "Soft labels of many random crops of every image, made once by a large teacher, with the "
-        "crop boxes. Any number of students train on the same crops without the teacher, on the "
-        "same images.",
+        _describe_labels(store),
         facts,
         [
-            ("Made by", "console", _label_command(store)),
+            ("Made by", "console", f"{_command(store)}  # all settings: config.json"),
             ("In Python", "python", _store_lines(where, store)),
             ("On the command line", "console", _store_commands(where, contents.root_hash)),
         ],
@@ -94,20 +92,52 @@ def _store_commands(where: str, root_hash: str) -> str:
     )
 
 
-def _label_command(store: LabelStore) -> str:
-    """A command with the settings that the store records."""
-    words = ["fkd label --images.root photos/train"]
-    teachers = store.provenance.teachers
-    if len(teachers) == 1 and teachers[0].name is not None:
-        words.append(f"--teacher.name {_plain(teachers[0].name)}")
-    words.append(f"--num_crops {store.num_crops} --codec {_plain(store.codec.name)}")
-    if store.config.get("form", "plain") == "compact":
-        words.append("--form compact")
-    if store.value_dtype:
-        words.append(f"--value_dtype {store.value_dtype}")
+def _describe_labels(store: LabelStore) -> str:
+    what = "many random crops of every image" if store.grid is None else "every image as a map"
+    made = "made once by a large teacher"
+    if _is_imported(store):
+        made += " with other software and imported"
+    boxes = ", with the crop boxes" if store.grid is None else ""
+    return (
+        f"Soft labels of {what}, {made}{boxes}. Any number of students train on them without the "
+        "teacher, on the same images."
+    )
+
+
+def _is_imported(store: LabelStore) -> bool:
+    return store.config.get("origin") == "imported"
+
+
+def _command(store: LabelStore) -> str:
+    """A command that makes such a store, with the settings that the store records."""
+    images, out = "--images.root photos/train", "--out labels"
+    if "converted_from" in store.config:
+        return " ".join(["fkd convert LABELS", *_label_options(store), out])
+    if _is_imported(store):
+        kind = "FORMAT" if store.grid is None else "relabel"
+        return f"fkd import-labels --format {kind} --labels FILES {images} {out}"
+    if store.grid is not None:
+        return " ".join(["fkd label-maps", images, *_teacher_options(store), out])
     seed = store.config.get("crops", {}).get("seed")
-    words += [f"--crops.seed {seed}"] if isinstance(seed, int) else []
-    return " ".join([*words, "--out labels"]) + "  # all settings: config.json"
+    seeds = [f"--crops.seed {seed}"] if isinstance(seed, int) else []
+    options = [*_teacher_options(store), *_label_options(store), *seeds]
+    return " ".join(["fkd label", images, *options, out])
+
+
+def _teacher_options(store: LabelStore) -> list[str]:
+    teachers = store.provenance.teachers
+    if len(teachers) != 1 or teachers[0].name is None:
+        return []
+    return [f"--teacher.name {_plain(teachers[0].name)}"]
+
+
+def _label_options(store: LabelStore) -> list[str]:
+    options = [f"--num_crops {store.num_crops}", f"--codec {_plain(store.codec.name)}"]
+    if store.config.get("form", "plain") == "compact":
+        options.append("--form compact")
+    if store.value_dtype:
+        options.append(f"--value_dtype {store.value_dtype}")
+    return options
 
 
 def _of_run(folder: Path, contents: Contents, address: HubAddress) -> str:

@@ -33,7 +33,7 @@ from fkd.userfiles import os_reason
 
 FILES = "files.json"
 FINAL_WEIGHTS = "model.safetensors"
-_RUN_CONFIG = "config.yaml"
+RUN_CONFIG = "config.yaml"
 _FORMAT, _VERSION = "fkd-files", 1
 _MAX_FILES, _MAX_DEPTH, _MAX_BYTES = 10_000, 4, 1 << 42
 _LEFT_OUT = ("checkpoints", "lock")
@@ -117,7 +117,7 @@ def read_folder(folder: Path, *, checkpoints: bool = False) -> Contents:
     names = set(os.listdir(folder))
     if MANIFEST in names:
         return _read_store(folder)
-    if _RUN_CONFIG in names:
+    if RUN_CONFIG in names:
         return _read_run(folder, names, checkpoints)
     if CONFIG in names and "commits" in names:
         raise MissingLabel(
@@ -126,7 +126,7 @@ def read_folder(folder: Path, *, checkpoints: bool = False) -> Contents:
         )
     raise ConfigError(
         f"source: {folder} is neither a label store (it has no {MANIFEST}) nor the folder of a run "
-        f"(no {_RUN_CONFIG})"
+        f"(no {RUN_CONFIG})"
     )
 
 
@@ -229,7 +229,7 @@ def require_name(name: str, file: str) -> None:
     if not sound:
         raise RemoteError(
             f"{file} names {name!a}, which is no plain name of a file below a folder "
-            "(letters, digits and . _ + = -); rename it where it was pushed"
+            "(letters, digits and . _ + = -); rename it in the folder that is pushed"
         )
 
 

@@ -18,6 +18,7 @@ from fkd.remote.attempts import Watch, for_each, patiently
 from fkd.remote.contents import (
     FILES,
     FINAL_WEIGHTS,
+    RUN_CONFIG,
     Contents,
     Item,
     parse_config,
@@ -43,7 +44,6 @@ from fkd.store.strays import is_companion
 from fkd.store.writer import remove_leftovers
 
 _MAX_FILES_BYTES = 1 << 24
-_RUN_CONFIG = "config.yaml"
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -210,7 +210,7 @@ def _require_destination(source: _Source, folder: Path, address: Address) -> Non
         names = [name for name in os.listdir(folder) if not is_companion(name)]
     except OSError as error:
         raise ConfigError(f"folder: {folder} cannot be read: {error.strerror}") from error
-    if names and not {CONFIG, _RUN_CONFIG, SHARDS} & set(names):
+    if names and not {CONFIG, RUN_CONFIG, SHARDS} & set(names):
         raise ConfigError(
             f"folder: {folder} is not empty and holds neither a store nor a run ({min(names)} is "
             "in it); give another folder"

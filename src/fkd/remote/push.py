@@ -16,6 +16,7 @@ from fkd.remote.cards import make_card
 from fkd.remote.contents import (
     FILES,
     FINAL_WEIGHTS,
+    RUN_CONFIG,
     Contents,
     Item,
     parse_files,
@@ -220,28 +221,31 @@ def _require_same(contents: Contents, place: Place, source: Path) -> None:
     Raises:
         StoreMismatch: names both root hashes.
     """
-    found = _root_hash_at(place, contents)
-    if found is not None and found != contents.root_hash:
+    found = _root_hash_at(place)
+    if found is not None and found != (contents.kind, contents.root_hash):
+        kind, root_hash = found
+        what = f"another {kind}" if kind == contents.kind else f"a {kind}"
         raise StoreMismatch(
-            f"{place} has another {contents.kind}: its root hash is {found}, that of {source} is "
+            f"{place} has {what}: its root hash is {root_hash}, that of {source} is "
             f"{contents.root_hash}; give another place"
         )
-    if found is None and contents.kind == "store":
-        config = _read(place, CONFIG, MAX_CONFIG_BYTES)
-        if config is not None and config != (source / CONFIG).read_bytes():
+    if found is None:
+        name = CONFIG if contents.kind == "store" else RUN_CONFIG
+        config = _read(place, name, MAX_CONFIG_BYTES)
+        if config is not None and config != (source / name).read_bytes():
             raise StoreMismatch(
-                f"{place} has another {CONFIG}: somebody has begun to push another store there; "
-                "give another place, or remove it"
+                f"{place} has another {name}: somebody has begun to push another {contents.kind} "
+                "there; give another place, or remove it"
             )
 
 
-def _root_hash_at(place: Place, contents: Contents) -> str | None:
-    """Of the store or run at a place; None where there is none."""
+def _root_hash_at(place: Place) -> tuple[str, str] | None:
+    """What is at a place, "store" or "run", and its root hash; None where there is neither."""
     data = _read(place, MANIFEST, MAX_MANIFEST_BYTES)
     if data is not None:
-        return parse_store(data, f"{place}/{MANIFEST}").root_hash
+        return "store", parse_store(data, f"{place}/{MANIFEST}").root_hash
     data = _read(place, FILES, _MAX_FILES_BYTES)
-    return None if data is None else parse_files(data, f"{place}/{FILES}").root_hash
+    return None if data is None else ("run", parse_files(data, f"{place}/{FILES}").root_hash)
 
 
 def _read(place: Place, name: str, limit: int) -> bytes | None:

@@ -27,7 +27,8 @@ HubKind = Literal["dataset", "model"]
 # `Path("hf://datasets/a/b")` has one slash after the colon.
 _ADDRESS = re.compile(r"hf:/{1,2}(?P<rest>.*)", re.DOTALL)
 _REPOSITORY = re.compile(
-    r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[^/@\s]+))?(/(?P<folder>.+))?"
+    r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(@(?P<revision>refs/(?:pr/\d+|convert/\w+)|(?!refs(?:/|$))[^/@\s]+))?(/(?P<folder>.+))?"
 )
 _PART = re.compile(r"[\w.+-][\w .+-]*")
 _FORBIDDEN, _MISSING, _UNKNOWN = 403, 404, 401
