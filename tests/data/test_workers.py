@@ -118,6 +118,25 @@ def test_a_dead_worker_is_noticed_at_once(how, message):
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("guard", ["", 'if __name__ == "__main__":'])
+def test_a_script_without_a_main_guard_is_told_so(guard, tmp_path):
+    """Where a process imports the script instead of being a copy of it, as on macOS."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from fkd.data.workers import worker_processes\n"
+        f"{guard or 'if True:'}\n"
+        "    multiprocessing.set_start_method('spawn', force=True)\n"
+        "    with worker_processes(abs, 1) as processes:\n"
+        "        print(list(processes.results([-1], 1)))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    if guard:
+        assert done.stdout == "[1]\n", done.stderr
+    else:
+        assert 'must be below `if __name__ == "__main__":`' in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_workers_leave_signals_to_the_main_process(number):
     """A terminal sends them to all processes, and the step that is under way needs its batches."""

@@ -106,6 +106,7 @@ class _Worker(Generic[T, R]):
 
     def __init__(self, function: Callable[[T], R], others: "list[_Worker[T, R]]") -> None:
         forks = multiprocessing.get_start_method() == "fork"
+        self._imports_main = not forks  # of a user's script, which may have no main guard
         self._connection, theirs = multiprocessing.Pipe()
         # Our ends are inherited by a fork, and would keep the pipes open.
         inherited = [worker._connection for worker in (*others, self)] if forks else []
@@ -133,6 +134,7 @@ class _Worker(Generic[T, R]):
             result = self._connection.recv()
         except (EOFError, OSError, RuntimeError) as error:
             raise self._explain(error) from error
+        self._imports_main = False  # it has done so
         if isinstance(result, _Failure):
             raise result.error()
         return result  # type: ignore[no-any-return]
@@ -149,6 +151,12 @@ class _Worker(Generic[T, R]):
             return RunError(f"a process that loads images does not answer ({error}); {_AGAIN}")
         if code == -signal.SIGBUS:
             return _shared_memory_error()
+        if code == 1 and self._imports_main:
+            return RunError(
+                "a process that loads images ended before it began: it runs the script that "
+                'started it, whose calls must be below `if __name__ == "__main__":`; mend that, or '
+                "use --workers threads"
+            )
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         return RunError(
             f"a process that loads images {how}, perhaps for lack of memory; {_AGAIN}, with fewer "

@@ -21,9 +21,9 @@ from fkd.models.numerics import Autocast
 
 _DEVIATIONS = 2  # standard deviations of a sample's accuracy that may be chance
 _CAUSES = (
-    "Likely causes: another input size than in training (--teacher.input_size), classes in "
-    "another order (--teacher.class_names), other weights (--teacher.checkpoint), or another "
-    "normalization than in training (--teacher.mean, --teacher.std)"
+    "Likely causes: too few epochs of its training, another input size than there "
+    "(--teacher.input_size), classes in another order (--teacher.class_names), other weights "
+    "(--teacher.checkpoint), or another normalization (--teacher.mean, --teacher.std)"
 )
 
 
