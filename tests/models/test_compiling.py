@@ -65,6 +65,24 @@ def test_names_and_copies_stay_as_they_are(graphs):
     assert len(graphs) == 1  # the copy is not compiled
 
 
+class Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images)
+
+
+@pytest.mark.parametrize("kind", [network, Wrapped])
+def test_networks_of_torch_and_of_users_are_compiled(kind, graphs):
+    """An nn.Sequential has no code of its own."""
+    compiled = kind()
+    compile_network(compiled)
+    compiled(torch.rand(2, 3, 8, 8))
+    assert graphs == [(2, 3, 8, 8)]
+
+
 def test_each_shape_is_compiled_once(graphs):
     compiled = network()
     compile_network(compiled)
@@ -105,6 +123,7 @@ def test_a_missing_compiler_is_said_before_a_run(monkeypatch):
         require_compiler(CPU)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch 2.10
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_real_compiler_gives_the_same_but_for_rounding():
     torch._dynamo.reset()

@@ -109,6 +109,7 @@ def test_half_precision_weights_are_used_in_float32(dtype):
     assert load(model).identity()["weights_sha256"] == expected
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch 2.10
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compile", "parallel"])
 def test_wrappers_of_torch_are_taken_off(wrap):
     assert load(wrap(Network())).identity() == load(Network()).identity()

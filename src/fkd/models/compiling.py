@@ -47,7 +47,16 @@ def compile_network(network: nn.Module, *, deterministic: bool = False) -> None:
     """
     chosen = deterministic and BACKEND == "inductor" and _knows_deterministic()
     options: dict[str, Any] | None = {"deterministic": True} if chosen else None
-    network.compile(backend=BACKEND, dynamic=False, options=options)
+    call: Any = network._call_impl
+
+    def run(*inputs: Any, **named: Any) -> Any:
+        return call(*inputs, **named)
+
+    # As `network.compile` does, but torch before 2.13 starts no graph in a function of its own: it
+    # would compile nothing of an nn.Sequential.
+    network._compiled_call_impl = torch.compile(
+        run, backend=BACKEND, dynamic=False, options=options
+    )
 
 
 def explain_compiler_error(error: BaseException) -> str | None:
