@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from fkd.engine.durable import sync_folder
 from fkd.errors import RemoteError
 from fkd.remote.contents import Item
 from fkd.userfiles import os_reason
@@ -177,14 +178,3 @@ def writing(path: Path) -> Iterator[None]:
             f"cannot write {path}: {os_reason(error)}; {way_out}, then run the same command again: "
             "it resumes"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
