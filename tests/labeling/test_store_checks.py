@@ -1,7 +1,7 @@
 """Spot checks pass true labels of every codec, and see each way in which labels go wrong."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -188,6 +188,7 @@ class FakeStore:
     path: str = "labels"
     provenance: Provenance = EXACT
     value_dtype: str | None = None
+    config: dict[str, str] = field(default_factory=dict)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,9 @@ def test_images_without_maps_are_refused(config, tmp_path, make_images, image_so
     store = tmp_path / "unfinished"
     make_maps(store, image_source)
     (store / "manifest.json").unlink()
-    with pytest.raises(MissingLabel, match=r"is not finished.*same `fkd label-maps` command"):
+    with pytest.raises(
+        MissingLabel, match=r"is not finished.*same `fkd label-maps` or `fkd pull` command"
+    ):
         train(replace(config, store=str(store)))
 
 
