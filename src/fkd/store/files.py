@@ -88,7 +88,9 @@ def require_folder(path: Path) -> None:
     """
     mode = _mode(path)
     if mode is None:
-        raise FormatError(f"{path} does not exist; give the folder of a label store, or hf://datasets/ORG/NAME")
+        raise FormatError(
+            f"{path} does not exist; give the folder of a label store, or hf://datasets/ORG/NAME"
+        )
     if not stat.S_ISDIR(mode):
         raise FormatError(f"{path} is not a folder; give the folder of a label store")
 
