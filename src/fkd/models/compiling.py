@@ -52,8 +52,8 @@ def compile_network(network: nn.Module, *, deterministic: bool = False) -> None:
     def run(*inputs: Any, **named: Any) -> Any:
         return call(*inputs, **named)
 
-    # As `network.compile` does, but torch 2.12 and older start no graph in a function of torch: they
-    # would compile nothing of an nn.Sequential.
+    # As `network.compile` does, but torch 2.12 and older start no graph in a function of their own
+    # and would compile nothing of an nn.Sequential.
     network._compiled_call_impl = torch.compile(
         run, backend=BACKEND, dynamic=False, options=options
     )
