@@ -248,11 +248,11 @@ def _keys(file: str, folder: str, rows: Sequence[Listed]) -> list[bytes]:
     Raises:
         ConfigError: a path is no file, or a file comes twice, also where it is written otherwise.
     """
-    keys = [_key(file, folder, row) for row in rows]
-    root = os.path.realpath(os.fsencode(folder))
+    root = os.path.realpath(folder)  # once: it asks the system for every folder above
+    keys = [_key(file, folder, root, row) for row in rows]
     lines: dict[bytes, int] = {}
     for key, row in zip(keys, rows, strict=True):
-        place = os.path.normpath(os.path.join(root, key))
+        place = os.path.normpath(os.path.join(os.fsencode(root), key))
         if place in lines:
             raise ConfigError(
                 f"images.root: lines {lines[place]} and {row.line} of {file} name the same image "
@@ -283,7 +283,7 @@ def _require_files(file: str, folder: str, keys: Sequence[bytes], rows: Sequence
     )
 
 
-def _key(file: str, folder: str, row: Listed) -> bytes:
+def _key(file: str, folder: str, root: str, row: Listed) -> bytes:
     """The path of a line as seen from the folder; absolute if it was written so and lies elsewhere.
 
     Raises:
@@ -301,7 +301,7 @@ def _key(file: str, folder: str, row: Listed) -> bytes:
         )
     if reason is not None:
         raise ConfigError(f"images.root: line {row.line} of {file} {reason}")
-    return os.fsencode(_below(folder, row.path))
+    return os.fsencode(_below(folder, root, row.path))
 
 
 def _leads_through_link(folder: str, path: str) -> bool:
@@ -312,10 +312,11 @@ def _leads_through_link(folder: str, path: str) -> bool:
     return any(os.path.islink(place) for place in places)
 
 
-def _below(folder: str, path: str) -> str:
+def _below(folder: str, root: str, path: str) -> str:
+    """A path as seen from the folder of a list, whose links `root` has followed."""
     path = os.path.expanduser(path)
     # The system takes ".." in a relative path for the folder above the one that a link leads to.
-    here = os.path.abspath(folder) if os.path.isabs(path) else os.path.realpath(folder)
+    here = os.path.abspath(folder) if os.path.isabs(path) else root
     below = os.path.relpath(os.path.join(here, path), here)
     is_elsewhere = below == os.pardir or below.startswith(os.pardir + os.sep)
     kept = os.path.normpath(path) if is_elsewhere else below

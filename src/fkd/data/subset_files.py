@@ -144,7 +144,7 @@ def _plain(key: bytes) -> str:
 
 
 def _looks_same(name: bytes, key: bytes) -> bool:
-    """Whether nothing but the coding of accents differs, which nobody can see."""
+    """Whether two names differ in their Unicode normalization only, hence look the same."""
     one, other = (unicodedata.normalize("NFC", os.fsdecode(path)) for path in (name, key))
     return one == other
 

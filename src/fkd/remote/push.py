@@ -234,8 +234,8 @@ def _require_same(contents: Contents, place: Place, source: Path) -> None:
         config = _read(place, name, MAX_CONFIG_BYTES)
         if config is not None and config != (source / name).read_bytes():
             raise StoreMismatch(
-                f"{place} has another {name}: somebody has begun to push another {contents.kind} "
-                "there; give another place, or remove it"
+                f"{place} has another {name}: a push of another {contents.kind} was begun there "
+                "and not finished; give another place, or remove it"
             )
 
 
