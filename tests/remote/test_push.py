@@ -319,7 +319,7 @@ def test_a_run_is_not_sent_onto_another_run_or_a_store(run, label_store, tmp_pat
         push(label_store.path, parse_address(str(there)))
     (there / "files.json").unlink()  # as of a push that was stopped
     (there / "config.yaml").write_text("seed: 7\n")
-    with pytest.raises(StoreMismatch, match=r"has another config\.yaml: a push of another run was begun there"):
+    with pytest.raises(StoreMismatch, match=r"config\.yaml: a push of another run was begun there"):
         push(run, parse_address(str(there)))
     push(label_store.path, parse_address(str(tmp_path / "store")))
     with pytest.raises(StoreMismatch, match="has a store: its root hash"):
